@@ -1,0 +1,41 @@
+# `make demo` shows a learning curve, `make test` checks everything; both set up .venv first.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+
+.PHONY: setup lint format test test-slow bench demo clean
+
+# One stamp per set of requirements: installing again happens only after a requirements file changed.
+$(VENV)/.run.stamp: requirements.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt
+	$(PY) -m pip install -q -r requirements-dev.txt
+	touch $@
+
+setup: $(VENV)/.run.stamp
+
+lint: $(VENV)/.dev.stamp
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/.dev.stamp
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+test: lint
+	$(PY) -m pytest
+
+test-slow: $(VENV)/.dev.stamp
+	$(PY) -m pytest -m slow
+
+bench: $(VENV)/.dev.stamp
+	$(PY) benchmarks/run.py
+
+demo: $(VENV)/.run.stamp
+	$(PY) -m experiments.demo
+
+clean:
+	rm -rf .pytest_cache .ruff_cache
