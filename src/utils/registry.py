@@ -50,5 +50,5 @@ class Registry(dict):
 
         return add
 
-    def __missing__(self, name: str) -> Any:  # noqa: ANN401 - whatever was registered
+    def __missing__(self, name: str) -> Any:
         raise UserError(f"unknown {self.kind} '{name}'; {nearest(name, self)}")

@@ -1,0 +1,389 @@
+"""Reads run directories: ours (`metrics.jsonl`) and those of PyMARL, PyMARL2 and EPyMARL (Sacred's `info.json`)."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.registry import nearest
+
+_log = logging.getLogger(__name__)
+
+# Files that make a folder a run; Sacred writes run.json as soon as a run starts, so a run that died at once is seen too.
+_RUN_FILES = ("metrics.jsonl", "info.json", "run.json")
+
+# Settings that may differ between the runs of one group without making them different experiments.
+_NOT_SETTINGS = re.compile(
+    r"(^|\.)seed$|^(repeat_id|label|unique_token|checkpoint_path|resume|load_step|local_results_path|results_path"
+    r"|save_model|save_model_interval|keep_checkpoints|checkpoint_buffer|save_replay|render|evaluate|use_cuda|device"
+    r"|use_tensorboard|observers(\..*)?|acting_threads|learner_threads|env_timeout|max_env_restarts"
+    r"|(runner_|learner_)?log_interval)$"
+)
+
+
+class Series(NamedTuple):
+    """One scalar over time: `t` int64 [n], strictly increasing environment steps; `values` float64 [n], NaN possible."""
+
+    t: np.ndarray
+    values: np.ndarray
+
+
+class Episodes(NamedTuple):
+    """One list per evaluation: `t` int64 [n], strictly increasing; `values` n lists with one entry per episode."""
+
+    t: np.ndarray
+    values: list[list[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run.
+
+    Attributes:
+        path: its directory.
+        config: the merged configuration that Sacred stored.
+        status: Sacred's status: COMPLETED, RUNNING, INTERRUPTED, FAILED, ... or UNKNOWN.
+        metrics: scalars by name.
+        episodes: figures of single evaluation episodes by name (`test_returns`, `test_wins`).
+        timing: wall-clock figures by name, in seconds or steps per second.
+        wall_clock: length of the run in seconds where no timing series says it (PyMARL's runs), else None.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    status: str
+    metrics: dict[str, Series]
+    episodes: dict[str, Episodes] = field(default_factory=dict)
+    timing: dict[str, Series] = field(default_factory=dict)
+    wall_clock: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name."""
+        return str(self.config.get("name"))
+
+    @property
+    def seed(self) -> int | None:
+        return self.config.get("seed")
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """(environment, map); EPyMARL calls the map `key`, and an environment without maps stands for itself."""
+        env = str(self.config.get("env"))
+        env_args = self.config.get("env_args") or {}
+        return env, str(env_args.get("map_name") or env_args.get("key") or env)
+
+    def setting(self, key: str) -> Any:  # noqa: ANN401 - whatever the config holds
+        """The value of a config key; `env_args.penalty` reaches into a mapping.
+
+        Raises:
+            KeyError: the run's config has no such key.
+        """
+        value: Any = self.config
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise KeyError(key)
+            value = value[part]
+        return value
+
+    def settings(self) -> dict[str, Any]:
+        """All config values with dotted keys."""
+        return dict(_flatten(self.config))
+
+    def finite(self, metric: str) -> Series | None:
+        """The finite points of a metric, or None where there are none; points left out are warned about."""
+        series = self.metrics.get(metric)
+        if series is None:
+            return None
+        good = np.isfinite(series.values)
+        if not good.all():
+            _log.warning("%s: %d of %d values of %s are not finite: left out", self.path, (~good).sum(), len(good), metric)
+        return Series(series.t[good], series.values[good]) if good.any() else None
+
+
+def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) -> list[Run]:
+    """Reads every run at or below the given places.
+
+    Runs that hold no metrics or cannot be read are left out, each with a warning.
+
+    Args:
+        paths: run directories, folders above them, or glob patterns (`**` allowed).
+        keys: names of the metrics to read, None for all (the others' lines are not parsed, which is many times faster).
+
+    Returns:
+        The runs in the natural order of their paths (`2` before `10`), each once.
+
+    Raises:
+        UserError: a path that does not exist, a pattern without matches, or no readable run at all.
+    """
+    paths = [str(path) for path in paths]
+    keys = None if keys is None else frozenset(keys)
+    folders = find_runs(paths)
+    runs = [run for folder in folders if (run := _load_run(folder, keys)) is not None]
+    if not runs:
+        found = f"{len(folders)} run folder(s) found, none with readable metrics" if folders else "no run folders found"
+        raise UserError(f"no runs in {', '.join(paths)}: {found}; give folders such as results/sacred/ALG/MAP/ID")
+    return runs
+
+
+def find_runs(paths: Sequence[str]) -> list[Path]:
+    """The run directories at or below the given paths and glob patterns, each once, in natural order.
+
+    Raises:
+        UserError: a path that does not exist or a pattern without matches.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        path = os.path.expanduser(path)
+        starts = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
+        if not starts:
+            raise UserError(f"no such file or folder: {path}")
+        for start in starts:
+            for folder, subfolders, files in os.walk(start):
+                if any(name in files for name in _RUN_FILES):
+                    subfolders.clear()
+                    found.setdefault(Path(folder).resolve(), Path(folder))
+    return sorted(found.values(), key=lambda folder: natural_key(str(folder)))
+
+
+def group_runs(runs: Iterable[Run], by: Sequence[str] = ("name",)) -> dict[str, list[Run]]:
+    """Groups runs that are repetitions of one another, in the natural order of their labels.
+
+    Args:
+        by: config keys; dots reach into mappings (`env_args.penalty`).
+
+    Returns:
+        Label -> runs. A label is the run's name followed by `key=value` of the other keys (`qmix, lr=0.001`); the value
+        is `unset` where a run's config lacks the key.
+
+    Raises:
+        UserError: no run's config has the key.
+    """
+    runs = list(runs)
+    for key in by:
+        if not any(_has(run, key) for run in runs):
+            known = {name for run in runs for name in run.settings()}
+            raise UserError(f"no run has the config key '{key}'; {nearest(key, known)}".rstrip("; "))
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        parts = []
+        for key in by:
+            value = run.setting(key) if _has(run, key) else "unset"
+            parts.append(str(value) if key == "name" else f"{key.removeprefix('env_args.')}={value}")
+        groups.setdefault(", ".join(parts), []).append(run)
+    return dict(sorted(groups.items(), key=lambda item: natural_key(item[0])))
+
+
+def warn_about_mixtures(groups: Mapping[str, Sequence[Run]]) -> None:
+    """Warns where the runs of one curve are not repetitions: different settings, the same seed twice, unfinished runs."""
+    for label, group in groups.items():
+        for task in sorted({run.task for run in group}):
+            members = [run for run in group if run.task == task]
+            differing = _differing_settings(members)
+            if differing:
+                shown = ", ".join(f"{key} ({' / '.join(values)})" for key, values in differing.items())
+                _log.warning("'%s' on %s mixes runs with different settings: %s; --by splits them", label, task[1], shown)
+            seeds = [run.seed for run in members if run.seed is not None]
+            twice = sorted({seed for seed in seeds if seeds.count(seed) > 1}, key=str)
+            if twice:
+                _log.warning(
+                    "'%s' on %s has several runs of seed %s: they count as independent, the interval is too narrow",
+                    *(label, task[1], ", ".join(map(str, twice))),
+                )
+    for run in (run for group in groups.values() for run in group):
+        if run.status not in ("COMPLETED", "UNKNOWN"):
+            _log.warning("%s has status %s: kept, its curve may be short", run.path, run.status)
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key with numbers in their order: `10_vs_11` after `5m_vs_6m`."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _has(run: Run, key: str) -> bool:
+    try:
+        run.setting(key)
+    except KeyError:
+        return False
+    return True
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in run.settings().items():
+            if not _NOT_SETTINGS.search(key):
+                values.setdefault(key, {})[str(value)] = None
+    return {key: list(seen) for key, seen in values.items() if len(seen) > 1}
+
+
+def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
+    """The run in `folder`, or None after a warning."""
+    config = _read_json(folder / "config.json")
+    if config is None:
+        _log.warning("%s: no readable config.json: run left out", folder)
+        return None
+    record = _read_json(folder / "run.json") or {}
+    metrics: dict[str, Series] = {}
+    episodes: dict[str, Episodes] = {}
+    timing: dict[str, Series] = {}
+    wall_clock = None
+    if (folder / "metrics.jsonl").exists():
+        metrics, episodes = _read_jsonl(folder / "metrics.jsonl", keys)
+        if (folder / "timing.jsonl").exists():
+            timing, _ = _read_jsonl(folder / "timing.jsonl", None if keys is None else frozenset(TIMING_KEYS))
+    elif (folder / "info.json").exists():
+        metrics = _read_info(folder / "info.json", keys)
+        wall_clock = _sacred_seconds(record)
+    if not metrics and not episodes:
+        # With a filter the file may hold other metrics; whether the run is empty is then seen from its size.
+        if keys is not None and _has_content(folder):
+            return Run(folder, config, _status(record), {}, {}, timing, wall_clock)
+        _log.warning("%s: no metrics (status %s): run left out", folder, _status(record))
+        return None
+    return Run(folder, config, _status(record), metrics, episodes, timing, wall_clock)
+
+
+def _status(record: Mapping[str, Any]) -> str:
+    return str(record.get("status", "UNKNOWN"))
+
+
+def _has_content(folder: Path) -> bool:
+    return any((folder / name).exists() and (folder / name).stat().st_size > 2 for name in ("metrics.jsonl", "info.json"))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is missing (no warning) or broken (warned)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _log.warning("%s cannot be read: %s", path, error)
+        return None
+    if not isinstance(content, dict):
+        _log.warning("%s does not hold a JSON object", path)
+        return None
+    return content
+
+
+def _read_jsonl(path: Path, keys: frozenset[str] | None) -> tuple[dict[str, Series], dict[str, Episodes]]:
+    """Scalars and lists of a file of `{"t": int, "key": str, "value": float | null | list}` lines."""
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    if not lines:
+        return {}, {}
+    last = lines[-1]
+    if keys is not None:
+        needles = [json.dumps(key).encode() for key in keys]
+        lines = [line for line in lines[:-1] if any(needle in line for needle in needles)] + [last]
+    try:
+        entries: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        entries = [_parse_line(line) for line in lines]
+    points: dict[str, tuple[list[int], list[Any]]] = {}
+    bad = 0
+    for i, entry in enumerate(entries):
+        try:
+            t, key, value = int(entry["t"]), str(entry["key"]), entry["value"]
+            if not (value is None or isinstance(value, (int, float, list))):
+                raise TypeError
+        except (TypeError, KeyError, ValueError, OverflowError):
+            if i == len(entries) - 1:
+                _log.warning("%s: the last line is torn: left out", path)
+            else:
+                bad += 1
+            continue
+        if keys is None or key in keys:
+            ts, values = points.setdefault(key, ([], []))
+            ts.append(t)
+            values.append(value)
+    if bad:
+        _log.warning("%s: %d broken line(s) inside the file: left out", path, bad)
+    return _as_series(path, points)
+
+
+def _parse_line(line: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _as_series(
+    path: Path, points: Mapping[str, tuple[list[int], list[Any]]]
+) -> tuple[dict[str, Series], dict[str, Episodes]]:
+    """Sorts points into scalars and lists. Where steps go back (a resumed run), what was written later counts."""
+    metrics: dict[str, Series] = {}
+    episodes: dict[str, Episodes] = {}
+    went_back = False
+    for key, (ts, values) in points.items():
+        t = np.asarray(ts, dtype=np.int64)
+        later = np.append(np.minimum.accumulate(t[::-1])[::-1][1:], np.iinfo(np.int64).max)
+        went_back |= bool((np.diff(t) < 0).any())
+        keep = np.flatnonzero(t < later)
+        if any(isinstance(value, list) for value in values):
+            lists = [i for i in keep if isinstance(values[i], list)]
+            episodes[key] = Episodes(t[lists], [[_number(x) for x in values[i]] for i in lists])
+        else:
+            numbers = np.asarray([_number(values[i]) for i in keep], dtype=np.float64)
+            metrics[key] = Series(t[keep], numbers)
+    if went_back:
+        _log.warning("%s: steps go back (a resumed run?): the later lines count", path)
+    return metrics, episodes
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - any JSON value
+    """A float from a plain or jsonpickled number; NaN from anything else.
+
+    jsonpickle wraps NumPy scalars as `{"py/object": "numpy.float64", "dtype": ..., "value": 0.5}`. They are unwrapped
+    here because `jsonpickle.decode` would run whatever constructor a foreign file names.
+    """
+    if isinstance(value, dict):
+        value = value.get("value")
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _read_info(path: Path, keys: frozenset[str] | None) -> dict[str, Series]:
+    """Scalars of PyMARL's `info.json`: lists `NAME` and `NAME_T`."""
+    info = _read_json(path) or {}
+    points: dict[str, tuple[list[int], list[Any]]] = {}
+    for key, values in info.items():
+        steps = info.get(f"{key}_T")
+        if not (isinstance(values, list) and isinstance(steps, list)) or (keys is not None and key not in keys):
+            continue
+        if len(values) != len(steps):
+            _log.warning("%s: %s has %d values for %d steps: cut to the shorter", path, key, len(values), len(steps))
+        pairs = [(_number(t), _number(value)) for t, value in zip(steps, values, strict=False)]
+        known = [(int(t), value) for t, value in pairs if np.isfinite(t)]
+        if len(known) < len(pairs):
+            _log.warning("%s: %s has %d unreadable steps: left out", path, key, len(pairs) - len(known))
+        points[key] = ([t for t, _ in known], [value for _, value in known])
+    return _as_series(path, points)[0]
+
+
+def _sacred_seconds(record: Mapping[str, Any]) -> float | None:
+    """Seconds between start and end (or the last heartbeat) of a run in Sacred's run.json."""
+    try:
+        start = datetime.fromisoformat(record["start_time"])
+        return (datetime.fromisoformat(record.get("stop_time") or record["heartbeat"]) - start).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,465 @@
+"""Batches of episodes and the replay buffer, under PyMARL's names but stored compactly.
+
+Integers are kept in the smallest type that holds them, one-hot actions are derived when somebody asks for them, and
+`buffer_dtype: float16` halves the observations and states of the replay buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.steps import Steps
+from utils.errors import UserError
+
+Index = int | slice | Sequence[int] | np.ndarray | Tensor
+
+
+def _smallest_int(high: int) -> torch.dtype:
+    """The smallest integer type that holds 0..high-1."""
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if high - 1 <= torch.iinfo(dtype).max:
+            return dtype
+    return torch.int64
+
+
+class _Field:
+    """One entry of a scheme: shape, storage type and the type that readers get."""
+
+    def __init__(self, key: str, spec: Mapping[str, Any], groups: Mapping[str, int], high: int | None) -> None:
+        if "vshape" not in spec:
+            raise ValueError(f"scheme entry '{key}' has no vshape")
+        vshape = spec["vshape"]
+        vshape = (vshape,) if isinstance(vshape, int) else tuple(vshape)
+        group = spec.get("group")
+        if group is not None and group not in groups:
+            raise ValueError(f"scheme entry '{key}' names group '{group}', known: {sorted(groups)}")
+        self.shape = vshape if group is None else (groups[group], *vshape)
+        self.episode_const = spec.get("episode_const", False)
+        self.read_dtype = spec.get("dtype", torch.float32)
+        high = spec.get("high", high)
+        self.dtype = _smallest_int(high) if high is not None and self.read_dtype == torch.int64 else self.read_dtype
+
+
+class EpisodeBatch:
+    """Episodes side by side, padded to the same number of steps.
+
+    Args:
+        scheme: name -> `{"vshape": int | tuple, "group": name, "dtype": torch.dtype, "episode_const": bool,
+            "high": int}`; `high` bounds an integer entry (values 0..high-1) so that it can be stored in fewer bytes.
+        groups: name -> number of members, e.g. `{"agents": 5}`.
+        batch_size: B.
+        max_seq_length: T, the last observation included.
+        preprocess: name -> (new name, [transforms]): entries derived on use, e.g. `actions_onehot`.
+        device: of the tensors.
+
+    `batch["obs"]` is [B, T, A, O]; `batch["actions"]` int64 [B, T, A, 1]; `batch[bs, ts]` a view of some episodes and
+    steps; `batch["obs", "state"]` a batch of these entries alone.
+    """
+
+    def __init__(
+        self,
+        scheme: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, int],
+        batch_size: int,
+        max_seq_length: int,
+        data: SimpleNamespace | None = None,
+        preprocess: Mapping[str, tuple[str, Sequence[Any]]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.scheme = dict(scheme)
+        self.groups = dict(groups)
+        self.batch_size = batch_size
+        self.max_seq_length = max_seq_length
+        self.preprocess = {} if preprocess is None else dict(preprocess)
+        self.device = device
+        self._derived_from = {new: key for key, (new, _) in self.preprocess.items()}
+        for key, (new, transforms) in self.preprocess.items():
+            vshape, dtype = self.scheme[key]["vshape"], self.scheme[key].get("dtype", torch.float32)
+            for transform in transforms:
+                vshape, dtype = transform.infer_output_info(vshape, dtype)
+            entry = {"vshape": vshape, "dtype": dtype}
+            if "group" in self.scheme[key]:
+                entry["group"] = self.scheme[key]["group"]
+            self.scheme.setdefault(new, entry)
+        self.scheme.setdefault("filled", {"vshape": (1,), "dtype": torch.uint8})
+        self._fields = {
+            key: _Field(key, spec, self.groups, self._one_hot_size(key))
+            for key, spec in self.scheme.items()
+            if key not in self._derived_from
+        }
+        self._derived: dict[str, Tensor] = {}
+        self._steps: Steps | None = None
+        if data is not None:
+            self.data = data
+        else:
+            self.data = SimpleNamespace(transition_data={}, episode_data={})
+            self._allocate()
+
+    def _one_hot_size(self, key: str) -> int | None:
+        """Number of categories of an integer entry that is turned into a one-hot one, else None."""
+        for transform in self.preprocess.get(key, ("", ()))[1]:
+            if hasattr(transform, "out_dim"):
+                return transform.out_dim
+        return None
+
+    def _storage_dtype(self, key: str) -> torch.dtype:
+        return self._fields[key].dtype
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        field = self._fields[key]
+        lead = (self.batch_size,) if field.episode_const else (self.batch_size, self.max_seq_length)
+        return (*lead, *field.shape)
+
+    def _allocate(self) -> None:
+        for key, field in self._fields.items():
+            store = self.data.episode_data if field.episode_const else self.data.transition_data
+            store[key] = torch.zeros(self._shape(key), dtype=self._storage_dtype(key), device=self.device)
+
+    def nbytes(self) -> int:
+        """Size of the stored entries in bytes."""
+        return sum(
+            int(np.prod(self._shape(key))) * torch.empty(0, dtype=self._storage_dtype(key)).element_size()
+            for key in self._fields
+        )
+
+    def to(self, device: torch.device | str) -> EpisodeBatch:
+        """Moves all entries, in place as in PyMARL."""
+        for store in (self.data.transition_data, self.data.episode_data):
+            for key, value in store.items():
+                store[key] = value.to(device, non_blocking=True)
+        self._derived.clear()
+        self._steps = None
+        self.device = device
+        return self
+
+    def _store(self, key: str) -> dict[str, Tensor]:
+        return self.data.episode_data if self._fields[key].episode_const else self.data.transition_data
+
+    def stored(self, key: str) -> Tensor:
+        """The entry as it is stored (compact type), to be written to in place; call `changed(key)` afterwards."""
+        return self._store(key)[key]
+
+    def changed(self, *keys: str) -> None:
+        """Forgets what was derived from entries that were written to through `stored`."""
+        for key in keys:
+            self._derived.pop(key, None)
+            if key in self.preprocess:
+                self._derived.pop(self.preprocess[key][0], None)
+            if key == "filled":
+                self._steps = None
+
+    def update(
+        self, data: Mapping[str, Any], bs: Index = slice(None), ts: Index = slice(None), mark_filled: bool = True
+    ) -> None:
+        """Writes entries of some episodes and steps.
+
+        Args:
+            data: name -> values with as many elements as the addressed part.
+            bs: episodes.
+            ts: time steps; ignored for entries that are constant over an episode.
+            mark_filled: whether these steps count as filled from now on.
+
+        Raises:
+            KeyError: a name that the scheme does not have.
+            ValueError: values whose shape does not fit.
+        """
+        where = self._parse_slices((bs, ts))
+        if mark_filled:
+            self.data.transition_data["filled"][where] = 1
+            self.changed("filled")
+        for key, value in data.items():
+            if key not in self._fields:
+                raise KeyError(f"'{key}' is not in the scheme, known: {sorted(self._fields)}")
+            field = self._fields[key]
+            target = self._store(key)[key]
+            at = where[0] if field.episode_const else where
+            part = target[at]
+            if not isinstance(value, Tensor):
+                value = torch.as_tensor(np.asarray(value))
+            if value.numel() != part.numel():
+                raise ValueError(f"'{key}' has shape {tuple(value.shape)}, which does not fit {tuple(part.shape)}")
+            value = value.to(device=target.device, dtype=target.dtype).reshape(part.shape)
+            target[at] = value
+            self.changed(key)
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, str):
+            return self._read(item)
+        if isinstance(item, tuple) and all(isinstance(key, str) for key in item):
+            return self._select(item)
+        bs, ts = self._parse_slices(item)
+        data = SimpleNamespace(
+            transition_data={k: _index(v, bs, ts) for k, v in self.data.transition_data.items()},
+            episode_data={k: v[bs] for k, v in self.data.episode_data.items()},
+        )
+        n_episodes = _length(bs, self.batch_size)
+        n_steps = _length(ts, self.max_seq_length)
+        return EpisodeBatch(self.scheme, self.groups, n_episodes, n_steps, data, self.preprocess, self.device)
+
+    def _read(self, key: str) -> Tensor:
+        if key in self._derived:
+            return self._derived[key]
+        if key in self._derived_from:
+            source = self._derived_from[key]
+            value = self._read(source)
+            for transform in self.preprocess[source][1]:
+                value = transform.transform(value)
+            self._derived[key] = value
+            return value
+        if key not in self._fields:
+            raise KeyError(f"'{key}' is not in the batch, known: {sorted(self.scheme)}")
+        value = self._store(key)[key]
+        wanted = self._fields[key].read_dtype
+        if value.dtype != wanted:
+            value = self._derived[key] = value.to(wanted)
+        return value
+
+    def _select(self, keys: tuple[str, ...]) -> EpisodeBatch:
+        stored = {self._derived_from.get(key, key) for key in keys} | {"filled"}
+        preprocess = {key: value for key, value in self.preprocess.items() if key in stored}
+        scheme = {k: v for k, v in self.scheme.items() if k in stored}
+        data = SimpleNamespace(
+            transition_data={k: v for k, v in self.data.transition_data.items() if k in stored},
+            episode_data={k: v for k, v in self.data.episode_data.items() if k in stored},
+        )
+        return EpisodeBatch(scheme, self.groups, self.batch_size, self.max_seq_length, data, preprocess, self.device)
+
+    @staticmethod
+    def _parse_slices(items: Any) -> tuple[Any, Any]:
+        if not isinstance(items, tuple):
+            items = (items, slice(None))
+        if len(items) != 2:
+            raise IndexError(f"a batch is indexed by episodes and steps, got {len(items)} indices")
+        return tuple(slice(i, i + 1 or None) if isinstance(i, int | np.integer) else i for i in items)
+
+    def max_t_filled(self) -> Tensor:
+        """The largest number of filled steps of an episode, int64 scalar tensor."""
+        return self.data.transition_data["filled"].sum(dim=(1, 2)).max()
+
+    def lengths(self) -> Tensor:
+        """int64 [B] on the CPU: the filled steps of every episode."""
+        return self.data.transition_data["filled"].sum(dim=(1, 2)).cpu()
+
+    def steps(self) -> Steps:
+        """The filled steps as rows (computed once per batch)."""
+        if self._steps is None:
+            self._steps = Steps(self.lengths(), self.max_seq_length, self.device)
+        return self._steps
+
+    def __repr__(self) -> str:
+        return (
+            f"EpisodeBatch(batch_size={self.batch_size}, max_seq_length={self.max_seq_length}, "
+            f"keys={sorted(self.scheme)}, groups={sorted(self.groups)})"
+        )
+
+
+def _index(value: Tensor, bs: Any, ts: Any) -> Tensor:
+    """value[bs, ts] where two lists select the product of both, not pairs."""
+    if isinstance(bs, slice) or isinstance(ts, slice):
+        return value[bs, ts]
+    return value[bs][:, ts]
+
+
+def _length(index: Any, size: int) -> int:
+    if isinstance(index, slice):
+        return len(range(*index.indices(size)))
+    mask = torch.as_tensor(index)
+    return int(mask.sum()) if mask.dtype == torch.bool else len(mask)
+
+
+class ReplayBuffer(EpisodeBatch):
+    """A ring of whole episodes.
+
+    Args:
+        buffer_size: capacity in episodes.
+        seed: of the sampling.
+        dtype: torch.float16 stores observations and states in half the bytes; `sample` returns float32 again.
+        log: where the size is announced before the memory is taken.
+
+    Raises:
+        UserError: the buffer would not fit in the memory that is free now.
+    """
+
+    HALF = ("obs", "state")
+
+    def __init__(
+        self,
+        scheme: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, int],
+        buffer_size: int,
+        max_seq_length: int,
+        preprocess: Mapping[str, tuple[str, Sequence[Any]]] | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        log: Any = None,
+    ) -> None:
+        self._float_dtype = dtype
+        self._log = log
+        self.buffer_size = buffer_size
+        self.buffer_index = 0
+        self.episodes_in_buffer = 0
+        self.rng = np.random.default_rng(seed)
+        super().__init__(scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device)
+        self.episode_lengths = np.zeros(buffer_size, dtype=np.int64)
+
+    def _storage_dtype(self, key: str) -> torch.dtype:
+        dtype = super()._storage_dtype(key)
+        return self._float_dtype if key in self.HALF and dtype == torch.float32 else dtype
+
+    def _allocate(self) -> None:
+        size, free = self.nbytes(), _free_memory(self.device)
+        text = f"replay buffer: {self.buffer_size} episodes x {self.max_seq_length} steps = {size / 2**20:,.1f} MiB"
+        if self._log is not None:
+            self._log.info("%s (%s free)", text, "unknown" if free is None else f"{free / 2**20:,.0f} MiB")
+        if free is not None and size > free:
+            raise UserError(
+                f"{text}, but only {free / 2**20:,.0f} MiB are free on {self.device}: lower buffer_size, "
+                "or set buffer_dtype=float16"
+            )
+        super()._allocate()
+
+    def insert_episode_batch(self, ep_batch: EpisodeBatch) -> None:
+        """Copies the episodes of a batch into the ring, over the oldest ones."""
+        n = ep_batch.batch_size
+        if n > self.buffer_size:
+            raise ValueError(f"{n} episodes do not fit into a buffer of {self.buffer_size}")
+        steps = ep_batch.max_seq_length
+        if steps > self.max_seq_length:
+            raise ValueError(f"episodes of {steps} steps do not fit into a buffer for {self.max_seq_length}")
+        first = min(n, self.buffer_size - self.buffer_index)
+        for source, start, count in ((0, self.buffer_index, first), (first, 0, n - first)):
+            if count == 0:
+                continue
+            for key, field in self._fields.items():
+                target = self._store(key)[key][start : start + count]
+                value = ep_batch.stored(key)[source : source + count]
+                if field.episode_const:
+                    target.copy_(value)
+                else:
+                    target[:, :steps].copy_(value)
+                    target[:, steps:] = 0
+        self.changed(*self._fields)
+        slots = (self.buffer_index + np.arange(n)) % self.buffer_size
+        self.episode_lengths[slots] = ep_batch.lengths().numpy()
+        self.buffer_index = (self.buffer_index + n) % self.buffer_size
+        self.episodes_in_buffer = min(self.episodes_in_buffer + n, self.buffer_size)
+
+    def can_sample(self, batch_size: int) -> bool:
+        """Whether at least `batch_size` episodes are stored."""
+        return self.episodes_in_buffer >= batch_size
+
+    def sample(self, batch_size: int) -> EpisodeBatch:
+        """Different episodes, uniformly drawn, cut to the longest of them.
+
+        Raises:
+            ValueError: fewer episodes are stored.
+        """
+        if not self.can_sample(batch_size):
+            raise ValueError(f"cannot sample {batch_size} of {self.episodes_in_buffer} episodes")
+        return self._take(self.rng.choice(self.episodes_in_buffer, batch_size, replace=False))
+
+    uni_sample = sample
+
+    def sample_latest(self, batch_size: int) -> EpisodeBatch:
+        """The `batch_size` episodes inserted last, oldest first."""
+        if not self.can_sample(batch_size):
+            raise ValueError(f"cannot sample {batch_size} of {self.episodes_in_buffer} episodes")
+        return self._take((self.buffer_index - batch_size + np.arange(batch_size)) % self.buffer_size)
+
+    def _take(self, episodes: np.ndarray) -> EpisodeBatch:
+        longest = max(int(self.episode_lengths[episodes].max()), 1)
+        index = torch.from_numpy(episodes).to(self.device)
+        data = SimpleNamespace(transition_data={}, episode_data={})
+        for key, field in self._fields.items():
+            value = self._store(key)[key]
+            if field.episode_const:
+                data.episode_data[key] = value.index_select(0, index)
+            else:
+                value = value[:, :longest].index_select(0, index)
+                data.transition_data[key] = value.float() if key in self.HALF else value
+        return EpisodeBatch(self.scheme, self.groups, len(episodes), longest, data, self.preprocess, self.device)
+
+    def n_transitions(self) -> int:
+        """Stored transitions (filled steps that have a successor)."""
+        return int(np.maximum(self.episode_lengths[: self.episodes_in_buffer] - 1, 0).sum())
+
+    def sample_transitions(self, n: int) -> dict[str, Tensor]:
+        """Single transitions, uniformly drawn with replacement from all stored ones.
+
+        Returns:
+            Every entry at the transition's step, [n, ...], and under `next_NAME` one step later.
+
+        Raises:
+            ValueError: nothing is stored.
+        """
+        ends = np.cumsum(np.maximum(self.episode_lengths[: self.episodes_in_buffer] - 1, 0))
+        if len(ends) == 0 or ends[-1] == 0:
+            raise ValueError("cannot sample transitions from an empty buffer")
+        draws = self.rng.integers(ends[-1], size=n)
+        episodes = np.searchsorted(ends, draws, side="right")
+        times = draws - np.where(episodes > 0, ends[episodes - 1], 0)
+        flat = torch.from_numpy(episodes * self.max_seq_length + times).to(self.device)
+        out = {}
+        for key, field in self._fields.items():
+            value = self._store(key)[key]
+            if field.episode_const:
+                out[key] = value.index_select(0, torch.from_numpy(episodes).to(self.device)).to(field.read_dtype)
+                continue
+            rows = value.flatten(0, 1)
+            out[key] = rows.index_select(0, flat).to(field.read_dtype)
+            out[f"next_{key}"] = rows.index_select(0, flat + 1).to(field.read_dtype)
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stored episodes, cut to the longest, the position and the sampling's random state."""
+        n = self.episodes_in_buffer
+        longest = int(self.episode_lengths[:n].max()) if n else 0
+        return {
+            "transition_data": {k: v[:n, :longest].clone() for k, v in self.data.transition_data.items()},
+            "episode_data": {k: v[:n].clone() for k, v in self.data.episode_data.items()},
+            "lengths": torch.from_numpy(self.episode_lengths[:n].copy()),
+            "buffer_index": self.buffer_index,
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`, for a buffer of the same scheme and size."""
+        n = len(state["lengths"])
+        if n > self.buffer_size:
+            raise UserError(f"the checkpoint holds {n} episodes, buffer_size is {self.buffer_size}")
+        for key, value in state["transition_data"].items():
+            target = self.data.transition_data[key]
+            target.zero_()
+            target[:n, : value.shape[1]] = value.to(target.device)
+        for key, value in state["episode_data"].items():
+            self.data.episode_data[key][:n] = value.to(self.device)
+        self.changed(*self._fields)
+        self.episode_lengths[:] = 0
+        self.episode_lengths[:n] = state["lengths"].numpy()
+        self.episodes_in_buffer = n
+        self.buffer_index = state["buffer_index"]
+        self.rng.bit_generator.state = state["rng"]
+
+    def __repr__(self) -> str:
+        return f"ReplayBuffer({self.episodes_in_buffer}/{self.buffer_size} episodes, keys={sorted(self.scheme)})"
+
+
+def _free_memory(device: torch.device | str) -> int | None:
+    """Bytes that can be allocated on a device now; None where that cannot be told."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

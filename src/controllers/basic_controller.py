@@ -1,0 +1,171 @@
+"""The controller that drives one agent network for all agents."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from components.action_selectors import REGISTRY as SELECTORS
+from torch import Tensor, nn
+
+from components.episode_buffer import EpisodeBatch
+from components.steps import Steps
+from controllers.unroll import pack_steps, unroll_by_steps
+from modules.agents import REGISTRY as AGENTS
+
+
+class BasicMAC:
+    """PyMARL's controller, with `unroll` for whole sequences beside the step-wise `forward`.
+
+    An agent's input is its observation, then its last action (one-hot, `obs_last_action`), then its index (one-hot,
+    `obs_agent_id`).
+
+    Args:
+        scheme: of the episode batch.
+        groups: of the episode batch.
+        args: `n_agents`, `n_actions`, `agent`, `action_selector`, `agent_output_type` ("q" or "pi_logits"), ...
+    """
+
+    def __init__(self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace) -> None:
+        self.n_agents = args.n_agents
+        self.args = args
+        input_shape = self._get_input_shape(scheme)
+        self._build_agents(input_shape)
+        self.agent_output_type = args.agent_output_type
+        self.action_selector = SELECTORS[args.action_selector](args)
+        self.hidden_states: Tensor | None = None
+        # A plug-in may override `forward` with PyMARL's signature, which has no `bs`: then all rows are computed.
+        self._forward_takes_rows = "bs" in inspect.signature(self.forward).parameters
+
+    # -- acting ---------------------------------------------------------------------------------------------------
+    def select_actions(
+        self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
+    ) -> Tensor:
+        """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A]. Only these go through the network."""
+        avail_actions = ep_batch["avail_actions"][bs, t_ep]
+        if self._forward_takes_rows:
+            outputs = self.forward(ep_batch, t_ep, test_mode=test_mode, bs=bs)
+        else:
+            outputs = self.forward(ep_batch, t_ep, test_mode=test_mode)[bs]
+        return self.action_selector.select_action(outputs, avail_actions, t_env, test_mode=test_mode)
+
+    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = slice(None)) -> Tensor:
+        """Outputs of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from step to step."""
+        inputs = self._build_inputs(ep_batch, t).view(ep_batch.batch_size, self.n_agents, -1)[bs]
+        outputs, hidden = self._step_agent(inputs, self.hidden_states[bs])
+        if isinstance(bs, slice) and bs == slice(None):
+            self.hidden_states = hidden
+        else:
+            self.hidden_states = self.hidden_states.index_copy(
+                0, torch.as_tensor(bs, device=hidden.device), hidden.to(self.hidden_states.dtype)
+            )
+        if self.agent_output_type == "pi_logits":
+            outputs = self._policy(outputs, ep_batch["avail_actions"][bs, t])
+        return outputs
+
+    def _step_agent(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, A, F], [B, A, H] -> ([B, A, U], [B, A, H]), also for agents that know PyMARL's flat `forward` only."""
+        if hasattr(self.agent, "step"):
+            return self.agent.step(inputs, hidden)
+        n = inputs.shape[0]
+        outputs, hidden = self.agent(self._agent_layout(inputs), hidden)
+        return outputs.reshape(n, self.n_agents, -1), hidden.reshape(n, self.n_agents, -1)
+
+    def _agent_layout(self, inputs: Tensor) -> Tensor:
+        """The layout a PyMARL agent's `forward` expects: [B * A, F] here, [B, A, F] in `NMAC`."""
+        return inputs.reshape(-1, inputs.shape[-1])
+
+    def _policy(self, logits: Tensor, avail_actions: Tensor) -> Tensor:
+        if self.args.mask_before_softmax:
+            logits = logits.masked_fill(avail_actions == 0, -1e10)
+        return torch.softmax(logits, dim=-1)
+
+    def init_hidden(self, batch_size: int) -> None:
+        """Zero hidden states for `batch_size` episodes, [B, A, H]."""
+        hidden = self.agent.init_hidden()
+        self.hidden_states = hidden.unsqueeze(0).expand(batch_size, self.n_agents, -1)
+
+    # -- training -------------------------------------------------------------------------------------------------
+    def unroll(self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None) -> Tensor:
+        """Outputs of all filled steps of a batch, [N, A, U] in the order of `batch.steps()`.
+
+        Args:
+            inputs: `sequence_inputs(batch)` where it is already there (networks that read the same inputs share it).
+
+        The numbers are those of `forward` called step by step; agents without `unroll` are called that way.
+        """
+        steps = batch.steps() if steps is None else steps
+        overridden = type(self).forward is not BasicMAC.forward
+        if overridden or not hasattr(self.agent, "unroll"):
+            return unroll_by_steps(self, batch, steps)
+        outputs = self.agent.unroll(self.sequence_inputs(batch, steps) if inputs is None else inputs, steps)
+        if self.agent_output_type == "pi_logits":
+            outputs = self._policy(outputs, steps.pack(batch["avail_actions"]))
+        return outputs
+
+    def sequence_inputs(self, batch: EpisodeBatch, steps: Steps | None = None) -> Tensor:
+        """The agents' inputs at all filled steps, built once: [N, A, F]."""
+        steps = batch.steps() if steps is None else steps
+        if type(self)._build_inputs is not BasicMAC._build_inputs:
+            per_step = [
+                self._build_inputs(batch, t).view(batch.batch_size, self.n_agents, -1) for t in range(len(steps.sizes))
+            ]
+            return pack_steps(per_step, batch, steps)
+        obs = steps.pack(batch["obs"])
+        n, o = steps.n_rows, obs.shape[-1]
+        inputs = obs.new_zeros(n, self.n_agents, self._n_inputs)
+        inputs[..., :o] = obs
+        if self.args.obs_last_action:
+            # Row by row the action of the step before; the first step has none.
+            actions = steps.pack(batch["actions"])[steps.cur]
+            inputs[steps.nxt, :, o : o + self.args.n_actions].scatter_(-1, actions, 1.0)
+        if self.args.obs_agent_id:
+            inputs[..., -self.n_agents :] = torch.eye(self.n_agents, device=obs.device)
+        return inputs
+
+    def _build_inputs(self, batch: EpisodeBatch, t: int) -> Tensor:
+        """The agents' inputs at step t, [B * A, F]."""
+        obs = batch["obs"][:, t]
+        parts = [obs]
+        if self.args.obs_last_action:
+            last = obs.new_zeros(*obs.shape[:2], self.args.n_actions)
+            if t > 0:
+                last.scatter_(-1, batch.stored("actions")[:, t - 1].long(), 1.0)
+            parts.append(last)
+        if self.args.obs_agent_id:
+            ids = torch.eye(self.n_agents, device=obs.device)
+            parts.append(ids.unsqueeze(0).expand(obs.shape[0], -1, -1))
+        return torch.cat(parts, dim=-1).flatten(0, 1)
+
+    def _get_input_shape(self, scheme: Mapping[str, Any]) -> int:
+        obs = scheme["obs"]["vshape"]
+        n = obs if isinstance(obs, int) else obs[0]
+        n += self.args.n_actions if self.args.obs_last_action else 0
+        n += self.n_agents if self.args.obs_agent_id else 0
+        self._n_inputs = n
+        return n
+
+    def _build_agents(self, input_shape: int) -> None:
+        self.agent = AGENTS[self.args.agent](input_shape, self.args)
+
+    # -- parameters -----------------------------------------------------------------------------------------------
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.agent.parameters()
+
+    def load_state(self, other_mac: BasicMAC) -> None:
+        """Copies the other controller's weights."""
+        self.agent.load_state_dict(other_mac.agent.state_dict())
+
+    def cuda(self) -> None:
+        self.agent.cuda()
+
+    def save_models(self, path: str) -> None:
+        """Writes `agent.th` into a folder."""
+        torch.save(self.agent.state_dict(), f"{path}/agent.th")
+
+    def load_models(self, path: str) -> None:
+        """Reads `agent.th` from a folder."""
+        self.agent.load_state_dict(torch.load(f"{path}/agent.th", map_location="cpu", weights_only=True))

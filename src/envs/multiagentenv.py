@@ -1,0 +1,112 @@
+"""PyMARL's interface of one cooperative multi-agent environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class MultiAgentEnv:
+    """One environment with A agents that act at the same time.
+
+    A subclass sets `n_agents` and `episode_limit` (the longest episode in steps) and overrides what it can do; everything
+    else raises `NotImplementedError`. It is constructed with the entries of `env_args` as keywords, `seed` among them.
+
+    Individual sizes: agents whose observations or action sets are smaller than the largest say so by adding `obs_sizes`
+    and `action_sizes` (A ints each) to `get_env_info()`; their lists may then be shorter, or padded already.
+    Individual rewards: add `individual_rewards: True`; `step` then returns A rewards.
+    """
+
+    n_agents: int
+    episode_limit: int
+
+    def step(self, actions: Sequence[int]) -> tuple[float | Sequence[float], bool, dict[str, Any]]:
+        """Takes one action per agent.
+
+        Args:
+            actions: A action indices.
+
+        Returns:
+            reward (one number, or A of them), whether the episode is over, info. `info["episode_limit"]` true: the
+            episode was cut by the time limit; `info["env_error"]` true: the environment broke, the episode is void.
+        """
+        raise NotImplementedError
+
+    def get_obs(self) -> list[np.ndarray]:
+        """The observations of all agents, A arrays of [O]."""
+        return [self.get_obs_agent(agent_id) for agent_id in range(self.n_agents)]
+
+    def get_obs_agent(self, agent_id: int) -> np.ndarray:
+        """The observation of one agent, [O]."""
+        raise NotImplementedError
+
+    def get_obs_size(self) -> int:
+        """O, the entries of the largest observation."""
+        raise NotImplementedError
+
+    def get_state(self) -> np.ndarray:
+        """The global state, [S]."""
+        raise NotImplementedError
+
+    def get_state_size(self) -> int:
+        """S, the entries of the state."""
+        raise NotImplementedError
+
+    def get_avail_actions(self) -> list[Sequence[int]]:
+        """For each agent its U zeros and ones: which actions it may take now."""
+        return [self.get_avail_agent_actions(agent_id) for agent_id in range(self.n_agents)]
+
+    def get_avail_agent_actions(self, agent_id: int) -> Sequence[int]:
+        """U zeros and ones: which actions this agent may take now."""
+        raise NotImplementedError
+
+    def get_total_actions(self) -> int:
+        """U, the number of actions of the agent that has most."""
+        raise NotImplementedError
+
+    def reset(self) -> Any:  # noqa: ANN401 - PyMARL's environments return what they like, and nobody reads it
+        """Starts a new episode."""
+        raise NotImplementedError
+
+    def render(self) -> np.ndarray | None:
+        """The current picture, uint8 [H, W, 3]; None where the environment draws into a window of its own."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Frees what the environment holds. May be called twice."""
+
+    def seed(self, seed: int) -> None:
+        """Restarts the random stream, as if the environment had been constructed with this seed."""
+        raise NotImplementedError
+
+    def save_replay(self) -> None:
+        """Writes a replay of the last episode."""
+        raise NotImplementedError
+
+    def get_env_info(self) -> dict[str, Any]:
+        """Sizes that the networks and buffers are built from."""
+        return {
+            "state_shape": self.get_state_size(),
+            "obs_shape": self.get_obs_size(),
+            "n_actions": self.get_total_actions(),
+            "n_agents": self.n_agents,
+            "episode_limit": self.episode_limit,
+        }
+
+    def get_stats(self) -> dict[str, float]:
+        """Figures over all episodes so far; empty where the environment keeps none."""
+        return {}
+
+    def get_rng_state(self) -> dict[str, Any] | None:
+        """The random state between two episodes as plain Python values, or None where it cannot be had."""
+        return None
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_rng_state`.
+
+        Raises:
+            NotImplementedError: this environment cannot restore its random state.
+        """
+        raise NotImplementedError

@@ -1,0 +1,156 @@
+"""What every learner needs around its loss: optimiser, target networks, logging, model files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.episode_buffer import EpisodeBatch
+from utils.errors import ConfigError, Diverged
+
+OPTIMISERS = ("rmsprop", "adam")
+
+
+def make_optimiser(params: Iterable[nn.Parameter], args: SimpleNamespace) -> torch.optim.Optimizer:
+    """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`, `optim_eps`)."""
+    if args.optimizer == "adam":
+        return torch.optim.Adam(params, lr=args.lr, eps=args.optim_eps, weight_decay=args.weight_decay)
+    if args.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps, weight_decay=args.weight_decay
+        )
+    raise ConfigError(f"optimizer must be one of {', '.join(OPTIMISERS)}, got '{args.optimizer}'")
+
+
+class Learner:
+    """Base of the learners: a subclass sets up its networks and writes `train`.
+
+    Args:
+        mac: the controller that acts.
+        scheme: of the episode batch.
+        logger: `utils.logging.Logger`.
+        args: the run's configuration.
+
+    Attributes:
+        modules: name -> network that is saved as `NAME.th` beside the controller's `agent.th`.
+        targets: (online, target) pairs of networks or controllers, kept equal by `update_targets`.
+    """
+
+    def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+        self.args = args
+        self.mac = mac
+        self.scheme = scheme
+        self.logger = logger
+        self.modules: dict[str, nn.Module] = {}
+        self.targets: list[tuple[Any, Any]] = []
+        self.last_target_update_episode = 0
+        self.log_stats_t = -args.learner_log_interval - 1
+
+    def with_target(self, online: Any) -> Any:
+        """A frozen copy of a network or controller, registered for `update_targets`."""
+        target = copy.deepcopy(online)
+        for param in target.parameters():
+            param.requires_grad_(False)
+        self.targets.append((online, target))
+        return target
+
+    def train(
+        self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
+    ) -> dict[str, Tensor] | None:
+        """One update.
+
+        Args:
+            batch: episodes on the learner's device.
+            t_env: environment steps so far.
+            episode_num: episodes so far.
+            per_weight: [B] importance weights of a prioritised buffer.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no train")
+
+    # -- optimisation ---------------------------------------------------------------------------------------------
+    def optimise(
+        self,
+        optimiser: torch.optim.Optimizer,
+        params: list[nn.Parameter],
+        loss: Tensor,
+        t_env: int,
+        parts: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Backward pass, clipping at `grad_norm_clip`, one optimiser step.
+
+        Args:
+            parts: named tensors of this update, searched for the culprit if the gradient is not finite.
+
+        Returns:
+            The gradient's norm before clipping.
+
+        Raises:
+            Diverged: the loss or gradient is NaN or infinite; the weights are left as they were.
+        """
+        optimiser.zero_grad()
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(params, self.args.grad_norm_clip)
+        if not torch.isfinite(grad_norm + loss.detach()):
+            bad = [name for name, value in parts.items() if not torch.isfinite(value).all()]
+            raise Diverged(
+                f"loss {loss.item():g}, gradient norm {grad_norm.item():g} at t_env={t_env}: not finite in "
+                f"{', '.join(bad) or 'the gradient only (weights too large?)'}; lower lr, or look at the rewards and observations"
+            )
+        optimiser.step()
+        return grad_norm
+
+    def update_targets_if_due(self, episode_num: int) -> None:
+        """Hard update every `target_update_interval` episodes."""
+        if (episode_num - self.last_target_update_episode) / self.args.target_update_interval >= 1.0:
+            self.update_targets()
+            self.last_target_update_episode = episode_num
+
+    def update_targets(self) -> None:
+        """Copies the online weights into the target networks."""
+        for online, target in self.targets:
+            if isinstance(online, nn.Module):
+                target.load_state_dict(online.state_dict())
+            else:
+                target.load_state(online)
+
+    def log_due(self, t_env: int) -> bool:
+        """Whether `learner_log_interval` steps have passed; starts the next interval if so."""
+        if t_env - self.log_stats_t < self.args.learner_log_interval:
+            return False
+        self.log_stats_t = t_env
+        return True
+
+    # -- devices and files ----------------------------------------------------------------------------------------
+    def cuda(self) -> None:
+        """Moves all networks to the GPU."""
+        self.mac.cuda()
+        for module in self.modules.values():
+            module.cuda()
+        for _, target in self.targets:
+            target.cuda()
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """File name stem -> optimiser, as PyMARL saves them."""
+        return {"opt": self.optimiser}
+
+    def save_models(self, path: str) -> None:
+        """PyMARL's files: `agent.th`, one `NAME.th` per module, `opt.th`."""
+        self.mac.save_models(path)
+        for name, module in self.modules.items():
+            torch.save(module.state_dict(), f"{path}/{name}.th")
+        for name, optimiser in self.optimisers().items():
+            torch.save(optimiser.state_dict(), f"{path}/{name}.th")
+
+    def load_models(self, path: str) -> None:
+        """Reads what `save_models` wrote; the target networks become copies of the online ones."""
+        self.mac.load_models(path)
+        for name, module in self.modules.items():
+            module.load_state_dict(torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True))
+        for name, optimiser in self.optimisers().items():
+            optimiser.load_state_dict(torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True))
+        self.update_targets()

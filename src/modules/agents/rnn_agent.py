@@ -1,0 +1,60 @@
+"""The recurrent agent of PyMARL: linear, ReLU, GRU, linear."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.agents.base import Agent
+from modules.layers import GRU, linear
+
+if TYPE_CHECKING:
+    from components.steps import Steps
+
+
+class RNNAgent(Agent):
+    """fc1 - ReLU - GRU - fc2, with PyMARL's parameter names.
+
+    Args:
+        input_shape: F.
+        args: see `Agent`.
+        n_out: outputs per agent; the number of actions unless given.
+    """
+
+    def __init__(self, input_shape: int, args: SimpleNamespace, n_out: int | None = None) -> None:
+        super().__init__(input_shape, args)
+        self.fc1 = linear(input_shape, self.hidden_dim, self.groups)
+        self.rnn = GRU(self.hidden_dim, self.hidden_dim, self.groups)
+        self.fc2 = linear(self.hidden_dim, args.n_actions if n_out is None else n_out, self.groups)
+
+    def init_hidden(self) -> Tensor:
+        """The hidden state before the first step, [1, H]."""
+        return self.fc1.weight.new_zeros(1, self.hidden_dim)
+
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """One time step: inputs [B, A, F], hidden [B, A, H] -> (outputs [B, A, U], hidden [B, A, H])."""
+        x = F.relu(self.fc1(self.to_rows(inputs)))
+        h = self.rnn(x, self.to_rows(hidden))
+        return self.from_rows(self.fc2(h)), self.from_rows(h)
+
+    def unroll_hidden(self, inputs: Tensor, steps: Steps) -> Tensor:
+        """All filled steps: inputs [N, A, F] -> hidden states [N, A, H]."""
+        x = F.relu(self.fc1(self.to_rows(inputs)))
+        return self.from_rows(self.rnn.unroll(x, self.row_sizes(steps.sizes)))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """[N, A, H] -> [N, A, U]."""
+        return self.from_rows(self.fc2(self.to_rows(hidden)))
+
+    def unroll(self, inputs: Tensor, steps: Steps) -> Tensor:
+        """All filled steps: inputs [N, A, F] -> outputs [N, A, U]."""
+        return self.head(self.unroll_hidden(inputs, steps))
+
+    def forward(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
+        """PyMARL's step: inputs [B * A, F], hidden [B, A, H] or [B * A, H] -> ([B * A, U], [B * A, H])."""
+        inputs = inputs.reshape(-1, self.n_agents, inputs.shape[-1])
+        out, h = self.step(inputs, hidden_state.reshape(*inputs.shape[:2], -1))
+        return out.reshape(-1, out.shape[-1]), h.reshape(-1, h.shape[-1])
