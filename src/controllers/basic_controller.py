@@ -8,13 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from components.action_selectors import REGISTRY as SELECTORS
 from torch import Tensor, nn
 
+from components.action_selectors import REGISTRY as SELECTORS
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.unroll import pack_steps, unroll_by_steps
 from modules.agents import REGISTRY as AGENTS
+
+ALL = slice(None)
 
 
 class BasicMAC:
@@ -42,7 +44,7 @@ class BasicMAC:
 
     # -- acting ---------------------------------------------------------------------------------------------------
     def select_actions(
-        self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
+        self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = ALL, test_mode: bool = False
     ) -> Tensor:
         """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A]. Only these go through the network."""
         avail_actions = ep_batch["avail_actions"][bs, t_ep]
@@ -52,16 +54,15 @@ class BasicMAC:
             outputs = self.forward(ep_batch, t_ep, test_mode=test_mode)[bs]
         return self.action_selector.select_action(outputs, avail_actions, t_env, test_mode=test_mode)
 
-    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = slice(None)) -> Tensor:
+    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL) -> Tensor:
         """Outputs of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from step to step."""
         inputs = self._build_inputs(ep_batch, t).view(ep_batch.batch_size, self.n_agents, -1)[bs]
         outputs, hidden = self._step_agent(inputs, self.hidden_states[bs])
-        if isinstance(bs, slice) and bs == slice(None):
+        if isinstance(bs, slice) and bs == ALL:
             self.hidden_states = hidden
         else:
-            self.hidden_states = self.hidden_states.index_copy(
-                0, torch.as_tensor(bs, device=hidden.device), hidden.to(self.hidden_states.dtype)
-            )
+            self.hidden_states = self.hidden_states.clone()
+            self.hidden_states[bs] = hidden
         if self.agent_output_type == "pi_logits":
             outputs = self._policy(outputs, ep_batch["avail_actions"][bs, t])
         return outputs

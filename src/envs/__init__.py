@@ -1,7 +1,7 @@
 """Environments by name.
 
-`REGISTRY[name](**env_args)` gives one environment with PyMARL's interface, `VECTOR_REGISTRY[name](n_envs, **env_args)` many
-at once; `make_vector_env` is how a run gets its environments. Nothing is imported before it is asked for.
+`REGISTRY[name](**env_args)` gives one environment with PyMARL's interface, `VECTOR_REGISTRY[name](n_envs, **env_args)`
+many at once; `make_vector_env` is how a run gets its environments. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Lazy:
         """The class itself."""
         return getattr(importlib.import_module(self.module), self.name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - an instance of whatever the class is
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.load()(*args, **kwargs)
 
 
@@ -61,7 +61,7 @@ class Single:
 
     vector_env: Callable[..., VectorEnv]
 
-    def __call__(self, **env_args: Any) -> SingleEnv:  # noqa: ANN401
+    def __call__(self, **env_args: Any) -> SingleEnv:
         return SingleEnv(self.vector_env(1, **env_args))
 
 
@@ -85,3 +85,74 @@ register_vector("matrix_game")(Lazy("envs.matrix_game", "MatrixGame"))
 register_vector("predator_prey")(Lazy("envs.predator_prey", "PredatorPrey"))
 register_vector("switching_wind")(Lazy("envs.switching_wind", "SwitchingWind"))
 register("gymma")(Lazy("envs.gymma", "GymmaEnv"))
+
+
+def make_vector_env(
+    name: str,
+    env_args: dict[str, Any],
+    n_envs: int,
+    seed: int,
+    backend: str,
+    role: str,
+    plugins: Sequence[str] = (),
+    env_timeout: float = 120.0,
+    max_env_restarts: int = 5,
+) -> VectorEnv:
+    """B environments side by side.
+
+    Args:
+        name: a key of `REGISTRY`.
+        env_args: the environment's arguments; `seed` is set here: environment b draws from a stream that depends on
+            `seed`, `role` and b, not on `n_envs`.
+        n_envs: B.
+        seed: of the run.
+        backend: "native" (batched; where the environment is not, "serial" with a line in the log), "serial" (in this
+            process) or "subproc" (a process each).
+        role: the stream, e.g. "train_env" or "test_env".
+        plugins: modules that worker processes load first; this process has loaded them already.
+        env_timeout: s, how long a worker process may take for one answer.
+        max_env_restarts: more failures of one environment in a row than this raise `EnvFailure`.
+
+    Raises:
+        UserError: an unknown environment or argument, a value out of range.
+        EnvFailure: the environments cannot be started.
+    """
+    factory = REGISTRY[name]
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown environment backend '{backend}'; {nearest(backend, BACKENDS)}")
+    if n_envs < 1:
+        raise ConfigError(f"the number of environments is {n_envs}, must be at least 1")
+    if env_timeout <= 0:
+        raise ConfigError(f"env_timeout is {env_timeout}, must be above 0 (seconds)")
+    if max_env_restarts < 0:
+        raise ConfigError(f"max_env_restarts is {max_env_restarts}, must not be negative")
+    _check_env_args(name, factory, env_args)
+    if backend == "native" and name not in VECTOR_REGISTRY:
+        _log.info("environment '%s' is not batched: its %d copies are stepped one after the other", name, n_envs)
+        backend = "serial"
+    if backend == "native":
+        return VECTOR_REGISTRY[name](n_envs, **{**env_args, "seed": derive_seed(seed, role)})
+    if backend == "serial":
+        from envs.serial import SerialVectorEnv
+
+        return SerialVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts)
+    from envs.subproc import SubprocVectorEnv
+
+    return SubprocVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts, plugins, env_timeout)
+
+
+def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:
+    """Raises `ConfigError` for an argument that the environment does not know, or one that it needs and lacks."""
+    given = {**env_args, "seed": 0}
+    if isinstance(factory, Single):
+        given["n_envs"] = 1
+        factory = factory.vector_env
+    signature = inspect.signature(factory.load() if isinstance(factory, Lazy) else factory)
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        known = {p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        for key in sorted(set(given) - known):
+            hint = nearest(key, known - {"n_envs", "seed"})
+            raise ConfigError(f"environment '{name}' has no argument env_args.{key}; {hint}") from None
+        raise ConfigError(f"environment '{name}': env_args: {error}") from None

@@ -11,8 +11,9 @@ import numpy as np
 class MultiAgentEnv:
     """One environment with A agents that act at the same time.
 
-    A subclass sets `n_agents` and `episode_limit` (the longest episode in steps) and overrides what it can do; everything
-    else raises `NotImplementedError`. It is constructed with the entries of `env_args` as keywords, `seed` among them.
+    A subclass sets `n_agents` and `episode_limit` (the longest episode in steps) and overrides what it can do;
+    everything else raises `NotImplementedError`. It is constructed with the entries of `env_args` as keywords, `seed`
+    among them.
 
     Individual sizes: agents whose observations or action sets are smaller than the largest say so by adding `obs_sizes`
     and `action_sizes` (A ints each) to `get_env_info()`; their lists may then be shorter, or padded already.
@@ -66,8 +67,8 @@ class MultiAgentEnv:
         """U, the number of actions of the agent that has most."""
         raise NotImplementedError
 
-    def reset(self) -> Any:  # noqa: ANN401 - PyMARL's environments return what they like, and nobody reads it
-        """Starts a new episode."""
+    def reset(self) -> Any:
+        """Starts a new episode. What it returns is up to the environment; the backends do not read it."""
         raise NotImplementedError
 
     def render(self) -> np.ndarray | None:
@@ -98,6 +99,9 @@ class MultiAgentEnv:
     def get_stats(self) -> dict[str, float]:
         """Figures over all episodes so far; empty where the environment keeps none."""
         return {}
+
+    def set_t_env(self, t_env: int) -> None:
+        """Tells the training step before an episode, for tasks that change in the course of training."""
 
     def get_rng_state(self) -> dict[str, Any] | None:
         """The random state between two episodes as plain Python values, or None where it cannot be had."""

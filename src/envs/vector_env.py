@@ -12,6 +12,17 @@ from envs.multiagentenv import MultiAgentEnv
 from utils.seeding import derive_seed
 
 
+def at_least_one(name: str, value: int) -> int:
+    """Returns `value`.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if value < 1:
+        raise ValueError(f"{name} is {value}, must be at least 1")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """What all environments of a `VectorEnv` have in common.
@@ -39,8 +50,7 @@ class EnvSpec:
 
     def __post_init__(self) -> None:
         for name in ("n_agents", "n_actions", "obs_size", "state_size", "episode_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+            at_least_one(name, getattr(self, name))
         for name, largest in (("obs_sizes", self.obs_size), ("action_sizes", self.n_actions)):
             sizes = tuple(int(size) for size in getattr(self, name)) or (largest,) * self.n_agents
             if len(sizes) != self.n_agents or min(sizes) < 1 or max(sizes) > largest:
@@ -78,14 +88,14 @@ class EnvSpec:
 class VectorEnv:
     """B environments behind preallocated arrays (docs/architecture.md, "Environments").
 
-    A subclass implements `_reset(mask)` and `_step(actions, mask)`, which write the rows in `mask` of the arrays below and
-    no others; it draws from `self.rngs[b]` (one numpy Generator per environment) only. Checks, flags and the bookkeeping
-    of running episodes are done here, once.
+    A subclass implements `_reset(mask)` and `_step(actions, mask)`, which write the rows in `mask` of the arrays below
+    and no others; it draws from `self.rngs[b]` (one numpy Generator per environment) only. Checks, flags and the
+    bookkeeping of running episodes are done here, once.
 
     Args:
         n_envs: B.
         spec: sizes.
-        seed: environment b's stream depends on `seed` and b only.
+        seed: environment b's stream depends on `seed` and b only. None: the subclass has already seeded itself.
         info_keys: the keys of `info`.
 
     Attributes:
@@ -104,11 +114,10 @@ class VectorEnv:
     terminated: np.ndarray
     truncated: np.ndarray
     failed: np.ndarray
+    env_restarts: int = 0
 
-    def __init__(self, n_envs: int, spec: EnvSpec, seed: int, info_keys: Sequence[str] = ()) -> None:
-        if n_envs < 1:
-            raise ValueError(f"n_envs is {n_envs}, must be at least 1")
-        self.n_envs = int(n_envs)
+    def __init__(self, n_envs: int, spec: EnvSpec, seed: int | None, info_keys: Sequence[str] = ()) -> None:
+        self.n_envs = at_least_one("n_envs", n_envs)
         self.spec = spec
         self.n_agents = spec.n_agents
         self.n_actions = spec.n_actions
@@ -121,13 +130,13 @@ class VectorEnv:
         for name, array in self._allocate(spec.layout(self.n_envs)).items():
             setattr(self, name, array)
         self.info = {key: np.full(self.n_envs, np.nan) for key in info_keys}
-        self.env_restarts = 0
         self._running = np.zeros(self.n_envs, dtype=bool)
         self._everyone = np.ones(self.n_envs, dtype=bool)
         self._everyone.flags.writeable = False
         # where agent a of environment b begins in the flat avail_actions
         self._avail_offsets = (np.arange(self.n_envs * self.n_agents) * self.n_actions).reshape(self.n_envs, -1)
-        self.seed(seed)
+        if seed is not None:
+            self.seed(seed)
 
     # to be written by a subclass
 
@@ -182,6 +191,9 @@ class VectorEnv:
     def seed(self, seed: int) -> None:
         """Restarts all random streams; environment b's depends on `seed` and b only."""
         self.rngs = [np.random.default_rng(derive_seed(seed, "env", b)) for b in range(self.n_envs)]
+
+    def set_t_env(self, t_env: int) -> None:
+        """Tells the training step before episodes are collected, for tasks that change in the course of training."""
 
     def get_rng_state(self) -> dict[str, Any] | None:
         """All random states between episodes, as plain Python values; None where they cannot be had.
@@ -345,6 +357,9 @@ class SingleEnv(MultiAgentEnv):
 
     def get_stats(self) -> dict[str, float]:
         return {key: values[0] for key, values in self.vector_env.get_stats().items()}
+
+    def set_t_env(self, t_env: int) -> None:
+        self.vector_env.set_t_env(t_env)
 
     def get_rng_state(self) -> dict[str, Any] | None:
         return self.vector_env.get_rng_state()

@@ -79,7 +79,7 @@ class Learner:
         params: list[nn.Parameter],
         loss: Tensor,
         t_env: int,
-        parts: Mapping[str, Tensor],
+        parts: Mapping[str, Tensor | None],
     ) -> Tensor:
         """Backward pass, clipping at `grad_norm_clip`, one optimiser step.
 
@@ -96,10 +96,11 @@ class Learner:
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(params, self.args.grad_norm_clip)
         if not torch.isfinite(grad_norm + loss.detach()):
-            bad = [name for name, value in parts.items() if not torch.isfinite(value).all()]
+            bad = [name for name, value in parts.items() if value is not None and not torch.isfinite(value).all()]
             raise Diverged(
                 f"loss {loss.item():g}, gradient norm {grad_norm.item():g} at t_env={t_env}: not finite in "
-                f"{', '.join(bad) or 'the gradient only (weights too large?)'}; lower lr, or look at the rewards and observations"
+                f"{', '.join(bad) or 'the gradient only (weights too large?)'}; "
+                "lower lr, or look at the rewards and observations"
             )
         optimiser.step()
         return grad_norm
@@ -124,6 +125,12 @@ class Learner:
             return False
         self.log_stats_t = t_env
         return True
+
+    def log_means(self, t_env: int, **values: Tensor) -> None:
+        """Logs the mean of every tensor under its name, if a record is due."""
+        if self.log_due(t_env):
+            for name, value in values.items():
+                self.logger.log_stat(name, value.detach().mean().item(), t_env)
 
     # -- devices and files ----------------------------------------------------------------------------------------
     def cuda(self) -> None:

@@ -1,7 +1,7 @@
 """Q-learning with value decomposition: IQL, VDN, QMIX, Qatten and QPLEX are this learner with another mixer.
 
-VDN: Sunehag et al. 2018; QMIX: Rashid et al. 2018; Qatten: Yang et al. 2020; QPLEX: Wang et al. 2021. The keys `td_lambda`
-(0 for one-step targets), `q_lambda` and `double_q` choose the targets.
+VDN: Sunehag et al. 2018; QMIX: Rashid et al. 2018; Qatten: Yang et al. 2020; QPLEX: Wang et al. 2021. The keys
+`td_lambda` (0 for one-step targets), `q_lambda` and `double_q` choose the targets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from utils.rl_utils import build_q_lambda_targets, build_td_lambda_targets
 
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
@@ -21,6 +20,7 @@ from controllers.unroll import sequence_inputs, unroll
 from learners.base import Learner, make_optimiser
 from modules.mixers import REGISTRY as MIXERS
 from utils.errors import ConfigError
+from utils.rl_utils import build_q_lambda_targets, build_td_lambda_targets
 
 
 class QLearner(Learner):
@@ -35,9 +35,13 @@ class QLearner(Learner):
         if self.mixer is not None:
             self.modules["mixer"] = self.mixer
             self.params += list(self.mixer.parameters())
-        self.target_mac = self.with_target(mac)
-        self.target_mixer = None if self.mixer is None else self.with_target(self.mixer)
+        self.build_targets()
         self.optimiser = make_optimiser(self.params, args)
+
+    def build_targets(self) -> None:
+        """The networks that the targets come from, and the parameters of those that are trained for it."""
+        self.target_mac = self.with_target(self.mac)
+        self.target_mixer = None if self.mixer is None else self.with_target(self.mixer)
 
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
@@ -70,13 +74,14 @@ class QLearner(Learner):
         parts = {"observations": inputs, "states": state, "rewards": batch["reward"], "targets": targets, "q": q_taken}
         grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
         self.update_targets_if_due(episode_num)
-
-        if self.log_due(t_env):
-            self.logger.log_stat("loss_td", loss.item(), t_env)
-            self.logger.log_stat("grad_norm", grad_norm.item(), t_env)
-            self.logger.log_stat("td_error_abs", td_error.detach().abs().mean().item(), t_env)
-            self.logger.log_stat("q_taken_mean", q_taken.detach().mean().item(), t_env)
-            self.logger.log_stat("target_mean", targets.mean().item(), t_env)
+        self.log_means(
+            t_env,
+            loss_td=loss,
+            grad_norm=grad_norm,
+            td_error_abs=td_error.abs(),
+            q_taken_mean=q_taken,
+            target_mean=targets,
+        )
         return {"td_error_abs": per_episode_mean(td_error.detach().abs(), steps)}
 
     def mix(self, mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
@@ -95,12 +100,11 @@ class QLearner(Learner):
         chosen = q.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         if mixer is None:
             return chosen
-        if mixer.takes_actions:
-            # Duplex duelling (QPLEX eq. 9): V_tot plus the advantages weighted by what the others do.
-            best = q.masked_fill(avail == 0, -torch.inf).amax(-1).detach()
-            onehot = F.one_hot(actions, q.shape[-1]).float()
-            value = mixer(chosen, state, is_v=True)
-            return value + mixer(chosen, state, actions=onehot, max_q_i=best, is_v=False)
+        if hasattr(mixer, "joint"):
+            # Duplex duelling (QPLEX): the advantages are weighted by what the others do. Finite where nothing is
+            # available (after the end of an episode): an infinite advantage would make the gradient NaN.
+            best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
+            return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
         return mixer(chosen, state)
 
     def returns(self, batch: EpisodeBatch, steps: Steps, values: Tensor, taken: Tensor | None = None) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,25 +39,33 @@ def get_global_rng_state() -> dict[str, Any]:
     """The state of all global generators, as plain values and tensors that `torch.load(weights_only=True)` accepts."""
     import torch
 
-    version, keys, gauss = random.getstate()
-    name, mt, pos, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    state = {
-        "python": [version, list(keys), gauss],
-        "numpy": [name, torch.from_numpy(mt.astype(np.int64)), int(pos), int(has_gauss), float(cached)],
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    return state
 
 
 def set_global_rng_state(state: dict[str, Any]) -> None:
     """Inverse of `get_global_rng_state`."""
     import torch
 
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    name, mt, pos, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, mt.numpy().astype(np.uint32), pos, has_gauss, cached))  # noqa: NPY002
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def isolated_global_rng(seed: int) -> Iterator[None]:
+    """Runs a block on global generators seeded with `seed` and then restores them as if nothing had been drawn."""
+    state = get_global_rng_state()
+    try:
+        seed_globals(seed)
+        yield
+    finally:
+        set_global_rng_state(state)

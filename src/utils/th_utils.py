@@ -9,13 +9,25 @@ from torch import nn
 
 
 def get_parameters_num(parameters: Iterable[torch.Tensor]) -> str:
-    """Number of parameters, in thousands, as PyMARL2 prints it: `"35.23K"`."""
-    return f"{sum(p.nelement() for p in parameters) / 1000:.3f}K"
+    """Number of parameters, in thousands: `"35.230K"`."""
+    return f"{sum(p.numel() for p in parameters) / 1000:.3f}K"
 
 
+@torch.no_grad()
 def orthogonal_init_(module: nn.Module, gain: float = 1.0) -> None:
-    """Orthogonal weights and zero biases for a layer that has them, in place."""
-    if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.dim() >= 2:
-        nn.init.orthogonal_(module.weight, gain=gain)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+    """Orthogonal weights and zero biases, in place, for a linear layer; any other module stays as it is.
+
+    A layer whose weight is [G, n_out, n_in] (G linear layers side by side) gets G orthogonal matrices.
+    """
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    stacked = (
+        isinstance(weight, nn.Parameter)
+        and weight.dim() == 3
+        and not isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+    )
+    if not (isinstance(module, nn.Linear) or stacked):
+        return
+    for matrix in weight.unbind() if stacked else [weight]:
+        nn.init.orthogonal_(matrix, gain=gain)
+    if bias is not None:
+        nn.init.zeros_(bias)

@@ -1,5 +1,6 @@
 """Agent networks: from an agent's inputs to action values or policy logits."""
 
+from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.rnn_agent import RNNAgent
@@ -11,3 +12,5 @@ register = REGISTRY.register
 register("rnn")(RNNAgent)
 register("n_rnn")(NRNNAgent)
 register("mlp")(MLPAgent)
+# The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
+register("central_rnn")(CentralRNNAgent)

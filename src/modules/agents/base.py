@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Agent(nn.Module):
     """Base of the agent networks.
 
-    With `args.share_params` all agents use the same weights; otherwise every agent has its own, computed side by side as
-    batched products. Subclasses build their layers with `modules.layers` and `self.groups`.
+    With `args.share_params` all agents use the same weights; otherwise every agent has its own, computed side by side
+    as batched products. Subclasses build their layers with `modules.layers` and `self.groups`.
 
     Args:
         input_shape: F, entries of one agent's input.

@@ -1,0 +1,196 @@
+"""Action selectors: from what the agents put out to one action each.
+
+`select_action(agent_inputs [B, A, U], avail_actions [B, A, U], t_env, test_mode=False) -> [B, A]` int64. An action that
+is not available is never selected, whatever the networks put out; random numbers come from torch's default generator.
+An agent without any available action is a ValueError.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from components.epsilon_schedules import DecayThenFlatSchedule
+from utils.errors import ConfigError
+from utils.registry import Registry
+
+REGISTRY = Registry("action selector")
+register = REGISTRY.register
+
+
+def _masked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
+    """The available action with the highest score; NaN and -inf are the lowest. [..., U] -> [...] int64."""
+    available = avail_actions != 0
+    if not bool(available.any(dim=-1).all()):
+        where = (~available.any(dim=-1)).nonzero()[0].tolist()
+        raise ValueError(f"no action is available at index {where} of avail_actions {tuple(avail_actions.shape)}")
+    # Every finite score, and what is as low as the lowest of them, stays above an unavailable action's -inf.
+    lowest = torch.finfo(scores.dtype).min
+    scores = torch.nan_to_num(scores, nan=lowest, neginf=lowest)
+    return scores.masked_fill(~available, -torch.inf).argmax(dim=-1)
+
+
+def greedy_actions(agent_inputs: Tensor, avail_actions: Tensor) -> Tensor:
+    """The available action with the highest value.
+
+    Args:
+        agent_inputs: [..., U]; NaN and -inf count as the lowest value.
+        avail_actions: [..., U], nonzero where available.
+
+    Returns:
+        [...] int64; the first one of equals.
+
+    Raises:
+        ValueError: an agent has no available action.
+    """
+    return _masked_argmax(agent_inputs, avail_actions)
+
+
+def random_actions(avail_actions: Tensor) -> Tensor:
+    """A uniformly random available action: [..., U] -> [...] int64.
+
+    Raises:
+        ValueError: an agent has no available action.
+    """
+    return _masked_argmax(torch.rand(avail_actions.shape, device=avail_actions.device), avail_actions)
+
+
+def sample_actions(weights: Tensor, avail_actions: Tensor) -> Tensor:
+    """Samples an available action with probability proportional to its weight.
+
+    Args:
+        weights: [..., U], non-negative; those of unavailable actions do not count. NaN is 0; an agent whose weights are
+            all 0 (a softmax may underflow on all that is available) draws uniformly.
+        avail_actions: [..., U].
+
+    Returns:
+        [...] int64.
+
+    Raises:
+        ValueError: an agent has no available action.
+    """
+    return _race(_available_weights(weights, avail_actions), avail_actions)
+
+
+def _race(weights: Tensor, avail_actions: Tensor) -> Tensor:
+    # Of U exponential clocks with these rates, u's rings first with probability w_u / sum(w): what torch.multinomial
+    # does, without its checks.
+    return _masked_argmax(weights / torch.empty_like(weights).exponential_(), avail_actions)
+
+
+def _available_weights(weights: Tensor, avail_actions: Tensor) -> Tensor:
+    weights = torch.nan_to_num(weights, nan=0.0).masked_fill(avail_actions == 0, 0.0)
+    return torch.where(weights.sum(dim=-1, keepdim=True) > 0, weights, (avail_actions != 0).to(weights.dtype))
+
+
+def _epsilon_schedule(args: SimpleNamespace) -> DecayThenFlatSchedule:
+    for key in ("epsilon_start", "epsilon_finish"):
+        if not 0.0 <= vars(args)[key] <= 1.0:
+            raise ConfigError(f"{key} is {vars(args)[key]}; it is a probability, choose a value from 0 to 1")
+    return DecayThenFlatSchedule(args.epsilon_start, args.epsilon_finish, args.epsilon_anneal_time, decay="linear")
+
+
+@register("epsilon_greedy")
+class EpsilonGreedyActionSelector:
+    """The action with the highest value, or with probability epsilon a uniformly random one, drawn for each agent.
+
+    Args:
+        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time` (environment steps; linear).
+
+    Attributes:
+        epsilon: of the last training step.
+
+    Raises:
+        ConfigError: an epsilon is not in [0, 1].
+    """
+
+    def __init__(self, args: SimpleNamespace) -> None:
+        self.args = args
+        self.schedule = _epsilon_schedule(args)
+        self.epsilon = self.schedule.eval(0)
+
+    @torch.no_grad()
+    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+        """Values [B, A, U] -> actions [B, A]; greedy and without random numbers in `test_mode`."""
+        if test_mode:
+            return greedy_actions(agent_inputs, avail_actions)
+        self.epsilon = self.schedule.eval(t_env)
+        # An exploring agent's values are replaced by noise, so one argmax serves both.
+        explore = torch.rand(agent_inputs.shape[:-1], device=agent_inputs.device) < self.epsilon
+        scores = torch.where(explore.unsqueeze(-1), torch.rand_like(agent_inputs), agent_inputs)
+        return _masked_argmax(scores, avail_actions)
+
+
+@register("multinomial")
+class MultinomialActionSelector:
+    """Samples from the agents' policies, mixed with the uniform one: (1 - epsilon) pi + epsilon / #available.
+
+    Args:
+        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time`, `test_greedy` (True: the most probable action
+            when testing; False: a sample of pi, without epsilon).
+
+    Attributes:
+        epsilon: of the last training step.
+    """
+
+    def __init__(self, args: SimpleNamespace) -> None:
+        self.args = args
+        self.schedule = _epsilon_schedule(args)
+        self.epsilon = self.schedule.eval(0)
+        self.test_greedy = args.test_greedy
+
+    @torch.no_grad()
+    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+        """Probabilities [B, A, U] (renormalised over the available actions) -> actions [B, A]."""
+        if test_mode:
+            pick = greedy_actions if self.test_greedy else sample_actions
+            return pick(agent_inputs, avail_actions)
+        self.epsilon = self.schedule.eval(t_env)
+        return _race(self.probabilities(agent_inputs, avail_actions), avail_actions)
+
+    def probabilities(self, agent_inputs: Tensor, avail_actions: Tensor) -> Tensor:
+        """What training samples from at the current epsilon: [..., U] -> [..., U], each row summing to 1."""
+        weights = _available_weights(agent_inputs, avail_actions)
+        available = (avail_actions != 0).to(weights.dtype)
+        policy = weights / weights.sum(dim=-1, keepdim=True)
+        return torch.lerp(policy, available / available.sum(dim=-1, keepdim=True), self.epsilon)
+
+
+@register("soft_policies")
+class SoftPoliciesSelector:
+    """Samples from the agents' policies as they are, in training and in tests.
+
+    Args:
+        args: not read.
+    """
+
+    def __init__(self, args: SimpleNamespace) -> None:
+        self.args = args
+
+    @torch.no_grad()
+    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+        """Probabilities [B, A, U] (renormalised over the available actions) -> actions [B, A]."""
+        return sample_actions(agent_inputs, avail_actions)
+
+
+@register("gumbel")
+class GumbelActionSelector:
+    """Samples softmax(logits) by the Gumbel-max trick, for agents that put out logits.
+
+    Args:
+        args: `test_greedy` (True: the highest logit when testing; False: a sample).
+    """
+
+    def __init__(self, args: SimpleNamespace) -> None:
+        self.args = args
+        self.test_greedy = args.test_greedy
+
+    @torch.no_grad()
+    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+        """Logits [B, A, U] -> actions [B, A]."""
+        if test_mode and self.test_greedy:
+            return greedy_actions(agent_inputs, avail_actions)
+        gumbel = -torch.empty_like(agent_inputs).exponential_().log()
+        return _masked_argmax(agent_inputs + gumbel, avail_actions)

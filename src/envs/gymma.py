@@ -1,0 +1,326 @@
+"""Any PettingZoo parallel environment behind PyMARL's interface."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import pkgutil
+from collections.abc import Collection, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.multiagentenv import MultiAgentEnv
+from utils.errors import ConfigError, MissingPackage
+from utils.registry import nearest
+
+if TYPE_CHECKING:
+    from gymnasium.spaces import Space
+    from pettingzoo import ParallelEnv
+
+INSTALL = "pip install -r requirements-pettingzoo.txt"
+PACKAGES = ("pettingzoo", "mpe2", "gymnasium")  # what that file installs
+
+_log = logging.getLogger(__name__)
+
+
+class GymmaEnv(MultiAgentEnv):
+    """One PettingZoo parallel environment with discrete actions; the agents are its `possible_agents`, in their order.
+
+    Observations are flattened (`gymnasium.spaces.flatten`: a discrete one becomes one-hot) and zero padded to the
+    largest. Action masks come from a dict observation's `action_mask` or from `infos[agent]["action_mask"]`; without
+    one all actions of the agent are available. An agent that PettingZoo has dropped has a zero observation, reward 0,
+    and action 0 as its only action. Rewards are individual.
+
+    The state is the environment's own `state()`; where it has none, or with `use_env_state: False`, it is all
+    observations one after the other, unpadded.
+
+    The episode is over when no agent is left: by the task's own rules if the last ones terminated, otherwise cut. It is
+    also cut after `time_limit` steps. At its end the agents that were still there show their last observation.
+
+    Every reset passes the environment a seed drawn from a Generator of our own, whose state is all there is to save.
+
+    Args:
+        key: a module with a `parallel_env`, e.g. "mpe2.simple_spread_v3" or "pettingzoo.butterfly.pistonball_v6".
+        seed: of this environment's random stream.
+        time_limit: steps after which an episode is cut if the environment has not ended it.
+        kwargs: keywords for `parallel_env`.
+        use_env_state: False: do without `state()`, which in some environments is a large picture.
+        rebuild: True: construct the environment anew for every episode. Some keep things over a reset (counters, say),
+            so that an episode does not follow from its seed alone and a resumed run would go its own way.
+        map_name: a name for the results; None: `key`.
+
+    Raises:
+        ConfigError: an unknown module, one without a parallel environment, keywords that it does not take, actions that
+            are not discrete, a time_limit below 1.
+        MissingPackage: PettingZoo, or what the environment needs beside it, is not installed.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        seed: int,
+        time_limit: int = 25,
+        kwargs: Mapping[str, Any] | None = None,
+        use_env_state: bool = True,
+        rebuild: bool = False,
+        map_name: str | None = None,
+    ) -> None:
+        if time_limit < 1:
+            raise ConfigError(f"gymma: time_limit is {time_limit}, must be at least 1")
+        self.key = key
+        self.map_name = map_name or key
+        self.episode_limit = time_limit
+        self._kwargs = dict(kwargs or {})
+        self._rebuild = rebuild
+        self.env = make_parallel_env(key, self._kwargs)
+        self.agents = list(self.env.possible_agents)
+        self.n_agents = len(self.agents)
+        self._obs_spaces = [_observation_space(self.env.observation_space(agent)) for agent in self.agents]
+        self.obs_sizes = tuple(_flat_size(space, key) for space in self._obs_spaces)
+        ranges = [_action_range(self.env.action_space(agent), agent, key) for agent in self.agents]
+        self._first_actions = [actions.start for actions in ranges]
+        self.action_sizes = tuple(map(len, ranges))
+        self.n_actions = max(self.action_sizes)
+        self._obs = np.zeros((self.n_agents, max(self.obs_sizes)), dtype=np.float32)
+        self._avail_actions = np.zeros((self.n_agents, self.n_actions), dtype=np.uint8)
+        self._steps = 0
+        self._running = False
+        self._closed = False
+        self.seed(seed)
+        # sizes of states are known only after a reset; it does not touch the stream that episodes are drawn from
+        observations, infos = self.env.reset(seed=seed)
+        self._observe(observations, infos, self.env.agents)
+        self._own_state = use_env_state and self._gives_state()
+        self._state = self._read_state()
+
+    def reset(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Starts an episode; returns observations and state."""
+        if self._rebuild:
+            self.env.close()
+            self.env = make_parallel_env(self.key, self._kwargs)
+        observations, infos = self.env.reset(seed=int(self._rng.integers(2**31)))
+        self._steps = 0
+        self._running = True
+        self._observe(observations, infos, self.env.agents)
+        self._state = self._read_state()
+        return self.get_obs(), self.get_state()
+
+    def step(self, actions: Sequence[int]) -> tuple[np.ndarray, bool, dict[str, Any]]:
+        """Takes one action per agent; dropped agents take action 0.
+
+        Returns:
+            rewards float32 [A], whether the episode is over, info with `episode_limit` where it was cut.
+
+        Raises:
+            ValueError: no running episode, a wrong number of actions, an action that is not available.
+        """
+        chosen = self._check(actions)
+        acting = {
+            agent: first + action
+            for agent, first, action in zip(self.agents, self._first_actions, chosen, strict=True)
+            if agent in self.env.agents
+        }
+        observations, rewards, terminations, truncations, infos = self.env.step(acting)
+        self._steps += 1
+        over = all(terminations[agent] or truncations[agent] for agent in acting)
+        terminated = over and all(terminations[agent] for agent in acting)
+        cut = not terminated and (over or self._steps >= self.episode_limit)
+        self._running = not (terminated or cut)
+        self._observe(observations, infos, list(acting) if over else self.env.agents)
+        self._state = self._read_state()
+        reward = np.array([rewards[agent] if agent in acting else 0 for agent in self.agents], dtype=np.float32)
+        return reward, terminated or cut, {"episode_limit": True} if cut else {}
+
+    def _check(self, actions: Sequence[int]) -> list[int]:
+        if not self._running:
+            raise ValueError(f"{self.key}: no running episode, reset before the next step")
+        chosen = [int(action) for action in actions]
+        if len(chosen) != self.n_agents:
+            raise ValueError(f"{self.key}: {len(chosen)} actions for {self.n_agents} agents")
+        for agent, action, available in zip(self.agents, chosen, self._avail_actions, strict=True):
+            if not 0 <= action < self.n_actions or not available[action]:
+                known = np.flatnonzero(available).tolist()
+                raise ValueError(f"{self.key}, {agent}: action {action} is not available, only {known}")
+        return chosen
+
+    def _observe(self, observations: Mapping[str, Any], infos: Mapping[str, Any], present: Collection[str]) -> None:
+        """Writes observations and masks; agents that are not `present` get those of a dropped agent."""
+        from gymnasium.spaces import flatten
+
+        self._obs[:] = 0
+        self._avail_actions[:] = 0
+        for row, agent in enumerate(self.agents):
+            if agent not in present:
+                self._avail_actions[row, 0] = 1
+                continue
+            observation, mask = observations[agent], infos.get(agent, {}).get("action_mask")
+            if _has_mask(self.env.observation_space(agent)):
+                observation, mask = observation["observation"], observation["action_mask"]
+            self._obs[row, : self.obs_sizes[row]] = flatten(self._obs_spaces[row], observation)
+            self._avail_actions[row, : self.action_sizes[row]] = 1 if mask is None else np.asarray(mask) != 0
+            if not self._avail_actions[row].any():
+                if self._running:
+                    raise ValueError(f"{self.key}: {agent} is alive, but its action mask allows nothing")
+                self._avail_actions[row, 0] = 1
+
+    def _gives_state(self) -> bool:
+        try:
+            np.asarray(self.env.state(), dtype=np.float32)
+        except Exception as error:  # environments without a state fail in whatever way they like
+            _log.info("%s has no usable state() (%r): the state is all observations", self.key, error)
+            return False
+        return True
+
+    def _read_state(self) -> np.ndarray:
+        if self._own_state:
+            return np.array(self.env.state(), dtype=np.float32).reshape(-1)
+        return np.concatenate([row[:size] for row, size in zip(self._obs, self.obs_sizes, strict=True)])
+
+    def get_obs(self) -> list[np.ndarray]:
+        return list(self._obs.copy())
+
+    def get_obs_agent(self, agent_id: int) -> np.ndarray:
+        return self._obs[agent_id].copy()
+
+    def get_obs_size(self) -> int:
+        return self._obs.shape[1]
+
+    def get_state(self) -> np.ndarray:
+        return self._state.copy()
+
+    def get_state_size(self) -> int:
+        return self._state.size
+
+    def get_avail_actions(self) -> list[np.ndarray]:
+        return list(self._avail_actions.copy())
+
+    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
+        return self._avail_actions[agent_id].copy()
+
+    def get_total_actions(self) -> int:
+        return self.n_actions
+
+    def get_env_info(self) -> dict[str, Any]:
+        return {
+            **super().get_env_info(),
+            "obs_sizes": self.obs_sizes,
+            "action_sizes": self.action_sizes,
+            "individual_rewards": True,
+        }
+
+    def render(self) -> np.ndarray | None:
+        """The current picture, uint8 [H, W, 3]; None where the environment gives none."""
+        frame = self.env.render()
+        return None if frame is None else np.array(frame, dtype=np.uint8)
+
+    def seed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def get_rng_state(self) -> dict[str, Any]:
+        return {"rng": self._rng.bit_generator.state}
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state["rng"]
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.env.close()
+
+
+def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
+    """`parallel_env(**kwargs)` of module `key`, drawing into arrays unless `kwargs` say otherwise.
+
+    Raises:
+        ConfigError, MissingPackage: see `GymmaEnv`.
+    """
+    module = _import(key)
+    if not hasattr(module, "parallel_env"):
+        raise ConfigError(
+            f"gymma: '{key}' has no parallel_env: not an environment in which agents act at the same time"
+        )
+    try:
+        try:
+            return module.parallel_env(**{"render_mode": "rgb_array", **kwargs})
+        except TypeError as error:
+            if "render_mode" in kwargs or "render_mode" not in str(error):
+                raise
+            return module.parallel_env(**kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"gymma: {key} refuses env_args.kwargs {dict(kwargs)}: {_first_line(error)}") from error
+    except ModuleNotFoundError as error:
+        raise _missing(key, error) from error
+
+
+def _import(key: str) -> ModuleType:
+    package = key.partition(".")[0]
+    try:
+        if not package or importlib.util.find_spec(package) is None:
+            raise MissingPackage(
+                f"gymma: there is no package '{package}' for env_args.key '{key}'; {', '.join(PACKAGES)}: {INSTALL}"
+            )
+        return importlib.import_module(key)
+    except ModuleNotFoundError as error:
+        if error.name and f"{key}.".startswith(f"{error.name}."):
+            raise ConfigError(f"gymma: no module '{key}'; {nearest(key, _siblings(key))}") from error
+        raise _missing(key, error) from error
+    except ImportError as error:
+        raise ConfigError(f"gymma: cannot import '{key}': {_first_line(error)}") from error
+
+
+def _missing(key: str, error: ModuleNotFoundError) -> MissingPackage:
+    package = str(error.name).partition(".")[0]
+    install = INSTALL if package in PACKAGES else f"pip install {package}"
+    return MissingPackage(f"gymma: {key} needs the package '{package}', which is not installed: {install}")
+
+
+def _siblings(key: str) -> list[str]:
+    """The modules in the innermost package of `key` that exists."""
+    parent = key.rpartition(".")[0]
+    while parent:
+        try:
+            paths = importlib.import_module(parent).__path__
+        except (ImportError, AttributeError):
+            parent = parent.rpartition(".")[0]
+        else:
+            return [f"{parent}.{module.name}" for module in pkgutil.iter_modules(paths)]
+    return []
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _has_mask(space: Space) -> bool:
+    from gymnasium.spaces import Dict
+
+    return isinstance(space, Dict) and set(space.keys()) == {"observation", "action_mask"}
+
+
+def _observation_space(space: Space) -> Space:
+    """What is observed, without the action mask."""
+    return space["observation"] if _has_mask(space) else space
+
+
+def _flat_size(space: Space, key: str) -> int:
+    from gymnasium.spaces import flatdim
+
+    try:
+        return int(flatdim(space))
+    except (NotImplementedError, ValueError):
+        raise ConfigError(f"gymma: {key} has observations without a fixed size: {space}") from None
+
+
+def _action_range(space: Space, agent: str, key: str) -> range:
+    """The environment's own numbers of an agent's actions."""
+    from gymnasium.spaces import Discrete
+
+    if not isinstance(space, Discrete):
+        raise ConfigError(
+            f"gymma: {agent} of {key} has the actions {space}; only discrete ones work "
+            "(many environments have a keyword for it in env_args.kwargs, e.g. continuous: False)"
+        )
+    return range(int(space.start), int(space.start + space.n))

@@ -1,0 +1,206 @@
+"""Predator-prey on a grid with a penalty for hunting alone (DAC, appendix D.1; Son et al. 2019)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.vector_env import EnvSpec, VectorEnv
+from utils.errors import ConfigError
+
+LEFT, RIGHT, UP, DOWN, STOP = range(5)
+N_ACTIONS = 5
+CELL_PIXELS = 48
+PREDATOR_COLOUR = np.array([40, 90, 200], dtype=np.uint8)
+PREY_COLOUR = np.array([210, 60, 50], dtype=np.uint8)
+
+
+class PredatorPrey(VectorEnv):
+    """B hunts at once, computed on arrays over B.
+
+    One step:
+    1. The predators move one after the other, in an order drawn anew in every step. A move off the grid or into a cell
+       that is occupied at that moment leaves the body where it is: no two bodies share a cell, and all actions are
+       available.
+    2. Every prey counts the predators orthogonally next to it: two or more capture it (reward +1), exactly one is
+       hunting alone (reward -penalty). Rewards of several prey add up.
+    3. A captured prey reappears in a cell drawn from the free ones (not where it was caught). Every other prey draws
+       one of the five actions and moves by the same rule as a predator. Several prey move in the order of their number.
+
+    Predators therefore see the prey where it will be when their next moves are judged. Episodes end by time only.
+
+    Observation of agent i: own (x, y), one-hot of i, and (x, y) of every prey relative to the agent's. State: (x, y) of
+    all predators, then of all prey. x grows to the right, y downwards. Actions: 0 left, 1 right, 2 up, 3 down, 4 stop.
+    `info`: `captures` and `sole_hunts` of the episode so far, summed over prey and steps.
+
+    Args:
+        n_envs: B.
+        seed: see `VectorEnv`.
+        penalty: P >= 0; hunting alone is rewarded with -P.
+        grid_size: cells along each side.
+        n_predators: A, at least 2.
+        n_prey: at least 1.
+        episode_limit: steps.
+        scale_coordinates: True: coordinates are divided by grid_size - 1, so that they lie in [0, 1], relative ones in
+            [-1, 1]; False: cells.
+
+    Raises:
+        ConfigError: a value out of range, or more bodies than the grid can hold with one cell left free.
+    """
+
+    def __init__(
+        self,
+        n_envs: int,
+        seed: int,
+        penalty: float = 0.0,
+        grid_size: int = 5,
+        n_predators: int = 2,
+        n_prey: int = 1,
+        episode_limit: int = 100,
+        scale_coordinates: bool = True,
+    ) -> None:
+        _check_arguments(penalty, grid_size, n_predators, n_prey, episode_limit)
+        self.penalty = float(penalty)
+        self.grid_size = grid_size
+        self.n_prey = n_prey
+        n_bodies = n_predators + n_prey
+        # Cells are numbered on the grid with a border of walls around it: a move is one addition, a move off the grid
+        # runs into an occupied cell, and two cells are neighbours where their numbers differ by 1 or `width`.
+        self._width = grid_size + 2
+        n_cells = self._width**2
+        self._moves = np.array([-1, 1, -self._width, self._width, 0])
+        y, x = np.divmod(np.arange(n_cells), self._width)
+        self._walls = (x == 0) | (y == 0) | (x > grid_size) | (y > grid_size)
+        scale = grid_size - 1 if scale_coordinates else 1
+        self._coordinates = (np.stack([x - 1, y - 1], axis=1) / scale).astype(np.float32)
+        self._occupied = np.zeros((n_envs, n_cells), dtype=bool)
+        self._cells = np.zeros((n_envs, n_bodies), dtype=np.int64)
+        self._first_cell = np.arange(n_envs) * n_cells
+        self._time = np.zeros(n_envs, dtype=np.int64)
+        self._rows = np.arange(n_envs)
+        # All uniforms of an episode are drawn at its start: one generator call per environment and episode.
+        self._start_draws = np.zeros((n_envs, n_bodies))
+        self._draws = np.zeros((n_envs, episode_limit, n_bodies))
+        spec = EnvSpec(
+            n_agents=n_predators,
+            n_actions=N_ACTIONS,
+            obs_size=2 + n_predators + 2 * n_prey,
+            state_size=2 * n_bodies,
+            episode_limit=episode_limit,
+        )
+        super().__init__(n_envs, spec, seed, info_keys=("captures", "sole_hunts"))
+        self.avail_actions[:] = 1
+        self.obs[:, :, 2 : 2 + n_predators] = np.eye(n_predators)
+
+    def _reset(self, mask: np.ndarray) -> None:
+        rows = np.flatnonzero(mask)
+        for b in rows:
+            self.rngs[b].random(out=self._start_draws[b])
+            self.rngs[b].random(out=self._draws[b])
+        self._time[rows] = 0
+        for count in self.info.values():
+            count[rows] = 0.0
+        self._occupied[rows] = self._walls
+        for body in range(self._cells.shape[1]):
+            self._place(rows, body, self._start_draws[rows, body])
+        self._observe(rows)
+
+    def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
+        # a slice is several times as fast as an index array and means the same
+        rows = slice(None) if mask.all() else np.flatnonzero(mask)
+        numbers = self._rows[rows]
+        draws = self._draws[numbers, self._time[rows]]
+        self._time[rows] += 1
+        n_agents = self.n_agents
+
+        order = draws[:, :n_agents].argsort(axis=1)
+        for turn in range(n_agents):
+            body = order[:, turn]
+            self._move(numbers, body, actions[numbers, body])
+
+        cells = self._cells[rows]
+        distance = np.abs(cells[:, :n_agents, None] - cells[:, None, n_agents:])
+        hunters = ((distance == 1) | (distance == self._width)).sum(axis=1)
+        captured, alone = hunters >= 2, hunters == 1
+        captures, sole_hunts = captured.sum(axis=1), alone.sum(axis=1)
+        self.reward[rows] = captures - self.penalty * sole_hunts
+        self.info["captures"][rows] += captures
+        self.info["sole_hunts"][rows] += sole_hunts
+
+        for prey in range(self.n_prey):
+            draw, caught = draws[:, n_agents + prey], captured[:, prey]
+            choice = (draw * N_ACTIONS).astype(np.int64)
+            choice[caught] = STOP
+            self._move(numbers, n_agents + prey, choice)
+            if caught.any():
+                where = numbers[caught]
+                left = self._cells[where, n_agents + prey]
+                self._place(where, n_agents + prey, draw[caught])
+                self._occupied[where, left] = False
+
+        self.truncated[rows] = self._time[rows] >= self.episode_limit
+        self._observe(rows)
+
+    def _move(self, numbers: np.ndarray, body: np.ndarray | int, action: np.ndarray) -> None:
+        """Moves one body of each environment in `numbers` ([R], as `body` and `action`) where its way is free."""
+        occupied = self._occupied.reshape(-1)
+        first = self._first_cell[numbers]
+        old = self._cells[numbers, body]
+        new = old + self._moves[action]
+        new = np.where(occupied[first + new], old, new)
+        occupied[first + old] = False
+        occupied[first + new] = True
+        self._cells[numbers, body] = new
+
+    def _place(self, numbers: np.ndarray, body: int, draw: np.ndarray) -> None:
+        """Puts one body of each environment in `numbers` ([R], as `draw`) into a random free cell.
+
+        Args:
+            draw: uniform in [0, 1); picks the cell.
+        """
+        free = ~self._occupied[numbers]
+        rank = np.floor(draw * free.sum(axis=1))
+        new = (free.cumsum(axis=1) > rank[:, None]).argmax(axis=1)
+        self._occupied[numbers, new] = True
+        self._cells[numbers, body] = new
+
+    def _observe(self, rows: slice | np.ndarray) -> None:
+        places = self._coordinates[self._cells[rows]]
+        predators, prey = places[:, : self.n_agents], places[:, self.n_agents :]
+        relative = prey[:, None] - predators[:, :, None]
+        self.state[rows] = places.reshape(len(places), -1)
+        self.obs[rows, :, :2] = predators
+        self.obs[rows, :, 2 + self.n_agents :] = relative.reshape(*relative.shape[:2], -1)
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """The grid, predators blue and prey red, uint8 [H, W, 3]."""
+        side = self.grid_size * CELL_PIXELS + 1
+        picture = np.full((side, side, 3), 255, dtype=np.uint8)
+        picture[::CELL_PIXELS] = picture[:, ::CELL_PIXELS] = 190
+        offset = np.arange(CELL_PIXELS) - CELL_PIXELS / 2
+        disc = offset[:, None] ** 2 + offset[None] ** 2 <= (0.36 * CELL_PIXELS) ** 2
+        for body, cell in enumerate(self._cells[index].tolist()):
+            top, left = (CELL_PIXELS * (c - 1) for c in divmod(cell, self._width))
+            colour = PREDATOR_COLOUR if body < self.n_agents else PREY_COLOUR
+            picture[top : top + CELL_PIXELS, left : left + CELL_PIXELS][disc] = colour
+        return picture
+
+
+def _check_arguments(penalty: float, grid_size: int, n_predators: int, n_prey: int, episode_limit: int) -> None:
+    if not 0 <= penalty < np.inf:
+        raise ConfigError(
+            f"predator_prey: penalty is {penalty}, must be a finite number of at least 0 (it is subtracted)"
+        )
+    minima = {
+        "grid_size": (grid_size, 2),
+        "n_predators": (n_predators, 2),
+        "n_prey": (n_prey, 1),
+        "episode_limit": (episode_limit, 1),
+    }
+    for name, (value, least) in minima.items():
+        if value < least:
+            raise ConfigError(f"predator_prey: {name} is {value}, must be at least {least}")
+    if n_predators + n_prey >= grid_size**2:
+        raise ConfigError(
+            f"predator_prey: {n_predators} predators and {n_prey} prey leave no free cell of the {grid_size**2}: "
+            "use a larger grid_size"
+        )

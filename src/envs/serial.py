@@ -1,0 +1,67 @@
+"""Several `MultiAgentEnv`s in this process, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from envs.adapter import AdapterVectorEnv, EnvHost
+from envs.vector_env import EnvSpec
+
+
+class SerialVectorEnv(AdapterVectorEnv):
+    """B `MultiAgentEnv`s stepped in turn. One that reports `env_error` is built anew at its next reset; an exception in
+    an environment propagates as it is.
+    """
+
+    def _start(self) -> EnvSpec:
+        self._hosts: list[EnvHost | None] = [None] * self.n_envs
+        for b in range(self.n_envs):
+            self._hosts[b] = self._build(b)
+        return self._hosts[0].spec
+
+    def _build(self, b: int) -> EnvHost:
+        return EnvHost(self._factory, self._env_args, self._host_seed(b))
+
+    def _attach(self) -> None:
+        for b, host in enumerate(self._hosts):
+            host.attach(self._arrays, self.spec, b)
+
+    def _host(self, b: int) -> EnvHost:
+        if self._hosts[b] is None:
+            self._hosts[b] = self._build(b)
+            self._hosts[b].attach(self._arrays, self.spec, b)
+        return self._hosts[b]
+
+    def _reset(self, mask: np.ndarray) -> None:
+        for b in np.flatnonzero(mask).tolist():
+            self._host(b).reset()
+
+    def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
+        self._arrays["actions"][:] = actions
+        for b in np.flatnonzero(mask).tolist():
+            new_names = self._host(b).step()
+            if self.failed[b]:
+                self._hosts[b].close()
+                self._hosts[b] = None
+                self._drop_episode(b)
+                self._count_failure(b, "it reported env_error")
+            else:
+                self._after_step(b, new_names)
+
+    def _ask(
+        self, method: str, arguments: Sequence[Any] | None = None, indices: Sequence[int] | None = None
+    ) -> list[Any]:
+        indices = range(self.n_envs) if indices is None else indices
+        return [
+            getattr(self._host(b), method)(*([arguments[i]] if arguments is not None else []))
+            for i, b in enumerate(indices)
+        ]
+
+    def close(self) -> None:
+        hosts, self._hosts = self._hosts, [None] * self.n_envs
+        for host in hosts:
+            if host is not None:
+                host.close()

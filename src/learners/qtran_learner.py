@@ -1,0 +1,125 @@
+"""QTRAN-base: utilities whose greedy joint action is that of a free joint value (Son et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.episode_buffer import EpisodeBatch
+from components.steps import Steps
+from controllers.unroll import sequence_inputs
+from learners.q_learner import QLearner, masked_argmax, per_episode_mean, weighted_mean
+from modules.mixers.qtran import QTranBase
+from utils.errors import ConfigError
+
+
+class QTranLearner(QLearner):
+    """Learns Q_jt(s, a) and V_jt(s) by TD, and the agents' values by the two conditions of QTRAN's theorem 1.
+
+    Q_jt sees the hidden states of the agent network, so gradients of its TD loss reach that network.
+
+    Raises:
+        ConfigError: the mixer is not `qtran_base`, or the agent has no `unroll_hidden` and `head`.
+    """
+
+    def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+        super().__init__(mac, scheme, logger, args)
+        if not isinstance(self.mixer, QTranBase):
+            raise ConfigError(f"qtran_learner needs mixer=qtran_base, got '{args.mixer}'")
+        if not (hasattr(mac, "sequence_inputs") and hasattr(mac.agent, "unroll_hidden") and hasattr(mac.agent, "head")):
+            raise ConfigError(
+                "qtran_learner needs the agents' hidden states, but agent "
+                f"'{args.agent}' or its controller cannot unroll them (unroll_hidden, head); set agent=rnn"
+            )
+
+    def train(
+        self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One update on a batch of episodes; see `Learner.train`.
+
+        Returns:
+            `td_error_abs` [B], the mean absolute TD error of Q_jt per episode (for prioritised buffers).
+        """
+        steps, cur = batch.steps(), batch.steps().cur
+        state = steps.pack(batch["state"])
+        avail = steps.pack(batch["avail_actions"])
+        actions = steps.pack(batch["actions"]).squeeze(-1)
+        inputs = sequence_inputs(self.mac, batch, steps)
+
+        hidden, q = self.hidden_and_values(self.mac, inputs, steps)
+        joint_q, v = self.joint(self.mixer, hidden[cur], state[cur], actions[cur])
+        greedy = masked_argmax(q, avail)
+        with torch.no_grad():
+            targets = self.targets(batch, steps, inputs, state, avail, actions, greedy)
+            joint_greedy, _ = self.joint(self.mixer, hidden[cur], state[cur], greedy[cur])
+
+        td_error = joint_q - targets
+        # Eq. 4a, 4b: sum_i Q_i - Q_jt + V_jt is 0 at the greedy joint action and not negative at any other.
+        opt_error = sum_of_values(q[cur], greedy[cur]) - joint_greedy + v
+        nopt_error = (sum_of_values(q[cur], actions[cur]) - joint_q.detach() + v).clamp(max=0)
+        loss_td = weighted_mean(td_error.pow(2), steps, per_weight)
+        loss_opt = weighted_mean(opt_error.pow(2), steps, per_weight)
+        loss_nopt = weighted_mean(nopt_error.pow(2), steps, per_weight)
+        loss = loss_td + self.args.opt_loss * loss_opt + self.args.nopt_min_loss * loss_nopt
+        parts = {
+            "observations": inputs, "states": state, "rewards": batch["reward"], "targets": targets, "q": q,
+            "joint q": joint_q,
+        }  # fmt: skip
+        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
+        self.update_targets_if_due(episode_num)
+        self.log_means(
+            t_env,
+            loss_td=loss_td,
+            opt_loss=loss_opt,
+            nopt_loss=loss_nopt,
+            grad_norm=grad_norm,
+            td_error_abs=td_error.abs(),
+            q_taken_mean=joint_q,
+            target_mean=targets,
+        )
+        return {"td_error_abs": per_episode_mean(td_error.detach().abs(), steps)}
+
+    def hidden_and_values(self, mac: Any, inputs: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
+        """Inputs [N, A, F] -> hidden states [N, A, H] and values [N, A, U] of the agent network."""
+        hidden = mac.agent.unroll_hidden(inputs, steps)
+        return hidden, mac.agent.head(hidden)
+
+    def joint(self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Q_jt [N, 1] of the joint actions (int64 [N, A]) and V_jt [N, 1]."""
+        return mixer(hidden, state, F.one_hot(actions, self.args.n_actions))
+
+    def targets(
+        self,
+        batch: EpisodeBatch,
+        steps: Steps,
+        inputs: Tensor,
+        state: Tensor,
+        avail: Tensor,
+        actions: Tensor,
+        greedy: Tensor,
+    ) -> Tensor:
+        """Targets of Q_jt, [M, 1], bootstrapped from its target network at the agents' greedy actions.
+
+        Args:
+            inputs: [N, A, F].
+            state: [N, S].
+            avail: [N, A, U].
+            actions: int64 [N, A], the ones taken.
+            greedy: int64 [N, A], greedy under the online network; used with `double_q`.
+        """
+        hidden, q = self.hidden_and_values(self.target_mac, inputs, steps)
+        if not self.args.double_q:
+            greedy = masked_argmax(q, avail)
+        values, _ = self.joint(self.target_mixer, hidden, state, greedy)
+        taken = self.joint(self.target_mixer, hidden, state, actions)[0] if self.args.q_lambda else None
+        return self.returns(batch, steps, values, taken)
+
+
+def sum_of_values(q: Tensor, actions: Tensor) -> Tensor:
+    """Sum over agents of the values of their actions: q [N, A, U], actions int64 [N, A] -> [N, 1]."""
+    return q.gather(-1, actions.unsqueeze(-1)).sum(dim=-2)

@@ -1,0 +1,25 @@
+"""Mixers: from the agents' utilities and the state to the joint value, `(qs [..., A], states [..., S]) -> [..., 1]`.
+
+Mixers that take `groups=G` in their constructor exist G times side by side: `(qs [G, ..., A], states [..., S] or
+[G, ..., S]) -> [G, ..., 1]`. `takes_actions` tells whether the joint value is `mixer.joint(qs, states, actions, max_qs)`
+(DMAQer) or `mixer(qs, states)`.
+"""
+
+from modules.mixers.dmaq_general import DMAQer
+from modules.mixers.nmix import Mixer
+from modules.mixers.qatten import QattenMixer
+from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
+from modules.mixers.qtran import QTranBase
+from modules.mixers.vdn import VDNMixer
+from utils.registry import Registry
+
+REGISTRY = Registry("mixer")
+register = REGISTRY.register
+
+REGISTRY["vdn"] = VDNMixer
+REGISTRY["qmix"] = Mixer
+REGISTRY["nmix"] = Mixer  # PyMARL2's second name for it
+REGISTRY["qatten"] = QattenMixer
+REGISTRY["dmaq"] = DMAQer
+REGISTRY["qmix_central_ff"] = QMixerCentralFF
+REGISTRY["qtran_base"] = QTranBase

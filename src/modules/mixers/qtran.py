@@ -1,0 +1,64 @@
+"""QTRAN's joint networks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from modules.mixers.parts import as_rows, context_rows, state_size
+from utils.errors import ConfigError
+
+_HIDDEN_LAYERS = {"small": 2, "big": 3}
+
+
+def _mlp(n_in: int, width: int, hidden: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n in [n_in] + [width] * (hidden - 1):
+        layers += [nn.Linear(n, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 1))
+
+
+class QTranBase(nn.Module):
+    """Joint action value Q(s, h, a) and state value V(s) of QTRAN-base (Son et al. 2019, section 4).
+
+    The agents' hidden states and actions are encoded one by one with shared weights and summed, so the size does not
+    grow with the number of agents.
+
+    Args:
+        args: `n_agents` (A), `n_actions` (U), `state_shape` (S), `rnn_hidden_dim` (H), `mixing_embed_dim` (width of the
+            hidden layers), `network_size` (small: two hidden layers, big: three).
+
+    Raises:
+        ConfigError: `network_size` is neither.
+    """
+
+    def __init__(self, args: SimpleNamespace) -> None:
+        super().__init__()
+        if args.network_size not in _HIDDEN_LAYERS:
+            raise ConfigError(f"network_size is '{args.network_size}'; choose one of {', '.join(_HIDDEN_LAYERS)}")
+        hidden, width = _HIDDEN_LAYERS[args.network_size], args.mixing_embed_dim
+        self.n_agents, self.state_dim = args.n_agents, state_size(args)
+        n_pair = args.rnn_hidden_dim + args.n_actions
+        self.action_encoding = nn.Sequential(nn.Linear(n_pair, n_pair), nn.ReLU(), nn.Linear(n_pair, n_pair))
+        self.Q = _mlp(self.state_dim + n_pair, width, hidden)
+        self.V = _mlp(self.state_dim, width, hidden)
+
+    def forward(self, hidden_states: Tensor, states: Tensor, actions_onehot: Tensor) -> tuple[Tensor, Tensor]:
+        """Joint values.
+
+        Args:
+            hidden_states: [..., A, H], of the agent network.
+            states: [..., S].
+            actions_onehot: [..., A, U].
+
+        Returns:
+            Q [..., 1] and V [..., 1].
+        """
+        pairs = torch.cat([hidden_states, actions_onehot.to(hidden_states.dtype)], dim=-1)
+        encoding = self.action_encoding(pairs).sum(-2)
+        joint = as_rows(encoding, encoding.shape[-1])
+        s = context_rows(states, self.state_dim, joint.shape[0])
+        lead = encoding.shape[:-1]
+        return self.Q(torch.cat([s, joint], dim=-1)).view(*lead, 1), self.V(s).view(*lead, 1)

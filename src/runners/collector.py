@@ -1,0 +1,309 @@
+"""The collection loop: whole episodes from B environments that run side by side."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.episode_buffer import EpisodeBatch
+from envs import make_vector_env
+from envs.vector_env import VectorEnv
+from utils.errors import RunFailure
+from utils.seeding import derive_seed, isolated_global_rng
+
+OBSERVED = ("obs", "state", "avail_actions")
+
+
+class Collector:
+    """Runs one episode in each of `batch_size_run` environments at a time.
+
+    Training and evaluation have environments of their own; those of the evaluation are made when first needed and their
+    random streams depend on the seed and `t_env` alone, so that evaluating never changes what is trained.
+
+    Args:
+        args: `env`, `env_args`, `batch_size_run`, `seed`, `test_nepisode`, ... of the run.
+        logger: `utils.logging.Logger`.
+
+    Attributes:
+        t_env: training steps so far, over all environments; steps of broken episodes do not count.
+        seconds: wall-clock spent in "environment" and "acting" so far.
+    """
+
+    backend = "native"
+
+    def __init__(self, args: SimpleNamespace, logger: Any) -> None:
+        self.args = args
+        self.logger = logger
+        self.batch_size = args.batch_size_run
+        self.test_batch_size = min(args.batch_size_run, args.test_nepisode)
+        self.n_test_runs = max(1, args.test_nepisode // args.batch_size_run)
+        self.env = self._make_env(self.batch_size, "train_env")
+        self.test_env: VectorEnv | None = None
+        self.env_info = self.env.get_env_info()
+        self.episode_limit = self.env.episode_limit
+        self.t_env = 0
+        self.t = 0
+        self.train_figures = _Figures()
+        self.test_figures = _Figures()
+        self.log_train_stats_t = -args.runner_log_interval - 1
+        self.logged_restarts = 0
+        self.seconds = {"environment": 0.0, "acting": 0.0}
+        self.frames: list[np.ndarray] = []
+
+    def _make_env(self, n_envs: int, role: str) -> VectorEnv:
+        args = self.args
+        return make_vector_env(
+            args.env,
+            args.env_args,
+            n_envs,
+            args.seed,
+            self.backend,
+            role,
+            plugins=args.plugins,
+            env_timeout=args.env_timeout,
+            max_env_restarts=args.max_env_restarts,
+        )
+
+    def setup(
+        self, scheme: Mapping[str, Any], groups: Mapping[str, int], preprocess: Mapping[str, Any], mac: Any
+    ) -> None:
+        """Fixes what an episode batch looks like and who acts."""
+        self.new_batch = partial(
+            EpisodeBatch, scheme, groups, max_seq_length=self.episode_limit + 1, preprocess=preprocess,
+            device=self.args.device,
+        )  # fmt: skip
+        self.mac = mac
+
+    def get_env_info(self) -> dict[str, Any]:
+        """PyMARL's env_info."""
+        return self.env_info
+
+    def run(self, test_mode: bool = False) -> EpisodeBatch:
+        """Collects one episode per environment.
+
+        Args:
+            test_mode: evaluation: other environments, greedy where the selector is, nothing counted as training.
+
+        Returns:
+            [B', T, ...] with B' the number of episodes that were not broken, at least 1.
+
+        Raises:
+            RunFailure: environments broke more than `max_env_restarts` times in a row.
+        """
+        if not test_mode:
+            return self._run(self.env, test_mode=False)
+        if self.test_env is None:
+            self.test_env = self._make_env(self.test_batch_size, "test_env")
+        stream = derive_seed(self.args.seed, "evaluation", self.t_env)
+        if self.test_figures.runs == 0:
+            self.test_env.seed(stream)
+        with isolated_global_rng(derive_seed(stream, "acting", self.test_figures.runs)):
+            return self._run(self.test_env, test_mode=True)
+
+    def _run(self, env: VectorEnv, test_mode: bool) -> EpisodeBatch:
+        for _ in range(self.args.max_env_restarts + 1):
+            batch, episodes = self._collect(env, test_mode)
+            if len(episodes.ok) > 0:
+                break
+        else:
+            raise RunFailure(f"all {env.n_envs} environments broke {self.args.max_env_restarts + 1} times in a row")
+        if len(episodes.ok) < env.n_envs:
+            batch = batch[episodes.ok.tolist()]
+        figures = self.test_figures if test_mode else self.train_figures
+        figures.add(episodes)
+        if not test_mode:
+            self.t_env += int(episodes.lengths.sum())
+        self._log(env, test_mode)
+        return batch
+
+    def _collect(self, env: VectorEnv, test_mode: bool) -> tuple[EpisodeBatch, _Episodes]:
+        """One episode in each environment; broken ones end early and are left out of the figures."""
+        args = self.args
+        b, tick = env.n_envs, time.perf_counter
+        started = tick()
+        batch = self.new_batch(batch_size=b)
+        store = {
+            key: batch.stored(key) for key in (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
+        }
+        current = {key: torch.from_numpy(getattr(env, key)) for key in OBSERVED}
+        env.set_t_env(self.t_env)
+        env.reset()
+        self.mac.init_hidden(batch_size=b)
+        seconds_acting = 0.0
+        alive = ~env.failed
+        actions = np.zeros((b, env.n_agents), dtype=np.int64)
+        returns = np.zeros((b, env.n_agents) if not args.common_reward else b)
+        lengths = np.zeros(b, dtype=np.int64)
+        info: dict[str, np.ndarray] = {}
+        film = args.render and test_mode
+        for t in range(self.episode_limit + 1):
+            # `alive`: environments whose observation of step t is to be kept, ended ones (their last) included.
+            rows = _rows(alive)
+            _write(store, current, rows, t)
+            store["filled"][rows, t] = 1
+            if film and alive[0]:
+                self.frames.append(env.render(0))
+            batch.changed("filled", "actions")
+            running = alive & ~(env.terminated | env.truncated)
+            if not running.any():
+                break
+            rows = _rows(running)
+            before = tick()
+            with torch.no_grad():
+                chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=rows, test_mode=test_mode)
+            chosen = chosen.reshape(-1, env.n_agents)
+            actions[running] = chosen.cpu().numpy()
+            seconds_acting += tick() - before
+            store["actions"][rows, t] = chosen.unsqueeze(-1).to(store["actions"].dtype)
+            env.step(actions, running)
+            reward = self._reward(env)
+            store["reward"][rows, t] = _to_store(reward[running].reshape(len(chosen), -1), store["reward"])
+            for key in ("terminated", "truncated"):
+                store[key][rows, t] = _to_store(getattr(env, key)[running][:, None], store[key])
+            returns[running] += reward[running]
+            lengths[running] += 1
+            alive = running & ~env.failed
+            ended = alive & (env.terminated | env.truncated)
+            if ended.any():
+                for key, values in env.info.items():
+                    info.setdefault(key, np.full(b, np.nan))[ended] = values[ended]
+        self.t = int(lengths.max())
+        batch.changed(*store)
+        ok = np.flatnonzero(env.terminated | env.truncated)
+        self.seconds["acting"] += seconds_acting
+        self.seconds["environment"] += tick() - started - seconds_acting
+        return batch, _Episodes(ok, returns[ok], lengths[ok], {k: v[ok] for k, v in info.items()})
+
+    def _reward(self, env: VectorEnv) -> np.ndarray:
+        """The reward in the form the scheme wants: [B], or [B, A] with `common_reward: False`."""
+        if env.individual_rewards == (not self.args.common_reward):
+            return env.reward
+        if env.individual_rewards:
+            return env.reward.sum(1) if self.args.reward_scalarisation == "sum" else env.reward.mean(1)
+        return np.repeat(env.reward[:, None], env.n_agents, axis=1)
+
+    # -- figures --------------------------------------------------------------------------------------------------
+    def _log(self, env: VectorEnv, test_mode: bool) -> None:
+        if test_mode:
+            if self.test_figures.runs == self.n_test_runs:
+                self.test_figures.write(self.logger, "test_", self.t_env, lists=True)
+                self.test_figures.clear()
+            return
+        if env.env_restarts > self.logged_restarts:
+            self.logger.log_stat("env_restarts", env.env_restarts, self.t_env)
+            self.logged_restarts = env.env_restarts
+        if self.t_env - self.log_train_stats_t >= self.args.runner_log_interval:
+            self.train_figures.write(self.logger, "", self.t_env)
+            self.train_figures.clear()
+            if hasattr(self.mac, "action_selector") and hasattr(self.mac.action_selector, "epsilon"):
+                self.logger.log_stat("epsilon", self.mac.action_selector.epsilon, self.t_env)
+            self.log_train_stats_t = self.t_env
+
+    def save_replay(self) -> None:
+        """Saves a replay of the last evaluation episode."""
+        (self.test_env or self.env).save_replay()
+
+    def close_env(self) -> None:
+        """Ends all environments and their processes."""
+        self.env.close()
+        if self.test_env is not None:
+            self.test_env.close()
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, unlogged figures and the random state of the training environments (None where it is unknown)."""
+        return {
+            "t_env": self.t_env,
+            "log_train_stats_t": self.log_train_stats_t,
+            "train_figures": self.train_figures.state_dict(),
+            "env_restarts": self.env.env_restarts,
+            "env_rng": self.env.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.t_env = state["t_env"]
+        self.log_train_stats_t = state["log_train_stats_t"]
+        self.train_figures.load_state_dict(state["train_figures"])
+        self.env.env_restarts = self.logged_restarts = state["env_restarts"]
+        if state["env_rng"] is None:
+            self.logger.console_logger.warning(
+                "environment '%s' cannot restore its random state: the continuation is not bit-identical", self.args.env
+            )
+        else:
+            self.env.set_rng_state(state["env_rng"])
+
+
+class _Episodes(SimpleNamespace):
+    """Figures of the unbroken episodes of one collection."""
+
+    def __init__(self, ok: np.ndarray, returns: np.ndarray, lengths: np.ndarray, info: dict[str, np.ndarray]) -> None:
+        super().__init__(ok=ok, returns=returns, lengths=lengths, info=info)
+
+
+class _Figures:
+    """Figures of the episodes since the last log: returns, lengths and the last step's info of each."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.runs = 0
+        self.returns: list[Any] = []
+        self.lengths: list[int] = []
+        self.info: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, episodes: _Episodes) -> None:
+        self.runs += 1
+        self.returns += episodes.returns.tolist()
+        self.lengths += episodes.lengths.tolist()
+        for key, values in episodes.info.items():
+            self.info[key] += values[~np.isnan(values)].tolist()
+
+    def write(self, logger: Any, prefix: str, t_env: int, lists: bool = False) -> None:
+        """Logs PyMARL's means; with individual rewards `return_mean` is the mean over agents."""
+        returns = np.asarray(self.returns)
+        if returns.ndim == 2:
+            for agent, value in enumerate(returns.mean(0)):
+                logger.log_stat(f"{prefix}agent_{agent}_return_mean", float(value), t_env)
+            returns = returns.mean(1)
+        logger.log_stat(f"{prefix}return_mean", float(returns.mean()), t_env)
+        logger.log_stat(f"{prefix}return_std", float(returns.std()), t_env)
+        logger.log_stat(f"{prefix}ep_length_mean", float(np.mean(self.lengths)), t_env)
+        for key, values in self.info.items():
+            if values:
+                logger.log_stat(f"{prefix}{key}_mean", float(np.mean(values)), t_env)
+        if lists:
+            logger.log_list(f"{prefix}returns", returns.tolist(), t_env)
+            if self.info.get("battle_won"):
+                logger.log_list(f"{prefix}wins", self.info["battle_won"], t_env)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"runs": self.runs, "returns": self.returns, "lengths": self.lengths, "info": dict(self.info)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.runs, self.returns, self.lengths = state["runs"], list(state["returns"]), list(state["lengths"])
+        self.info = defaultdict(list, {key: list(values) for key, values in state["info"].items()})
+
+
+def _rows(mask: np.ndarray) -> slice | Tensor:
+    """The index of the rows in a mask: a full slice, which costs nothing, where that is all of them."""
+    return slice(None) if mask.all() else torch.from_numpy(np.flatnonzero(mask))
+
+
+def _write(store: Mapping[str, Tensor], current: Mapping[str, Tensor], rows: slice | Tensor, t: int) -> None:
+    for key, value in current.items():
+        target = store[key]
+        target[rows, t] = value[rows].to(device=target.device, dtype=target.dtype)
+
+
+def _to_store(values: np.ndarray, target: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device=target.device, dtype=target.dtype)

@@ -1,0 +1,362 @@
+"""The training loop: collect, learn, evaluate, log, checkpoint; and what happens when it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import torch
+from utils.plugins import load_plugins
+
+from components.episode_buffer import ReplayBuffer
+from components.transforms import OneHot
+from controllers import REGISTRY as CONTROLLERS
+from learners import REGISTRY as LEARNERS
+from runners import REGISTRY as RUNNERS
+from utils.checkpoints import ResumePoint, read_checkpoint, write_checkpoint
+from utils.config import resolve_device
+from utils.errors import Diverged, RunFailure, UserError
+from utils.logging import Logger, ProgressLine
+from utils.memory import keep_freed_memory
+from utils.observers import Interrupted
+from utils.seeding import derive_seed, get_global_rng_state, seed_globals, set_global_rng_state
+from utils.state import capture, restore
+
+
+def run(
+    sacred_run: Any, config: Mapping[str, Any], log: Any, run_dir: Path, resume: ResumePoint | None = None
+) -> float | None:
+    """One run, from the configuration to its results.
+
+    Args:
+        sacred_run: Sacred's run object, whose `info` receives the metrics.
+        config: the merged and checked configuration.
+        log: a `logging.Logger` for the console.
+        run_dir: where metrics and checkpoints go.
+        resume: the checkpoint to continue from.
+
+    Returns:
+        The last evaluation's `test_return_mean`, Sacred's result of the run; None if there was none.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
+        UserError, RunFailure: see there.
+    """
+    args = SimpleNamespace(**config)
+    args.device = resolve_device(config, log)
+    args.unique_token = f"{args.name}__{run_dir.name}"
+    keep_freed_memory()
+    seed_globals(args.seed)
+    load_plugins(args.plugins)
+    logger = Logger(log)
+    logger.setup_sacred(sacred_run)
+    logger.setup_files(run_dir)
+    if args.use_tensorboard:
+        logger.setup_tb(str(run_dir / "tb"))
+    training = None
+    try:
+        with _StopSignals(log) as stop:
+            training = Training(args, logger, run_dir, stop)
+            if resume is not None:
+                training.load(resume.checkpoint_dir)
+            if args.checkpoint_path:
+                training.load_models(Path(args.checkpoint_path), args.load_step)
+            if args.evaluate:
+                return training.evaluate_only()
+            return training.run()
+    finally:
+        if training is not None:
+            training.close()
+        logger.close()
+
+
+class _StopSignals:
+    """Notes the first SIGINT or SIGTERM, so that the loop can end where its state is whole; a second one aborts."""
+
+    def __init__(self, log: Any) -> None:
+        self.log = log
+        self.received: int | None = None
+
+    def __enter__(self) -> _StopSignals:
+        try:
+            self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever owns that has the signals
+            self._previous = {}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signum
+        self.log.warning(
+            "%s: ending after this episode, with a checkpoint; once more to abort", signal.Signals(signum).name
+        )
+
+
+class Training:
+    """Everything a run holds, and the loop over it.
+
+    Args:
+        args: the run's configuration.
+        logger: where figures go.
+        run_dir: where checkpoints go.
+        stop: tells whether somebody asked the run to end.
+    """
+
+    def __init__(self, args: SimpleNamespace, logger: Logger, run_dir: Path, stop: _StopSignals) -> None:
+        self.args, self.logger, self.run_dir, self.stop = args, logger, run_dir, stop
+        self.log = logger.console_logger
+        # What has been set up is closed even if the next line fails.
+        self.runner = RUNNERS[args.runner](args=args, logger=logger)
+        try:
+            self._build()
+        except BaseException:
+            self.runner.close_env()
+            raise
+        self.episode = 0
+        self.last_test_t = -args.test_interval - 1
+        self.last_log_t = 0
+        self.last_save_t = 0
+        self.last_test_return: float | None = None
+        self.seconds = {"learning": 0.0, "evaluation": 0.0}
+        self.learner_threads = args.learner_threads or torch.get_num_threads()
+        self.progress = ProgressLine(args.t_max, self.log)
+
+    def _build(self) -> None:
+        args, env_info = self.args, self.runner.get_env_info()
+        args.n_agents, args.n_actions = env_info["n_agents"], env_info["n_actions"]
+        args.state_shape, args.obs_shape = env_info["state_shape"], env_info["obs_shape"]
+        args.episode_limit = env_info["episode_limit"]
+        args.env_info = env_info
+        scheme = {
+            "state": {"vshape": env_info["state_shape"]},
+            "obs": {"vshape": env_info["obs_shape"], "group": "agents"},
+            "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+            "avail_actions": {"vshape": (env_info["n_actions"],), "group": "agents", "dtype": torch.uint8},
+            "reward": {"vshape": (1,) if args.common_reward else (args.n_agents,)},
+            "terminated": {"vshape": (1,), "dtype": torch.uint8},
+            "truncated": {"vshape": (1,), "dtype": torch.uint8},
+        }
+        groups = {"agents": args.n_agents}
+        preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
+        self.buffer = ReplayBuffer(
+            scheme,
+            groups,
+            args.buffer_size,
+            args.episode_limit + 1,
+            preprocess=preprocess,
+            device="cpu" if args.buffer_cpu_only else args.device,
+            seed=derive_seed(args.seed, "buffer"),
+            dtype=getattr(torch, args.buffer_dtype),
+            log=self.log,
+        )
+        self.mac = CONTROLLERS[args.mac](self.buffer.scheme, groups, args)
+        self.runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=self.mac)
+        self.learner = LEARNERS[args.learner](self.mac, self.buffer.scheme, self.logger, args)
+        if args.device == "cuda":
+            self.learner.cuda()
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+    def run(self) -> float | None:
+        """Trains until `t_max`; see `training.run`.
+
+        What is due (evaluation, log, checkpoint) comes before the next collection, so that a run which is stopped in
+        between goes on with it.
+        """
+        args = self.args
+        self.log.info("training for %d steps, seed %d, results in %s", args.t_max, args.seed, self.run_dir)
+        try:
+            while True:
+                done = self.runner.t_env >= args.t_max
+                if self._due(self.last_test_t, args.test_interval) or (done and self.last_test_t != self.runner.t_env):
+                    self._evaluate()
+                if self._due(self.last_log_t, args.log_interval) or done:
+                    self._log()
+                if done or (args.save_model and self._due(self.last_save_t, args.save_model_interval)):
+                    self.save()
+                if done:
+                    return self.last_test_return
+                self._check_stop()
+                self._collect_and_learn()
+        except Interrupted:
+            self.save()
+            raise
+        except RunFailure as failure:
+            if not isinstance(failure, Diverged):  # weights that are NaN are not worth keeping
+                self.save()
+            raise
+
+    def _due(self, last: int, interval: int) -> bool:
+        return self.runner.t_env - last >= interval
+
+    def _check_stop(self) -> None:
+        if self.stop.received is not None:
+            raise Interrupted(self.stop.received)
+
+    @contextmanager
+    def _timed(self, share: str, threads: int) -> Iterator[None]:
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[share] += time.perf_counter() - start
+
+    def _collect_and_learn(self) -> None:
+        args = self.args
+        torch.set_num_threads(args.acting_threads)
+        batch = self.runner.run(test_mode=False)
+        self.buffer.insert_episode_batch(batch)
+        before, self.episode = self.episode, self.episode + batch.batch_size
+        every = args.accumulated_episodes
+        if every and before // every == self.episode // every:
+            return
+        if self.buffer.can_sample(args.batch_size):
+            with self._timed("learning", self.learner_threads):
+                for _ in range(args.updates_per_collection):
+                    sample = self.buffer.sample(args.batch_size)
+                    if sample.device != args.device:
+                        sample.to(args.device)
+                    self.learner.train(sample, self.runner.t_env, self.episode)
+        self.progress.update(self.runner.t_env, self.shares(), self._last_test_text())
+
+    def _evaluate(self) -> None:
+        environment = dict(getattr(self.runner, "seconds", {}))
+        with self._timed("evaluation", self.args.acting_threads):
+            for _ in range(max(1, self.args.test_nepisode // self.runner.batch_size)):
+                self._check_stop()
+                self.runner.run(test_mode=True)
+        if environment:
+            # What the evaluation spent in environments is counted once, as evaluation.
+            self.runner.seconds.update(environment)
+        self.last_test_t = self.runner.t_env
+        if self.logger.stats["test_return_mean"]:
+            self.last_test_return = self.logger.stats["test_return_mean"][-1][1]
+
+    def _log(self) -> None:
+        t_env = self.runner.t_env
+        self.logger.log_stat("episode", self.episode, t_env)
+        self.logger.print_recent_stats()
+        for name, share in self.shares().items():
+            self.logger.log_timing(f"share_{name}", share, t_env)
+        self.logger.log_timing("seconds", self.progress.seconds(), t_env)
+        self.logger.log_timing("steps_per_second", self.progress.steps_per_second(), t_env)
+        self.progress.line()
+        self.last_log_t = t_env
+
+    def shares(self) -> dict[str, float]:
+        """Shares of the wall-clock time in environment, acting, learning and evaluation, summing to 1."""
+        seconds = {**getattr(self.runner, "seconds", {}), **self.seconds}
+        total = sum(seconds.values()) or 1.0
+        return {name: value / total for name, value in seconds.items()}
+
+    def _last_test_text(self) -> str:
+        for key, text in (("test_battle_won_mean", "test wins {:.0%}"), ("test_return_mean", "test return {:.2f}")):
+            if self.logger.stats[key]:
+                return text.format(self.logger.stats[key][-1][1])
+        return ""
+
+    # -- evaluation alone -----------------------------------------------------------------------------------------
+    def evaluate_only(self) -> float | None:
+        """Evaluates the loaded networks on `test_nepisode` episodes; writes a replay or pictures where asked for."""
+        args = self.args
+        self._evaluate()
+        self.logger.print_recent_stats()
+        if args.save_replay:
+            try:
+                self.runner.save_replay()
+            except NotImplementedError as error:
+                raise UserError(f"environment '{args.env}' cannot save replays: set save_replay=False") from error
+        if args.render:
+            self._save_film()
+        return self.last_test_return
+
+    def _save_film(self) -> None:
+        from PIL import Image
+
+        frames = [Image.fromarray(frame) for frame in self.runner.frames]
+        path = self.run_dir / "evaluation.gif"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0)
+        self.log.info("film of the evaluation: %s", path)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+    def save(self) -> None:
+        """Writes a checkpoint, unless `save_model` is off or nothing happened since the last one."""
+        args, t_env = self.args, self.runner.t_env
+        if not args.save_model:
+            return
+        self.last_save_t = t_env
+        state = {
+            "has_buffer": args.checkpoint_buffer,
+            "training": {
+                key: getattr(self, key)
+                for key in ("episode", "last_test_t", "last_log_t", "last_save_t", "last_test_return", "seconds")
+            },
+            "runner": self._runner_state(),
+            "learner": capture(self.learner),
+            "rng": get_global_rng_state(),
+            "logger": self.logger.position(),
+            "progress": self.progress.seconds(),
+        }
+        buffer = self.buffer.state_dict() if args.checkpoint_buffer else None
+        path = write_checkpoint(
+            self.run_dir / "checkpoints", t_env, state, buffer, self.learner.save_models, args.keep_checkpoints
+        )
+        self.log.info("checkpoint %s", path)
+
+    def _runner_state(self) -> dict[str, Any]:
+        if hasattr(self.runner, "state_dict"):
+            return self.runner.state_dict()
+        return {"t_env": self.runner.t_env}
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint; metrics written after it are cut off."""
+        state, buffer = read_checkpoint(path)
+        for key, value in state["training"].items():
+            setattr(self, key, value)
+        if hasattr(self.runner, "load_state_dict"):
+            self.runner.load_state_dict(state["runner"])
+        else:
+            self.runner.t_env = state["runner"]["t_env"]
+            self.log.warning("runner '%s' has no load_state_dict: only t_env is restored", self.args.runner)
+        restore(self.learner, state["learner"])
+        if buffer is not None:
+            self.buffer.load_state_dict(buffer)
+        else:
+            self.log.warning("the checkpoint has no replay buffer (checkpoint_buffer: False): it fills anew")
+        self.logger.rewind(state["logger"])
+        self.progress = ProgressLine(self.args.t_max, self.log, t_start=self.runner.t_env, spent=state["progress"])
+        set_global_rng_state(state["rng"])
+        self.log.info("continuing from %s", path)
+
+    def load_models(self, path: Path, load_step: int) -> None:
+        """Loads PyMARL's model files from `path/STEP/`: the newest STEP, or the one nearest to `load_step`.
+
+        Raises:
+            UserError: there are none.
+        """
+        steps = sorted(int(folder.name) for folder in path.iterdir() if folder.is_dir() and folder.name.isdigit())
+        if not steps:
+            raise UserError(f"checkpoint_path={path} has no folders named after steps: give RUN_DIR/checkpoints")
+        step = steps[-1] if load_step == 0 else min(steps, key=lambda s: abs(s - load_step))
+        try:
+            self.learner.load_models(str(path / str(step)))
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the models in {path / str(step)} do not fit this configuration: {reason}") from error
+        self.runner.t_env = step
+        self.log.info("loaded models of step %d from %s", step, path)
+
+    def close(self) -> None:
+        """Ends environments and the progress line."""
+        self.progress.close()
+        self.runner.close_env()

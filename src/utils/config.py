@@ -1,0 +1,471 @@
+"""The configuration of a run: yaml files and command line merged, every key and value checked.
+
+`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- command line`. The yaml files together define which keys exist; the
+first non-null value that they give a key fixes its type. Nothing here imports torch (except `resolve_device`) or writes
+anything (except `check_results_folder`, which cleans up after itself).
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import errno
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import ConfigError, UserError
+from utils.registry import nearest
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
+KINDS = {"algs": "algorithm", "envs": "environment"}
+SUFFIXES = (".yaml", ".yml", ".json")
+_WRITE_TEST_BYTES = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+# --- Reading files ---
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-5` as a number (PyYAML wants `1.0e-5`) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                continue  # unhashable: SafeLoader's own error is the right one
+            if key in seen and key_node.value != "<<":
+                raise yaml.constructor.ConstructorError(problem=f"key '{key}' twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """Reads a yaml or json file with one mapping in it.
+
+    Raises:
+        ConfigError: the file cannot be read or is not such a mapping; the message names file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not a text file ({exc.reason} at byte {exc.start})") from exc
+    except json.JSONDecodeError as exc:
+        raise ConfigError(f"{path}, line {exc.lineno}: {exc.msg}") from exc
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)  # absent from errors about a single character
+        where = f", line {mark.line + 1}" if mark else ""
+        what = getattr(exc, "problem", None) or str(exc)
+        raise ConfigError(f"{path}{where}: {' '.join(what.split())}") from exc
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path}: expected lines of the form 'key: value', got {type(content).__name__}")
+    return content
+
+
+def list_configs(kind: str) -> dict[str, str]:
+    """Names of the algorithms (`kind="algs"`) or environments (`"envs"`), with the first comment line of their file."""
+    listed = {}
+    for path in sorted((CONFIG_DIR / kind).glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        listed[path.stem] = next((line.lstrip("# ").rstrip() for line in lines if line.startswith("#")), "")
+    return listed
+
+
+def find_config(kind: str, name: str) -> Path:
+    """The file of an algorithm or environment: a name from `config/KIND/`, or the path of a yaml file anywhere.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if name.endswith(SUFFIXES) or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"no such file: {name}")
+        return path
+    path = CONFIG_DIR / kind / f"{name}.yaml"
+    if not name or not path.is_file():
+        raise ConfigError(f"unknown {KINDS[kind]} '{name}'; {nearest(name, list_configs(kind))}")
+    return path
+
+
+# --- Types ---
+
+# Keys whose default is null but that are not free: their type when they are set.
+_NULLABLE = {"name": str, "env_config": str, "seed": int, "env": str, "mixer": str}
+_WORDS = {bool: "True or False", int: "an int", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
+
+
+def _wrong_type(key: str, kind: type, value: object, source: str) -> ConfigError:
+    nullable = " or null" if key in _NULLABLE else ""
+    shown = "null" if value is None else repr(value)
+    return ConfigError(f"{source}{key} must be {_WORDS[kind]}{nullable}, got {shown}")
+
+
+def _free(value: object) -> object:
+    """A value of a key without a type: the words that yaml knows are read as yaml reads them."""
+    words = {"true": True, "false": False, "null": None, "none": None}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def convert(key: str, value: Any, kind: type, source: str = "", raw: str | None = None) -> Any:
+    """`value` as the type of its key, if it can be read as one without loss.
+
+    Args:
+        key: dotted name of the key, for the message.
+        kind: bool, int, float, str, list or dict.
+        source: where the value comes from ("FILE: "), for the message.
+        raw: what was typed, for a str key whose value reads as something else (`label=007`).
+
+    Raises:
+        ConfigError: the value is of another type.
+    """
+    if kind is bool:
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if isinstance(value, bool):
+            return value
+    elif kind in (int, float) and not isinstance(value, bool):
+        number = value if isinstance(value, int) else _number(value) if isinstance(value, str) else value
+        if kind is int and isinstance(number, float) and number.is_integer():
+            return int(number)
+        if isinstance(number, int) or (kind is float and isinstance(number, float) and not math.isnan(number)):
+            return kind(number)
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+        if raw is not None and value is not None:
+            return raw
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+    elif kind is list:
+        if isinstance(value, list | tuple):
+            return list(value)
+        if isinstance(value, str):
+            parts = value.removeprefix("[").removesuffix("]").split(",")
+            return [part.strip() for part in parts if part.strip()]
+    elif isinstance(value, kind):
+        return value
+    raise _wrong_type(key, kind, value, source)
+
+
+# --- Merging ---
+
+
+@dataclass
+class _Merger:
+    """The config so far, with the type of every key known so far."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    kinds: dict[str, type] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+
+    def define(self, layer: Mapping[str, Any], source: str) -> None:
+        """Merges a yaml file that belongs to the definition: keys that it adds exist from now on."""
+        self._merge(self.config, layer, "", source, new_keys=True, raw=None)
+
+    def update(self, layer: Mapping[str, Any], source: str, raw: str | None = None) -> None:
+        """Merges settings whose keys must exist already."""
+        self._merge(self.config, layer, "", source, new_keys=False, raw=raw)
+
+    def _merge(
+        self,
+        target: dict[str, Any],
+        layer: Mapping[str, Any],
+        prefix: str,
+        source: str,
+        new_keys: bool,
+        raw: str | None,
+    ) -> None:
+        for key, value in layer.items():
+            full = f"{prefix}{key}"
+            if key not in target:
+                self._add(target, key, value, prefix, source, new_keys)
+            elif isinstance(target[key], dict):
+                if not isinstance(value, Mapping):
+                    raise _wrong_type(full, dict, value, source)
+                self._merge(target[key], value, f"{full}.", source, new_keys, raw)
+            elif full in self.kinds:
+                nullable = value is None or (isinstance(value, str) and value.lower() in ("null", "none"))
+                if nullable and full in _NULLABLE:
+                    target[key] = None
+                else:
+                    target[key] = convert(full, value, self.kinds[full], source, raw)
+            else:
+                target[key] = copy.deepcopy(_free(value))
+
+    def _add(self, target: dict[str, Any], key: str, value: object, prefix: str, source: str, new_keys: bool) -> None:
+        full, parent = f"{prefix}{key}", prefix.removesuffix(".")
+        if not new_keys and parent not in self.open:
+            raise ConfigError(f"{source}unknown key '{full}'; {nearest(full, self._names(self.config))}")
+        if not (new_keys and parent):  # inside a mapping of one's own file, similar names are no accident
+            close = difflib.get_close_matches(str(key), map(str, target), n=1, cutoff=0.8 if parent else 0.93)
+            if close:
+                _log.warning("%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0])
+        if isinstance(value, Mapping):
+            target[key] = {}
+            if not value or parent in self.open:
+                self.open.add(full)
+            self._merge(target[key], value, f"{full}.", source, new_keys, raw=None)
+            return
+        target[key] = copy.deepcopy(_free(value) if not new_keys else value)
+        kind = _NULLABLE.get(full) or (type(value) if type(value) in _WORDS else None)
+        if kind is not None and new_keys:
+            self.kinds[full] = kind
+
+    def _names(self, mapping: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+        for key, value in mapping.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                yield from self._names(value, f"{prefix}{key}.")
+
+
+def build_config(algorithm: str, environment: str, updates: Iterable[str] = ()) -> dict[str, Any]:
+    """The config of a run, merged and checked; `seed` may still be None (`set_seed` draws it).
+
+    Args:
+        algorithm: name of a file in `config/algs/`, or the path of a yaml file.
+        environment: the same in `config/envs/`.
+        updates: what stands behind `with` on the command line: `key=value`, `env_args.key=value` or files of settings.
+            Files count less than single settings, as in Sacred.
+
+    Raises:
+        ConfigError: an unknown key, algorithm or environment, a value of the wrong type or out of range, a broken file.
+    """
+    from sacred.arg_parser import get_config_updates
+
+    alg_path, env_path = find_config("algs", algorithm), find_config("envs", environment)
+    merger = _Merger()
+    merger.define(load_file(CONFIG_DIR / "default.yaml"), "")
+    merger.define(load_file(env_path), f"{env_path}: ")
+    merger.define(load_file(alg_path), f"{alg_path}: ")
+
+    updates = [update.strip() for update in updates if update.strip()]
+    for update in updates:
+        if "=" not in update:
+            if not update.endswith(SUFFIXES):
+                raise ConfigError(f"cannot read '{update}': expected key=value or the path of a .yaml or .json file")
+            path = Path(update).expanduser()
+            merger.update(load_file(path), f"{path}: ")
+    for update in updates:
+        if "=" in update:
+            key, _, text = update.partition("=")
+            if not all(key.strip().split(".")):
+                raise ConfigError(f"cannot read '{update}': expected key=value")
+            layer, _ = get_config_updates([update])
+            merger.update(layer, "", raw=text.strip())
+
+    config = merger.config
+    config["name"] = config["name"] or alg_path.stem
+    config["env_config"] = config["env_config"] or env_path.stem
+    for key in ("local_results_path", "checkpoint_path", "resume"):
+        config[key] = os.path.expanduser(config[key])
+    check_config(config)
+    return config
+
+
+# --- Checks ---
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on the value of one key, and how it reads after "must be"."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def _at_least(low: int) -> Rule:
+    return Rule(lambda value: value >= low, f"at least {low}")
+
+
+def _one_of(*choices: object) -> Rule:
+    return Rule(lambda value: value in choices, f"one of {', '.join(map(str, choices))}")
+
+
+_COUNT = _at_least(1)
+_PROBABILITY = Rule(lambda value: 0 <= value <= 1, "between 0 and 1")
+_POSITIVE = Rule(lambda value: value > 0, "greater than 0")
+_FINITE_POSITIVE = Rule(lambda value: 0 < value < math.inf, "greater than 0 and finite")
+_SMOOTHING = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
+_NAME = Rule(lambda value: bool(value.strip()), "a name, not an empty string")
+
+# Names of plug-ins (runner, mac, learner, ...) are not here: their registries know them, plug-ins of the user included.
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            *("repeat_id", "t_max", "acting_threads", "batch_size_run", "epsilon_anneal_time", "test_interval"),
+            *("test_nepisode", "log_interval", "runner_log_interval", "learner_log_interval", "save_model_interval"),
+            *("keep_checkpoints", "updates_per_collection", "buffer_size", "batch_size", "target_update_interval"),
+            *("rnn_hidden_dim", "mixing_embed_dim", "hypernet_embed"),
+        ),
+        _COUNT,
+    ),
+    **dict.fromkeys(
+        ("learner_threads", "load_step", "accumulated_episodes", "max_env_restarts", "weight_decay"), _at_least(0)
+    ),
+    **dict.fromkeys(("epsilon_start", "epsilon_finish", "gamma", "td_lambda"), _PROBABILITY),
+    **dict.fromkeys(("env_timeout", "grad_norm_clip"), _POSITIVE),
+    **dict.fromkeys(("lr", "optim_eps"), _FINITE_POSITIVE),
+    **dict.fromkeys(("runner", "mac", "agent", "action_selector", "local_results_path", "name", "env_config"), _NAME),
+    "optim_alpha": _SMOOTHING,
+    "seed": Rule(lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
+    "hypernet_layers": _one_of(1, 2),
+    "optimizer": _one_of("rmsprop", "adam"),
+    "buffer_dtype": _one_of("float32", "float16"),
+    "reward_scalarisation": _one_of("sum", "mean"),
+    "agent_output_type": _one_of("q", "pi_logits"),
+}
+
+OBSERVERS = ("mongo", "sql")
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks ranges and choices (`RULES`) and keys that depend on each other.
+
+    Raises:
+        ConfigError: naming the key, the rule and the value.
+    """
+    for key, rule in RULES.items():
+        value = config[key]
+        if value is not None and not rule.holds(value):
+            raise ConfigError(f"{key} must be {rule.text}, got {value!r}")
+    for key, what in (("env", "environment"), ("learner", "algorithm")):
+        if not config.get(key):
+            raise ConfigError(f"the {what}'s yaml file sets no '{key}'")
+    if config["runner"] == "episode" and config["batch_size_run"] != 1:
+        raise ConfigError(
+            f"runner 'episode' steps one environment: set batch_size_run=1 (got {config['batch_size_run']}) "
+            "or runner=parallel"
+        )
+    for key in ("batch_size", "batch_size_run"):
+        if config[key] > config["buffer_size"]:
+            raise ConfigError(f"{key} ({config[key]}) must not be greater than buffer_size ({config['buffer_size']})")
+    if config["evaluate"] and not config["checkpoint_path"]:
+        raise ConfigError("evaluate=True needs checkpoint_path=..., the checkpoint to evaluate")
+    if config["checkpoint_path"] and not Path(config["checkpoint_path"]).exists():
+        raise ConfigError(f"checkpoint_path: no such file or folder: {config['checkpoint_path']}")
+    for kind, options in config["observers"].items():
+        if kind not in OBSERVERS:
+            raise ConfigError(f"unknown observer '{kind}'; {nearest(kind, OBSERVERS)}")
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"observers.{kind} must be a mapping such as {{url: ...}}, got {options!r}")
+
+
+# --- What a run needs besides ---
+
+
+def set_seed(config: dict[str, Any]) -> None:
+    """Draws `seed` from the operating system if it is None, and passes it on as `env_args["seed"]`, as PyMARL does."""
+    if config["seed"] is None:
+        config["seed"] = int.from_bytes(os.urandom(4), "little") >> 1
+    config["env_args"]["seed"] = config["seed"]
+
+
+def resolve_device(config: dict[str, Any], log: logging.Logger) -> str:
+    """`"cuda"` or `"cpu"`; without a CUDA device, `use_cuda` becomes False with one warning."""
+    if not config["use_cuda"]:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
+    log.warning("use_cuda: True, but %s: training on the CPU (`python src/main.py doctor` tells more)", why)
+    config["use_cuda"] = False
+    return "cpu"
+
+
+def task_name(config: Mapping[str, Any]) -> str:
+    """What a run is about, as a folder name: `env_args.map_name`, else `env_args.key`, else `env_config`."""
+    for name in (config["env_args"].get("map_name"), config["env_args"].get("key")):
+        if isinstance(name, str) and name.strip():
+            return safe_name(name)
+    return safe_name(config["env_config"])
+
+
+def safe_name(name: str) -> str:
+    """`name` with every character replaced that means something in a path or a shell."""
+    return re.sub(r"[^\w.+=@-]", "-", name.strip()).lstrip(".-") or "unnamed"
+
+
+def results_dir(config: Mapping[str, Any]) -> Path:
+    """`results/sacred/ALG/MAP`, in which every run has a folder named by its number."""
+    return Path(config["local_results_path"]) / "sacred" / safe_name(config["name"]) / task_name(config)
+
+
+def check_results_folder(folder: Path) -> None:
+    """Makes sure that a run can write into `folder`, by writing, syncing and deleting 64 kB. Leaves nothing behind.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or the disk is full.
+    """
+    missing = missing_folders(folder)
+    probe = folder / f".write_test_{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb") as file:
+            file.write(os.urandom(_WRITE_TEST_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as exc:
+        what = "no space left: free some" if is_disk_full(exc) else f"cannot write there ({exc.strerror}): mend that"
+        raise UserError(f"results folder {folder}: {what} or set local_results_path=...") from exc
+    finally:
+        try:
+            probe.unlink(missing_ok=True)
+        except OSError as exc:  # e.g. the path leads through a file: nothing was written
+            _log.debug("%s: %s", probe, exc)
+        remove_empty(missing)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """`folder` and those of its parents that do not exist, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, innermost first, stopping at the first that is not empty or not there to be removed."""
+    for path in folders:
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return
+
+
+def is_disk_full(exc: BaseException | None) -> bool:
+    """Whether an exception, or one that led to it, says that the disk or the quota is full."""
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False

@@ -1,0 +1,341 @@
+"""Sacred's view of a run: its folder `results/sacred/ALG/MAP/ID`, and databases that may be away."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sacred.observers import FileStorageObserver, RunObserver
+from sacred.serializer import flatten
+from sacred.utils import SacredInterrupt
+
+from utils.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_DUMP_SHARE = 0.01  # of the wall-clock time may go into rewriting info.json during a run
+_START_WAIT = 10.0  # [s] that the start of a run waits for a database
+_END_WAIT = 15.0  # [s] that the end of a run waits for a database
+
+
+class Interrupted(SacredInterrupt):
+    """A signal ended the run in good order; Sacred records the status INTERRUPTED, the exit code is 128 + signum."""
+
+    STATUS = "INTERRUPTED"
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by signal {signum}")
+        self.signum = signum
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Writes strict JSON (NaN becomes null), so that a reader finds the old or the new file and never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        temporary.write_text(_to_json(content, indent), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _to_json(content: Any, indent: int | None) -> str:
+    try:
+        return json.dumps(content, allow_nan=False, sort_keys=True, indent=indent)
+    except (TypeError, ValueError):  # plug-ins may put anything into Sacred's info
+        return json.dumps(_without_nan(flatten(content)), sort_keys=True, indent=indent)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _snapshot(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `info` that the training thread may go on appending to; `key` and `key_T` of equal length."""
+    copied = {key: list(value) if isinstance(value, list) else value for key, value in list(info.items())}
+    for key, values in copied.items():
+        steps = copied.get(f"{key}_T")
+        if isinstance(values, list) and isinstance(steps, list):
+            length = min(len(values), len(steps))
+            del values[length:], steps[length:]
+    return copied
+
+
+def _size(info: Mapping[str, Any]) -> int:
+    return sum(len(value) if isinstance(value, list) else 1 for value in list(info.values()))
+
+
+class RunFolder(FileStorageObserver):
+    """Sacred's files in a folder per run; a resumed run goes on in its old folder.
+
+    `info.json` is rewritten only when the info grew, and so seldom that it takes at most 1% of the time; always at the
+    end. A write that fails during the run (e.g. a full disk) is one warning and is tried again.
+
+    Args:
+        basedir: the folder in which runs have a folder each, named by their number.
+        run_dir: the folder of the run to go on with.
+    """
+
+    def __init__(self, basedir: str | Path, run_dir: str | Path | None = None) -> None:
+        super().__init__(basedir, priority=1000, copy_sources=False)  # asked first: its number is the run's id
+        self._resumed = None if run_dir is None else Path(run_dir)
+        self._lock = threading.Lock()  # Sacred's heartbeat thread may still be busy when the run ends
+        self._dumped_size = -1
+        self._next_dump = 0.0
+        self._failing = False
+
+    def _make_run_dir(self, _id: str | None) -> None:
+        if self._resumed is not None:
+            self.dir = str(self._resumed)
+            return
+        try:
+            super()._make_run_dir(_id)
+        except FileNotFoundError:  # another run that failed early has just removed the empty parents
+            super()._make_run_dir(_id)
+        except FileExistsError as exc:
+            raise UserError(f"run {_id} exists already: {self.dir}; resume={self.dir} continues it") from exc
+
+    def started_event(
+        self,
+        ex_info: dict[str, Any],
+        command: str,
+        host_info: dict[str, Any],
+        start_time: datetime,
+        config: dict[str, Any],
+        meta_info: dict[str, Any],
+        _id: str | None,
+    ) -> str:
+        """Makes the folder, or takes up the old one: `run.json` then lists in `resumed` when that happened."""
+        before: dict[str, Any] = {}
+        if self._resumed is not None:
+            before = _read_json(self._resumed / "run.json")
+        run_id = super().started_event(dict(ex_info), command, host_info, start_time, config, meta_info, _id)
+        if before:
+            self.run_entry["resumed"] = [*before.get("resumed", []), start_time.isoformat()]
+            self.run_entry["start_time"] = before.get("start_time", self.run_entry["start_time"])
+            for key in ("resources", "artifacts"):
+                self.run_entry[key] = before.get(key, [])
+            self.save_json(self.run_entry, "run.json")
+        return run_id
+
+    def watch(self, info: dict[str, Any]) -> None:
+        """The run's info, for a run that ends before its first heartbeat or has none."""
+        self.info = info
+
+    def save_json(self, obj: Any, filename: str) -> None:
+        """Replaces one file, atomically."""
+        write_json(Path(self.dir) / filename, obj, indent=None if filename == "info.json" else 2)  # no indent: fast
+
+    def heartbeat_event(self, info: dict[str, Any], captured_out: str, beat_time: datetime, result: object) -> None:
+        """Appends to cout.txt, rewrites run.json, and info.json when it is its time."""
+        with self._lock:
+            self.info, self.cout = info, captured_out
+            self.run_entry["heartbeat"] = beat_time.isoformat()
+            self.run_entry["result"] = result
+            self._try(self._beat)
+
+    def completed_event(self, stop_time: datetime, result: object) -> None:
+        """The last state of everything, status COMPLETED."""
+        self._end(stop_time, "COMPLETED", result=result)
+
+    def interrupted_event(self, interrupt_time: datetime, status: str) -> None:
+        """The last state of everything, status INTERRUPTED (or what the interruption says)."""
+        self._end(interrupt_time, status)
+
+    def failed_event(self, fail_time: datetime, fail_trace: list[str]) -> None:
+        """The last state of everything, status FAILED."""
+        self._end(fail_time, "FAILED", fail_trace=fail_trace)
+
+    def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
+        """What a plug-in records with Sacred's own `log_scalar`, in metrics.json; without any there is no such file."""
+        if metrics_by_name:
+            self._try(lambda: super(RunFolder, self).log_metrics(metrics_by_name, info))
+
+    def _beat(self) -> None:
+        self.save_cout()
+        self.save_json(self.run_entry, "run.json")
+        if time.monotonic() >= self._next_dump:
+            self._dump_info()
+
+    def _dump_info(self) -> None:
+        size = _size(self.info)
+        if size in (0, self._dumped_size):
+            return
+        start = time.monotonic()
+        self.save_json(_snapshot(self.info), "info.json")
+        self._dumped_size = size
+        self._next_dump = time.monotonic() + (time.monotonic() - start) / _DUMP_SHARE
+
+    def _end(self, stop_time: datetime, status: str, **fields: object) -> None:
+        with self._lock:
+            self.run_entry.update(stop_time=stop_time.isoformat(), status=status, **fields)
+            self._try(self._dump_info)
+            self._try(self.save_cout)
+            self._try(lambda: self.save_json(self.run_entry, "run.json"))
+            self._try(self.render_template)
+
+    def _try(self, write: Any) -> None:
+        """Sacred drops an observer for good after its first exception: this one is to go on."""
+        try:
+            write()
+            self._failing = False
+        except Exception as exc:
+            if not self._failing:
+                _log.warning("%s: cannot write Sacred's files (%s); trying again later", self.dir, exc)
+            self._failing = True
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        _log.warning("%s is not readable (%s): written anew", path, exc)
+        return {}
+
+
+class Detached(RunObserver):
+    """Another observer in a thread of its own: a database that is slow or away never stops or delays training.
+
+    The start of a run waits for it 10 s, the end 15 s. The first failure is logged, and the next one after it worked
+    again; if the start fails, the run is not recorded there.
+
+    Args:
+        name: for messages.
+        observer: the observer.
+    """
+
+    priority = 0
+
+    def __init__(self, name: str, observer: RunObserver) -> None:
+        self._name = name
+        self._observer = observer
+        self._events: queue.SimpleQueue[tuple[str, dict[str, Any], threading.Event]] = queue.SimpleQueue()
+        self._beating = threading.Event()  # a heartbeat is on its way: another one would say the same
+        self._failing = False
+        self._dead = False
+        self._thread = threading.Thread(target=self._work, name=f"observer-{name}", daemon=True)
+
+    def started_event(self, **event: Any) -> None:
+        """Passes the event on; the database numbers its runs itself."""
+        self._thread.start()
+        if not self._send("started_event", {**event, "_id": None}).wait(_START_WAIT):
+            self._warn("does not answer; it gets the run if it does later")
+
+    def heartbeat_event(self, info: dict[str, Any], **event: Any) -> None:
+        """Passes the event on, unless the last one is still waiting."""
+        if not self._beating.is_set():
+            self._beating.set()
+            self._send("heartbeat_event", {"info": _snapshot(info), **event})
+
+    def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
+        """Passes the event on."""
+        if metrics_by_name:
+            self._send("log_metrics", {"metrics_by_name": metrics_by_name, "info": info})  # gets the database's ids
+
+    def completed_event(self, **event: Any) -> None:
+        """Passes the event on."""
+        self._finish("completed_event", event)
+
+    def interrupted_event(self, **event: Any) -> None:
+        """Passes the event on."""
+        self._finish("interrupted_event", event)
+
+    def failed_event(self, **event: Any) -> None:
+        """Passes the event on."""
+        self._finish("failed_event", event)
+
+    def resource_event(self, filename: str) -> None:
+        """Passes the event on."""
+        self._send("resource_event", {"filename": filename})
+
+    def artifact_event(self, **event: Any) -> None:
+        """Passes the event on."""
+        self._send("artifact_event", event)
+
+    def _send(self, method: str, event: dict[str, Any]) -> threading.Event:
+        done = threading.Event()
+        self._events.put((method, event, done))
+        return done
+
+    def _finish(self, method: str, event: dict[str, Any]) -> None:
+        if not self._send(method, event).wait(_END_WAIT):
+            self._warn("does not answer; the end of the run is not recorded there")
+
+    def _work(self) -> None:
+        while True:
+            method, event, done = self._events.get()
+            if method == "heartbeat_event":
+                self._beating.clear()
+            if not self._dead:
+                self._pass_on(method, event)
+            done.set()
+
+    def _pass_on(self, method: str, event: dict[str, Any]) -> None:
+        try:
+            getattr(self._observer, method)(**event)
+            self._failing = False
+        except Exception as exc:  # whatever a database client raises
+            self._dead = method == "started_event"
+            what = "cannot be reached: the run is not recorded there" if self._dead else "fails: trying again"
+            self._warn(f"{what} ({type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''})")
+
+    def _warn(self, what: str) -> None:
+        if not self._failing:
+            _log.warning("observers.%s: the database %s", self._name, mask_secrets(what))
+        self._failing = True
+
+
+def make_observers(config: Mapping[str, Any]) -> list[RunObserver]:
+    """The observers of config key `observers`; one that cannot be made (package missing, bad options) is a warning."""
+    made: list[RunObserver] = []
+    for name, options in config["observers"].items():
+        try:
+            made.append(Detached(name, _MAKERS[name](dict(options), config)))
+        except ImportError as exc:
+            package = {"mongo": "pymongo", "sql": "sqlalchemy"}[name]
+            _log.warning("observers.%s: not used, %s; pip install %s", name, exc, package)
+        except Exception as exc:  # whatever a database client raises
+            _log.warning("observers.%s: not used, %s: %s", name, type(exc).__name__, mask_secrets(str(exc)))
+    return made
+
+
+def _mongo(options: dict[str, Any], config: Mapping[str, Any]) -> RunObserver:
+    from sacred.observers import MongoObserver
+
+    options.setdefault("serverSelectionTimeoutMS", 5000)
+    options.setdefault("failure_dir", str(Path(config["local_results_path"]) / "mongo_failed"))
+    return MongoObserver(**options)
+
+
+def _sql(options: dict[str, Any], config: Mapping[str, Any]) -> RunObserver:
+    from sacred.observers import SqlObserver
+
+    return SqlObserver(**options)
+
+
+_MAKERS = {"mongo": _mongo, "sql": _sql}
+
+
+def mask_secrets(content: Any) -> Any:
+    """A copy without the user names and passwords of URLs and without entries named password: for what is recorded."""
+    if isinstance(content, str):
+        return re.sub(r"(://)[^/@\s]+@", r"\1***@", content)
+    if isinstance(content, Mapping):
+        return {key: "***" if key == "password" else mask_secrets(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [mask_secrets(value) for value in content]
+    return content
