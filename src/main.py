@@ -48,11 +48,12 @@ Usage:
   python src/main.py --help
 
 ALG and ENV are names from the lists below or paths of yaml files. KEY is a key of src/config/default.yaml (explained
-there) or of the two files; entries of mappings are written env_args.map_name=3m. FILE.yaml among the settings is read too.
+there) or of the two files; entries of mappings are written env_args.penalty=0.5. Instead of KEY=VALUE, a yaml or json
+file of settings may be given.
 
 Examples:
   python src/main.py --config=qmix --env-config=predator_prey with t_max=100000 seed=1
-  python src/main.py --config=qmix --env-config=sc2 with env_args.map_name=6h_vs_8z batch_size_run=8
+  python src/main.py --config=vdn --env-config=gymma with env_args.key=mpe2.simple_spread_v3 runner=parallel
   python src/main.py --config=qmix --env-config=predator_prey with seed=1 resume=auto
   python src/main.py --config=qmix --env-config=predator_prey with evaluate=True checkpoint_path=RUN/checkpoints
 
@@ -124,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.debug("where the error comes from:", exc_info=True)
         sys.stderr.write(f"error: {exc}\n")
         return 2 if isinstance(exc, UserError) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 # --- The command line ---
@@ -157,6 +160,7 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
 
     long_names = {flag: option.get_flags()[1] for option in experiment.all_cli_options for flag in option.get_flags()}
     with_value = {flag for option in experiment.all_cli_options if option.arg for flag in option.get_flags()}
+    words = words[:-1] if words[-1:] == ["with"] else words
     settings = skip = False
     for word in words:
         if skip:
@@ -206,10 +210,10 @@ class _Job:
         finally:
             run.captured_out = self.recorder.getvalue()  # Sacred itself forgets the end of a run that fails
 
-    def wrote_nothing(self) -> bool:
-        """Whether this is a new run without a single metric."""
+    def wrote_metrics(self) -> bool:
+        """Whether there is anything worth keeping or continuing."""
         metrics = self.run_dir / "metrics.jsonl" if self.run_dir else None
-        return self.resume is None and not (metrics and metrics.is_file() and metrics.stat().st_size)
+        return metrics is not None and metrics.is_file() and metrics.stat().st_size > 0
 
 
 def _experiment(job: _Job) -> Experiment:
@@ -237,7 +241,7 @@ def _experiment(job: _Job) -> Experiment:
 
 
 def _train(argv: list[str]) -> int:
-    from utils.config import build_config, check_results_folder, find_config, set_seed
+    from utils.config import build_config, check_results_folder, safe_name, set_seed
     from utils.observers import mask_secrets
     from utils.registry import nearest
 
@@ -245,20 +249,21 @@ def _train(argv: list[str]) -> int:
     job = _Job()
     experiment = _experiment(job)
     options = _read_options(experiment, words)
-    command = options["COMMAND"]
+    command = None if options["COMMAND"] == experiment.default_command else options["COMMAND"]
     if command is not None and command not in experiment.commands:
         raise ConfigError(
             f"unknown command '{command}'; {nearest(command, ['doctor', 'report', *experiment.commands])}"
         )
-    for name, kind in zip(_FILES, ("algs", "envs"), strict=True):
+    for name in _FILES:
         if not files.get(name):
             raise ConfigError(f"{name}=... is missing; --help lists the choices")
-        find_config(kind, files[name])
     config = build_config(files["--config"], files["--env-config"], options["UPDATE"])
 
-    unobserved = options["--unobserved"]
+    unobserved, run_id = options["--unobserved"], options["--id"]
+    if run_id is not None and run_id != safe_name(run_id):
+        raise ConfigError(f"--id must be usable as the name of a folder, got '{run_id}'")
     if config["resume"]:
-        if unobserved or options["--id"]:
+        if unobserved or run_id is not None:
             raise ConfigError("resume goes on with a recorded run: leave out --unobserved and --id")
         from utils.checkpoints import resolve_resume
 
@@ -286,15 +291,17 @@ def _run(experiment: Experiment, job: _Job, options: dict[str, Any], meta_info: 
     new_folders: list[Path] = []
 
     def discard() -> None:
-        if job.observer is not None and job.observer.dir is not None and job.wrote_nothing():
-            shutil.rmtree(job.observer.dir, ignore_errors=True)
+        """Removes the folder that was made for this run, unless it has metrics."""
+        if job.observer is not None and not job.wrote_metrics():
+            if job.observer.created is not None:
+                shutil.rmtree(job.observer.created, ignore_errors=True)
             remove_empty(new_folders)
 
     with ExitStack() as stack:
         if options["--unobserved"]:
             job.run_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unobserved-")))
         else:
-            basedir = job.resume.run_dir.parent if job.resume else results_dir(job.config)
+            basedir = (job.resume.run_dir.parent if job.resume else results_dir(job.config)).absolute()
             new_folders = missing_folders(basedir)
             job.observer = RunFolder(basedir, job.resume.run_dir if job.resume else None)
             experiment.observers = [job.observer, *make_observers(job.config)]
@@ -317,8 +324,9 @@ def _run(experiment: Experiment, job: _Job, options: dict[str, Any], meta_info: 
         except Exception as exc:
             if is_disk_full(exc):
                 discard()
-                onwards = "" if job.wrote_nothing() else f" and continue with resume={job.run_dir}"
-                raise UserError(f"no space left in {job.config['local_results_path']}: free some{onwards}") from exc
+                onwards = f" and continue with resume={job.run_dir}" if job.wrote_metrics() else ""
+                where = job.run_dir or job.config["local_results_path"]
+                raise UserError(f"no space left on the disk of {where}: free some{onwards}") from exc
             if not job.entered and isinstance(exc, OSError | RuntimeError | ValueError | KeyError):
                 discard()  # Sacred refuses an option, or cannot make the folder
                 raise UserError(f"the run cannot be started: {exc}") from exc

@@ -27,9 +27,12 @@ class CountingEnv(MultiAgentEnv):
         tell_limit: ends the episode at the limit itself and says so through info["episode_limit"], as SMAC does;
             otherwise it just goes on.
         info_late: gives an info figure from its second step on only.
+        chance: probability of terminating after any step.
     """
 
-    def __init__(self, seed=None, length=100, limit=5, n_agents=3, n_actions=4, tell_limit=True, info_late=False):
+    def __init__(
+        self, seed=None, length=100, limit=5, n_agents=3, n_actions=4, tell_limit=True, info_late=False, chance=0.0
+    ):
         self.seed_given = seed
         self.n_agents = n_agents
         self.n_actions = n_actions
@@ -37,6 +40,7 @@ class CountingEnv(MultiAgentEnv):
         self.length = length
         self.tell_limit = tell_limit
         self.info_late = info_late
+        self.chance = chance
         self.rng = np.random.default_rng(seed)
         self.t = None
         self.resets = 0
@@ -56,7 +60,7 @@ class CountingEnv(MultiAgentEnv):
         info = {"won": self.t == self.length, "name": "text is left out", "draw": self.draw}
         if self.info_late and self.t >= 2:
             info["late"] = np.float32(self.t)
-        terminated = self.t >= self.length
+        terminated = self.t >= self.length or self.draw < self.chance
         if not terminated and self.tell_limit and self.t >= self.episode_limit:
             terminated = True
             info["episode_limit"] = True
@@ -148,7 +152,7 @@ class TroubleEnv(ReseedableEnv):
 
     Args:
         flag: path; empty for never.
-        kind: what happens then: "raise", "exit", "kill", "hang", "stop" (ignores SIGTERM too), "env_error".
+        kind: what happens then: "raise", "refuse", "exit", "kill", "hang", "stop" (ignores SIGTERM too), "env_error".
         where: "step" (the second of an episode), "reset", "init" or "stats".
         keep: leave the file, so that it happens every time.
         only_seed: nothing happens to environments with other seeds.

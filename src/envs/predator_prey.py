@@ -167,9 +167,9 @@ class PredatorPrey(VectorEnv):
         places = self._coordinates[self._cells[rows]]
         predators, prey = places[:, : self.n_agents], places[:, self.n_agents :]
         relative = prey[:, None] - predators[:, :, None]
-        self.state[rows] = places.reshape(len(places), -1)
+        self.state[rows] = places.reshape(len(places), self.state_size)
         self.obs[rows, :, :2] = predators
-        self.obs[rows, :, 2 + self.n_agents :] = relative.reshape(*relative.shape[:2], -1)
+        self.obs[rows, :, 2 + self.n_agents :] = relative.reshape(*relative.shape[:2], 2 * self.n_prey)
 
     def render(self, index: int = 0) -> np.ndarray:
         """The grid, predators blue and prey red, uint8 [H, W, 3]."""

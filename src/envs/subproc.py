@@ -1,8 +1,8 @@
 """One worker process per `MultiAgentEnv`: results in shared memory, commands of one byte, broken workers replaced.
 
 Workers are started as fresh interpreters rather than through `multiprocessing`'s start methods: a fork would hand every
-worker the pipe ends of the others (and torch's threads); forkserver and spawn (Python 3.11) execute the main script, with
-all of its imports, again in every worker. The shared memory is anonymous: it has no name that could be left behind.
+worker the pipe ends of the others (and torch's threads); forkserver and spawn (Python 3.11) execute the main script and
+all that it imports again in every worker. The shared memory is anonymous: it has no name that could be left behind.
 """
 
 from __future__ import annotations
@@ -46,17 +46,27 @@ class _Broken(Exception):
     """A worker is of no more use; the message says why."""
 
 
+class _Deadline:
+    """A moment `seconds` from now."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = float(seconds)
+        self._at = time.monotonic() + self.seconds
+
+    def remaining(self) -> float:
+        """Seconds until then; 0 afterwards."""
+        return max(0.0, self._at - time.monotonic())
+
+
 class _Worker:
     """The parent's side of one worker process.
 
     Args:
         start: what the worker needs to build its environment (see `worker._serve`).
         alive_fd: read end of the pipe whose write end this process holds for life.
-        timeout: s, how long an answer may take; for messages only.
     """
 
-    def __init__(self, start: dict[str, Any], alive_fd: int, timeout: float) -> None:
-        self._timeout = float(timeout)
+    def __init__(self, start: dict[str, Any], alive_fd: int) -> None:
         self._connection, theirs = Pipe()
         try:
             fds = (theirs.fileno(), alive_fd)
@@ -88,14 +98,14 @@ class _Worker:
         with contextlib.suppress(OSError):
             self._connection.send_bytes(message)
 
-    def receive(self, deadline: float) -> bytes:
+    def receive(self, deadline: _Deadline) -> bytes:
         """The next message.
 
         Raises:
-            _Broken: the worker died, raised, or was silent until `deadline` (on `time.monotonic`'s clock).
+            _Broken: the worker died, raised, or was silent until `deadline`.
         """
-        if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise _Broken(f"no answer in {self._timeout} s")
+        if not self._poll.poll(deadline.remaining() * 1000):
+            raise _Broken(f"no answer in {deadline.seconds} s")
         try:
             message = self._connection.recv_bytes()
         except (EOFError, OSError):
@@ -104,7 +114,7 @@ class _Worker:
             raise _Broken(message[1:].decode())
         return message
 
-    def wait_until_built(self, deadline: float) -> EnvSpec:
+    def wait_until_built(self, deadline: _Deadline) -> EnvSpec:
         """The sizes of the worker's environment, once it exists.
 
         Raises:
@@ -115,7 +125,7 @@ class _Worker:
             self.spec = pickle.loads(_payload(self.receive(deadline)))
         return self.spec
 
-    def answer(self, deadline: float) -> bytes:
+    def answer(self, deadline: _Deadline) -> bytes:
         """The reply to the last command, without its tag.
 
         Raises:
@@ -170,10 +180,10 @@ def _kill(workers: Iterable[_Worker]) -> None:
 
 
 def _wait(workers: list[_Worker], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = _Deadline(seconds)
     for one in workers:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            one.process.wait(max(0.0, deadline - time.monotonic()))
+            one.process.wait(deadline.remaining())
 
 
 def _shut_down(workers: list[_Worker], fds: list[int], owner: int) -> None:
@@ -224,7 +234,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
     Args:
         factory, env_args, n_envs, seed, role, max_env_restarts: see `AdapterVectorEnv`; `factory` is pickled by name.
         plugins: modules that workers load first (config key `plugins`).
-        env_timeout: seconds.
+        env_timeout: seconds; may be changed later on.
 
     Raises:
         ConfigError: `factory` or `env_args` cannot be sent to another process.
@@ -243,7 +253,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         plugins: Sequence[str] = (),
         env_timeout: float = 120.0,
     ) -> None:
-        self._env_timeout = env_timeout
+        self.env_timeout = env_timeout
         self._workers: list[_Worker] = []
         self._fds: list[int] = []
         self._memory_fd: int | None = None
@@ -252,13 +262,18 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._start_message = _start_message(factory, env_args, plugins)
         super().__init__(factory, env_args, n_envs, seed, role, max_env_restarts)
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers; each leads a process group of the same number."""
+        return [one.process.pid for one in self._workers]
+
     def _start(self) -> EnvSpec:
         self._fds.extend(os.pipe())
         for b in range(self.n_envs):
             self._workers.append(self._new_worker(b))
         waiting: Iterable[int] = range(self.n_envs)
         while waiting:
-            deadline = time.monotonic() + self._env_timeout
+            deadline = _Deadline(self.env_timeout)
             broken = {}
             for b in waiting:
                 try:
@@ -270,8 +285,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         return self._workers[0].spec
 
     def _new_worker(self, b: int) -> _Worker:
-        start = {**self._start_message, "seed": self._host_seed(b)}
-        return _Worker(start, alive_fd=self._fds[0], timeout=self._env_timeout)
+        return _Worker({**self._start_message, "seed": self._host_seed(b)}, alive_fd=self._fds[0])
 
     def _allocate_all(self, layout: Layout) -> dict[str, np.ndarray]:
         size = worker.memory_size(layout)
@@ -331,7 +345,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._usable = False
         for b, message in messages.items():
             self._workers[b].send(message)
-        deadline = time.monotonic() + self._env_timeout
+        deadline = _Deadline(self.env_timeout)
         replies: dict[int, bytes] = {}
         broken: dict[int, str] = {}
         refused: Exception | None = None

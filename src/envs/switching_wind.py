@@ -122,8 +122,9 @@ class SwitchingWind(VectorEnv):
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         now = int(self._time[index])
-        for step in range(now):
-            axes.axvspan(step, step + 1, color=f"C{self.modes[index, step]}", alpha=0.25, linewidth=0)
+        starts = np.flatnonzero(np.diff(self.modes[index, :now], prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], now], strict=True):
+            axes.axvspan(start, stop, color=f"C{self.modes[index, start]}", alpha=0.25, linewidth=0)
         axes.plot(self.positions[index, : now + 1], color="black", marker=".")
         axes.set_xlim(0, self.episode_limit)
         axes.set_xlabel("step")

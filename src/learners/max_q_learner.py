@@ -81,7 +81,7 @@ class MaxQLearner(QLearner):
             greedy = masked_argmax(q, avail)
             target_q = unroll(self.target_central_mac, batch, steps, central_inputs)
             target_greedy = self.central_values(self.target_central_mixer, target_q, greedy, state)
-            targets = self.targets(batch, steps, target_q, target_greedy, actions, state)
+            targets = self.td_targets(batch, steps, target_q, target_greedy, actions, state)
             is_greedy = (actions == greedy).all(-1, keepdim=True)[steps.cur]
             weights = self.weights(q_tot, targets, target_greedy[steps.cur], is_greedy)
 
@@ -122,7 +122,7 @@ class MaxQLearner(QLearner):
         index = actions[..., None, None].expand(*actions.shape, 1, q.shape[-1])
         return mixer(q.gather(-2, index).squeeze(-2), state)
 
-    def targets(
+    def td_targets(
         self, batch: EpisodeBatch, steps: Steps, q: Tensor, greedy_values: Tensor, actions: Tensor, state: Tensor
     ) -> Tensor:
         """Targets y of Q_tot and Q* alike, [M, 1].

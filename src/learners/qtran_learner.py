@@ -55,7 +55,7 @@ class QTranLearner(QLearner):
         joint_q, v = self.joint(self.mixer, hidden[cur], state[cur], actions[cur])
         greedy = masked_argmax(q, avail)
         with torch.no_grad():
-            targets = self.targets(batch, steps, inputs, state, avail, actions, greedy)
+            targets = self.td_targets(batch, steps, inputs, state, avail, actions, greedy)
             joint_greedy, _ = self.joint(self.mixer, hidden[cur], state[cur], greedy[cur])
 
         td_error = joint_q - targets
@@ -93,7 +93,7 @@ class QTranLearner(QLearner):
         """Q_jt [N, 1] of the joint actions (int64 [N, A]) and V_jt [N, 1]."""
         return mixer(hidden, state, F.one_hot(actions, self.args.n_actions))
 
-    def targets(
+    def td_targets(
         self,
         batch: EpisodeBatch,
         steps: Steps,

@@ -224,7 +224,8 @@ class _Merger:
     def _add(self, target: dict[str, Any], key: str, value: object, prefix: str, source: str, new_keys: bool) -> None:
         full, parent = f"{prefix}{key}", prefix.removesuffix(".")
         if not new_keys and parent not in self.open:
-            raise ConfigError(f"{source}unknown key '{full}'; {nearest(full, self._names(self.config))}")
+            hint = nearest(full, self._names(self.config)) or "src/config/default.yaml lists and explains the keys"
+            raise ConfigError(f"{source}unknown key '{full}'; {hint}")
         if not (new_keys and parent):  # inside a mapping of one's own file, similar names are no accident
             close = difflib.get_close_matches(str(key), map(str, target), n=1, cutoff=0.8 if parent else 0.93)
             if close:

@@ -92,6 +92,7 @@ class RunFolder(FileStorageObserver):
 
     def __init__(self, basedir: str | Path, run_dir: str | Path | None = None) -> None:
         super().__init__(basedir, priority=1000, copy_sources=False)  # asked first: its number is the run's id
+        self.created: Path | None = None  # the folder, once it is made; None for a resumed run
         self._resumed = None if run_dir is None else Path(run_dir)
         self._lock = threading.Lock()  # Sacred's heartbeat thread may still be busy when the run ends
         self._dumped_size = -1
@@ -103,11 +104,16 @@ class RunFolder(FileStorageObserver):
             self.dir = str(self._resumed)
             return
         try:
-            super()._make_run_dir(_id)
-        except FileNotFoundError:  # another run that failed early has just removed the empty parents
-            super()._make_run_dir(_id)
-        except FileExistsError as exc:
-            raise UserError(f"run {_id} exists already: {self.dir}; resume={self.dir} continues it") from exc
+            try:
+                super()._make_run_dir(_id)
+            except FileNotFoundError:  # another run that failed early has just removed the empty parents
+                super()._make_run_dir(_id)
+        except OSError as exc:
+            wanted, self.dir = Path(self.basedir) / str(_id), None  # Sacred sets it before it tries
+            if isinstance(exc, FileExistsError):
+                raise UserError(f"run {_id} exists already: {wanted}; resume={wanted} continues it") from exc
+            raise
+        self.created = Path(self.dir)
 
     def started_event(
         self,
@@ -123,7 +129,7 @@ class RunFolder(FileStorageObserver):
         before: dict[str, Any] = {}
         if self._resumed is not None:
             before = _read_json(self._resumed / "run.json")
-        run_id = super().started_event(dict(ex_info), command, host_info, start_time, config, meta_info, _id)
+        run_id = super().started_event(mask_secrets(ex_info), command, host_info, start_time, config, meta_info, _id)
         if before:
             self.run_entry["resumed"] = [*before.get("resumed", []), start_time.isoformat()]
             self.run_entry["start_time"] = before.get("start_time", self.run_entry["start_time"])
@@ -181,6 +187,8 @@ class RunFolder(FileStorageObserver):
         self._next_dump = time.monotonic() + (time.monotonic() - start) / _DUMP_SHARE
 
     def _end(self, stop_time: datetime, status: str, **fields: object) -> None:
+        if self.run_entry is None:  # the run could not even be started
+            return
         with self._lock:
             self.run_entry.update(stop_time=stop_time.isoformat(), status=status, **fields)
             self._try(self._dump_info)

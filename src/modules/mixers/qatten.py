@@ -45,7 +45,8 @@ class QattenMixer(nn.Module):
         n_unit = self.unit_dim or args.n_key_embedding_layer1
         if not self.unit_dim:
             self.agent_embedding = hypernet(self.state_dim, args.hypernet_embed, self.n_agents * n_unit)
-        self.key = nn.Linear(n_unit, self.heads * self.key_dim)
+        # No bias: it would shift all logits of a head alike, which a softmax does not see.
+        self.key = nn.Linear(n_unit, self.heads * self.key_dim, bias=False)
         self.head_weight = None
         if args.weighted_head:
             self.head_weight = hypernet(self.state_dim, args.n_head_embedding_layer1, self.heads)

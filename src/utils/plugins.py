@@ -1,0 +1,214 @@
+"""Plug-ins from outside the tree (config key `plugins`): imported, and what they define is registered by interface."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from utils.errors import ConfigError
+from utils.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+_ENV_METHODS = ("step", "reset", "get_obs", "get_state", "get_avail_actions", "get_env_info")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of plug-in: its name in words and where its registry is."""
+
+    words: str
+    package: str
+    registry: str = "REGISTRY"
+
+    def load(self) -> Registry:
+        return getattr(importlib.import_module(self.package), self.registry)
+
+
+_VECTOR_ENV = _Kind("batched environment", "envs", "VECTOR_REGISTRY")
+_ENV = _Kind("environment", "envs")
+_LEARNER = _Kind("learner", "learners")
+_CONTROLLER = _Kind("controller", "controllers")
+_RUNNER = _Kind("runner", "runners")
+_SELECTOR = _Kind("action selector", "components.action_selectors")
+_AGENT = _Kind("agent", "modules.agents")
+_MIXER = _Kind("mixer", "modules.mixers")
+_CRITIC = _Kind("critic", "modules.critics")
+_ALL = (_VECTOR_ENV, _ENV, _LEARNER, _CONTROLLER, _RUNNER, _SELECTOR, _AGENT, _MIXER, _CRITIC)
+
+
+def load_plugins(modules: Sequence[str]) -> None:
+    """Imports plug-ins and registers the classes that they define. Loading one again changes nothing.
+
+    A class is registered under its own name and, where it is the only one of its kind in its module, under the module's
+    last name too (`my_learner.py` -> `learner: my_learner`). Names that the plug-in registers itself stay as they are.
+    Without torch in this process (environment workers), only environments are looked for.
+
+    Args:
+        modules: names of modules, found from the current folder too, or paths of .py files.
+
+    Raises:
+        ConfigError: one of them cannot be imported, or a name is taken.
+    """
+    if modules and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    for name in modules:
+        before = _registered()
+        module = _import(str(name))
+        added = _register_all(module)
+        if added:
+            _log.info("plugin %s: %s", name, ", ".join(added))
+        elif _registered() == before and "torch" in sys.modules and not _own_names(module):
+            _log.warning("plugin %s: no learner, controller, environment, ... found in it", name)
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        if name.endswith(".py") or os.sep in name:
+            return _import_file(Path(name).expanduser().resolve())
+        return importlib.import_module(name)
+    except ConfigError:
+        raise
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
+            raise ConfigError(
+                f"plugins: no module '{exc.name}' in {os.getcwd()} or on the Python path; "
+                "give a module's dotted name or the path of a .py file"
+            ) from exc
+        raise ConfigError(f"plugins: '{name}' needs a module that is not installed: '{exc.name}'") from exc
+    except Exception as exc:  # a plug-in may fail in any way while it is imported
+        what = str(exc).splitlines()[0] if str(exc) else ""
+        raise ConfigError(f"plugins: '{name}' cannot be imported: {type(exc).__name__}: {what}{_line_of(exc)}") from exc
+
+
+def _line_of(exc: BaseException) -> str:
+    """Where the exception was raised."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace is not None else ""
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"plugins: no such file: {path}")
+    name = path.stem
+    importlib.invalidate_caches()
+    found = sys.modules.get(name) or importlib.util.find_spec(name)
+    if found is not None:
+        origin = found.__file__ if isinstance(found, ModuleType) else found.origin
+        if origin is None or Path(origin).resolve() != path:
+            raise ConfigError(f"plugins: rename {path}: '{name}' is the name of another module ({origin})")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for the files beside it
+    return importlib.import_module(name)
+
+
+def _own_classes(module: ModuleType) -> list[type]:
+    """Public classes that are defined in the module, or in the package if it is one."""
+    return [
+        obj
+        for name, obj in vars(module).items()
+        if inspect.isclass(obj)
+        and not name.startswith("_")
+        and name == obj.__name__
+        and not inspect.isabstract(obj)
+        and (obj.__module__ == module.__name__ or obj.__module__.startswith(f"{module.__name__}."))
+    ]
+
+
+def _kind_of(cls: type) -> _Kind | None:
+    """What a class is, judged by its interface; environments first, because their workers have no torch."""
+    from envs.multiagentenv import MultiAgentEnv
+    from envs.vector_env import VectorEnv
+
+    def has(*methods: str) -> bool:
+        return all(callable(getattr(cls, method, None)) for method in methods)
+
+    if issubclass(cls, VectorEnv):
+        return _VECTOR_ENV
+    if issubclass(cls, MultiAgentEnv) or has(*_ENV_METHODS):
+        return _ENV
+    if "torch" not in sys.modules:
+        return None
+    if issubclass(cls, sys.modules["torch"].nn.Module):  # has `train` and `cuda` of its own, so before learners
+        if has("init_hidden"):
+            return _AGENT
+        names = (cls.__name__.lower(), cls.__module__.lower())
+        for kind in (_MIXER, _CRITIC):
+            if kind.words in names[0] or names[1].endswith(kind.words):
+                return kind
+        return None
+    if has("train") and (has("cuda") or has("save_models")):
+        return _LEARNER
+    if has("select_actions", "init_hidden"):
+        return _CONTROLLER
+    if has("select_action"):
+        return _SELECTOR
+    if has("run", "setup", "get_env_info"):
+        return _RUNNER
+    return None
+
+
+def _register_all(module: ModuleType) -> list[str]:
+    """Registers the module's classes; returns what was new, in words."""
+    by_kind: dict[_Kind, list[type]] = {}
+    for cls in _own_classes(module):
+        kind = _kind_of(cls)
+        if kind is not None:
+            by_kind.setdefault(kind, []).append(cls)
+    added = []
+    for kind, classes in by_kind.items():
+        registry = kind.load()
+        for cls in classes:
+            names = [cls.__name__]
+            if len(classes) == 1:
+                names.append(module.__name__.rpartition(".")[2])
+            by_itself = cls in registry.values()
+            for name in dict.fromkeys(names):
+                if registry.get(name) is cls:
+                    continue
+                if name in registry:
+                    if by_itself:
+                        continue
+                    raise ConfigError(
+                        f"plugins: {kind.words} '{name}' of {module.__name__} exists already; rename it, or choose a "
+                        "name with @register"
+                    )
+                _register(kind, registry, name, cls)
+                added.append(f"{kind.words} '{name}'")
+    return added
+
+
+def _register(kind: _Kind, registry: Registry, name: str, cls: type) -> None:
+    if kind is not _VECTOR_ENV:
+        registry.register(name)(cls)
+        return
+    from envs import register_vector
+
+    try:
+        register_vector(name)(cls)
+    except ValueError as exc:
+        raise ConfigError(f"plugins: {exc}") from exc
+
+
+def _loaded_registries() -> list[tuple[_Kind, Registry]]:
+    return [(kind, kind.load()) for kind in _ALL if kind.package in sys.modules]
+
+
+def _registered() -> set[tuple[_Kind, str]]:
+    return {(kind, name) for kind, registry in _loaded_registries() for name in registry}
+
+
+def _own_names(module: ModuleType) -> bool:
+    """Whether a class of the module is registered already."""
+    classes = _own_classes(module)
+    return any(cls in registry.values() for _, registry in _loaded_registries() for cls in classes)
