@@ -185,6 +185,7 @@ for ((repeat = 0; repeat < times; repeat++)); do
         echo "$label: log $log"
         train "$label" "$gpu" "$log" "--config=$config" "--env-config=$env" with "${chosen[@]}" "${settings[@]}" &
         ((active += 1))
+        [[ -n $stopping ]] && kill -TERM $! # Ctrl-C came while it was being started
     done
 done
 wait_below 1

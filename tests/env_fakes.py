@@ -111,6 +111,23 @@ class ReseedableEnv(CountingEnv):
         self.rng.bit_generator.state = state
 
 
+class ShiftingEnv(CountingEnv):
+    """Pays `t_env` on top, as last told before the episode."""
+
+    t_env = 0
+
+    def set_t_env(self, t_env):
+        self.told = t_env
+
+    def reset(self):
+        self.t_env = getattr(self, "told", 0)
+        return super().reset()
+
+    def step(self, actions):
+        reward, terminated, info = super().step(actions)
+        return reward + self.t_env, terminated, info
+
+
 class UnevenEnv(CountingEnv):
     """Individual observation sizes 2, 4, 3, action sizes 4, 2, 3, individual rewards (each agent's own action)."""
 

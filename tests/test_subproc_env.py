@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from env_fakes import CountingEnv, PidEnv, TroubleEnv
+from env_fakes import CountingEnv, PidEnv, ShiftingEnv, TroubleEnv
 
 from envs.subproc import SubprocVectorEnv
 from utils.errors import ConfigError, EnvFailure
@@ -57,7 +57,7 @@ def pids_of(env):
     return [int(pid) for pid in stats["pid"]], [int(pid) for pid in stats["game"]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def build():
     """Builds a SubprocVectorEnv, and checks after the test that closing it leaves nothing behind."""
     gc.collect()
@@ -77,7 +77,7 @@ def build():
     assert after == before
 
 
-@pytest.fixture()
+@pytest.fixture
 def flag(tmp_path):
     return tmp_path / "flag"
 
@@ -153,15 +153,29 @@ def test_trouble_in_a_step(build, flag, caplog, kind):
     assert env.env_restarts == 1
 
 
+def test_a_new_worker_hears_t_env(build):
+    env = build(ShiftingEnv)
+    env.set_t_env(1000)
+    env.reset()
+    os.kill(env.worker_pids[1], signal.SIGKILL)
+    env.step(ZEROS)
+    env.reset()
+    env.step(ZEROS)
+    assert env.reward.tolist() == [1001, 1001, 1001]
+
+
 @pytest.mark.parametrize("kind", ["raise", "kill", "hang"])
 def test_trouble_in_a_reset(build, flag, caplog, kind):
     env = build(TroubleEnv, flag=str(flag), kind=kind, where="reset", only_seed=seed_of(1))
     env.reset()
     env.step(ZEROS)
     flag.touch()
-    threading.Timer(1.0, lambda: setattr(env, "env_timeout", 30.0)).start()  # so that the new worker has time
+    timer = threading.Timer(0.5, setattr, (env, "env_timeout", 30.0))  # in time for the new worker
+    timer.start()
     env.env_timeout = 1.0
     env.reset(np.array([True, True, False]))
+    timer.join()
+    del timer
     assert not env.failed.any(), "a reset always ends with a new episode"
     assert env.obs[:, 0, 0].tolist() == [0, 0, 1]
     assert env.env_restarts == 1
@@ -244,13 +258,18 @@ def test_hanging_again_and_again(build, flag):
 
 def test_killed_again_and_again(build):
     env = build(CountingEnv, n_envs=2, max_env_restarts=2)
-    with pytest.raises(EnvFailure, match=r"broke 3 times in a row .* worker killed by signal 9"):
-        for _ in range(4):
-            env.reset()
-            for pid in env.worker_pids:
-                os.kill(pid, signal.SIGKILL)
-            env.step(ZEROS[:2])
+
+    def step_with_dead_workers():
+        env.reset()
+        for pid in env.worker_pids:
+            os.kill(pid, signal.SIGKILL)
+        env.step(ZEROS[:2])
+
+    step_with_dead_workers()
+    step_with_dead_workers()
     assert env.env_restarts == 4
+    with pytest.raises(EnvFailure, match=r"broke 3 times in a row .* worker killed by signal 9"):
+        step_with_dead_workers()
 
 
 def test_what_the_environment_refuses_is_raised_at_once(build, flag):
@@ -409,6 +428,15 @@ def test_workers_see_the_present_environment_variables(build, monkeypatch):
     variables = Path(f"/proc/{env.worker_pids[0]}/environ").read_bytes().split(b"\0")
     assert b"GAME_PATH=/games" in variables
     assert any(v.startswith(b"OMP_NUM_THREADS=") for v in variables)
+
+
+def test_workers_load_plugins_first(build, tmp_path, monkeypatch):
+    plugin = "import env_fakes\nenv_fakes.CountingEnv.get_stats = lambda self: {'marked': 5}\n"
+    (tmp_path / "my_plugin.py").write_text(plugin)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert build(CountingEnv, n_envs=2, plugins=["my_plugin"]).get_stats() == {"marked": [5, 5]}
+    with pytest.raises(ConfigError, match="not_there"):
+        build(CountingEnv, n_envs=2, plugins=["not_there"])
 
 
 def test_environments_that_cannot_be_sent(build):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from env_fakes import BadRewardEnv, CountingEnv, PaddedUnevenEnv, ReseedableEnv, TroubleEnv, UnevenEnv
+from env_fakes import BadRewardEnv, CountingEnv, PaddedUnevenEnv, ReseedableEnv, ShiftingEnv, TroubleEnv, UnevenEnv
 
 import envs
 from envs.serial import SerialVectorEnv
@@ -21,8 +21,8 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 
 
 class DiceEnv(VectorEnv):
-    """Native: two agents, three actions, action 2 only for agent 0; obs is the step and a dice roll; ends after `length`
-    steps, or is cut after 4."""
+    """Native: two agents, three actions, action 2 only for agent 0; obs is the step and a dice roll. An episode ends
+    after `length` steps, or is cut after 4."""
 
     def __init__(self, n_envs, seed, length=9, individual_rewards=False):
         self.length = length
@@ -296,6 +296,10 @@ def padded(rows, width):
 
 def plain_loop(factory, env_args, n_envs, n_steps, seed=11, role="train_env"):
     """What every environment gives in `n_steps` steps of its own, new episodes following at once."""
+
+    def observed(env):
+        return padded(env.get_obs(), 4), list(env.get_state()), padded(env.get_avail_actions(), 4)
+
     records = []
     for b in range(n_envs):
         env = factory(**env_args, seed=derive_seed(seed, role, b))
@@ -306,15 +310,12 @@ def plain_loop(factory, env_args, n_envs, n_steps, seed=11, role="train_env"):
             if t is None:
                 env.reset()
                 t = 0
-                record.append(
-                    ("reset", padded(env.get_obs(), 4), list(env.get_state()), padded(env.get_avail_actions(), 4))
-                )
-            reward, done, info = env.step(choose(b, count, padded(env.get_avail_actions(), 4)))
+                record.append(("reset", *observed(env)))
+            reward, done, info = env.step(choose(b, count, env.get_avail_actions()))
             t += 1
             truncated = (done and "episode_limit" in info) or (not done and t == limit)
             figures = {k: float(v) for k, v in info.items() if k != "name"}
-            observed = (padded(env.get_obs(), 4), list(env.get_state()), padded(env.get_avail_actions(), 4))
-            record.append((reward, done and not truncated, truncated, figures, *observed))
+            record.append((reward, done and not truncated, truncated, figures, *observed(env)))
             if done or truncated:
                 t = None
         records.append(record)
@@ -474,6 +475,22 @@ def test_rng_state_across_backends(build):
     assert build(CountingEnv).get_rng_state() is None
 
 
+def test_t_env_reaches_the_next_episode(build):
+    env = build(ShiftingEnv)
+    zeros = np.zeros((3, 3), dtype=int)
+    env.reset()
+    env.set_t_env(1000)
+    env.step(zeros)
+    assert env.reward.tolist() == [1, 1, 1]
+    env.reset(np.array([False, True, False]))
+    env.step(zeros)
+    assert env.reward.tolist() == [2, 1001, 2]
+    env.set_t_env(2000)
+    env.reset()
+    env.step(zeros)
+    assert env.reward.tolist() == [2001, 2001, 2001]
+
+
 def test_queries_pass_through(build):
     env = build(CountingEnv, n_envs=2)
     env.reset()
@@ -594,7 +611,7 @@ def test_env_info_that_lacks_something():
 # registries and make_vector_env
 
 
-@pytest.fixture()
+@pytest.fixture
 def _registered():
     envs.register("counting")(CountingEnv)
     envs.register_vector("dice")(DiceEnv)

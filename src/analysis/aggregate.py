@@ -1,7 +1,7 @@
 """Many seeds to one number or one curve: interquartile mean with a stratified bootstrap interval.
 
-Source of the method: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021
-(section 4.2: percentile bootstrap that resamples the runs of every task separately; section 4.3: interquartile mean).
+Source of the method: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
+2021: percentile bootstrap that resamples the runs of every task separately, interquartile mean over all runs and tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Task = tuple[str, str]
 
 
 def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Interquartile mean: `scipy.stats.trim_mean(x, 0.25)`, the mean without the floor(n / 4) lowest and highest values.
+    """Interquartile mean: `scipy.stats.trim_mean(x, 0.25)`, the mean without the floor(n / 4) lowest and highest.
 
     With fewer than 4 values nothing is cut: it is the plain mean. With 4 it is the mean of the middle 2, with 5 of the
     middle 3, with 8 of the middle 4.
@@ -121,6 +121,7 @@ class Curve:
         low, high: [G], bounds of its bootstrap interval, NaN where a single run is left.
         n: int64 [G], how many runs reach `t`.
         runs: the single runs as recorded (not interpolated).
+        n_tasks: how many tasks the runs come from.
         uneven: some runs start later or end earlier than others by more than the distance of two evaluations.
     """
 
@@ -131,6 +132,7 @@ class Curve:
     high: np.ndarray
     n: np.ndarray
     runs: list[Series]
+    n_tasks: int
     uneven: bool
 
     @property
@@ -200,7 +202,9 @@ def curves(
         centre[columns], low[columns], high[columns] = interval(strata, method)
     uneven = any(r[2] for r in ranges)
     n = alive.sum(axis=0)[covered]
-    return Curve(label, grid[covered], centre[covered], low[covered], high[covered], n, everything, uneven)
+    return Curve(
+        label, grid[covered], centre[covered], low[covered], high[covered], n, everything, len(by_task), uneven
+    )
 
 
 def _common_range(members: Sequence[Series]) -> tuple[int, int, bool]:
@@ -352,7 +356,7 @@ def aggregate_table(
                 [count for row in parts for count in row.evaluations],
                 math.nan,
                 math.nan,
-                sorted({note for row in parts for note in row.notes}),
+                ["see the single maps' notes"] if any(row.notes for row in parts) else [],
             )
         )
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import textwrap
@@ -38,6 +39,9 @@ _STYLE = {
 }
 
 Look = tuple[str, object]
+
+# It tells at level INFO about every glyph that it puts into a PDF.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
@@ -88,15 +92,16 @@ def plot_curves(
         colour, dash = look[curve.label]
         if curve.n_runs > 1 and (seeds or (seeds is None and curve.n_runs <= SEEDS_SHOWN_UP_TO)):
             for run in curve.runs:
-                ax.plot(run.t, factor * run.values, color=colour, alpha=0.3, linewidth=0.6, zorder=2)
+                ax.plot(run.t, factor * run.values, color=colour, alpha=0.25, linewidth=0.6, zorder=2)
         ax.fill_between(
             curve.t, factor * curve.low, factor * curve.high, color=colour, alpha=0.18, linewidth=0, zorder=3
         )
         marker = "o" if len(curve.t) == 1 else None
         for complete, width in ((False, 0.9), (True, 1.9)):
-            shown = np.where((curve.n == curve.n.max()) == complete, factor * curve.centre, np.nan)
+            shown = (curve.n == curve.n.max()) == complete
             if not complete:
-                shown = _joined(shown, factor * curve.centre)
+                shown = _grown(shown)
+            shown = np.where(shown, factor * curve.centre, np.nan)
             ax.plot(
                 *(curve.t, shown),
                 color=colour,
@@ -116,19 +121,18 @@ def plot_curves(
     elif ylim is not None:
         ax.set_ylim(*ylim)
     if title:
-        ax.set_title(textwrap.fill(title, 42))
+        ax.set_title(textwrap.fill(title, 36))
     if ylabel:
         ax.set_ylabel(textwrap.fill(ylabel, 36))
     return handles
 
 
-def _joined(shown: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Extends every stretch of `shown` by its neighbours, so that a thin and a thick part of a line meet."""
-    known = np.isfinite(shown)
-    near = known.copy()
-    near[1:] |= known[:-1]
-    near[:-1] |= known[1:]
-    return np.where(near, values, np.nan)
+def _grown(shown: np.ndarray) -> np.ndarray:
+    """Every True of a bool array [G] with its neighbours, so that the thin and the thick part of a line meet."""
+    grown = shown.copy()
+    grown[1:] |= shown[:-1]
+    grown[:-1] |= shown[1:]
+    return grown
 
 
 def draw(
@@ -186,15 +190,19 @@ def draw(
 
 
 def _legend_text(label: str, panels: Mapping[str, Sequence[Curve]]) -> str:
-    counts = sorted({c.n_runs for curves in panels.values() for c in curves if c.label == label})
-    return f"{label} (n = {counts[0]})" if len(counts) == 1 else f"{label} (n = {counts[0]} to {counts[-1]})"
+    """The label with the number of runs per map."""
+    curves = [curve for curves in panels.values() for curve in curves if curve.label == label]
+    counts = {curve.n_runs for curve in curves if curve.n_tasks == 1} or {curve.n_runs for curve in curves}
+    n = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"{label} (n = {n})"
 
 
 def _note(panels: Mapping[str, Sequence[Curve]], method: Method, seeds: bool | None) -> str:
     everything = [curve for curves in panels.values() for curve in curves]
-    note = f"Lines: {STATISTIC_NAMES[method.statistic]} over n runs"
-    if any(curve.n_runs > 1 for curve in everything):
-        note += f"; bands: {method.percent} stratified bootstrap interval"
+    if all(curve.n_runs == 1 for curve in everything):
+        return "Lines: single runs"
+    note = f"Lines: {STATISTIC_NAMES[method.statistic]} over n runs; "
+    note += f"bands: {method.percent} stratified bootstrap interval"
     if seeds is not False and any(
         curve.n_runs > 1 and (seeds or curve.n_runs <= SEEDS_SHOWN_UP_TO) for curve in everything
     ):

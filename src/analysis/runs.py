@@ -20,8 +20,11 @@ from utils.registry import nearest
 
 _log = logging.getLogger(__name__)
 
-# Files that make a folder a run; Sacred writes run.json as soon as a run starts, so a run that died at once is seen too.
+# Files that make a folder a run. Sacred writes run.json as soon as a run starts: a run that died at once is seen too.
 _RUN_FILES = ("metrics.jsonl", "info.json", "run.json")
+
+# Key in timing.jsonl: seconds since the start, interruptions not counted.
+WALL_CLOCK_KEY = "seconds"
 
 # Settings that may differ between the runs of one group without making them different experiments.
 _NOT_SETTINGS = re.compile(
@@ -33,7 +36,7 @@ _NOT_SETTINGS = re.compile(
 
 
 class Series(NamedTuple):
-    """One scalar over time: `t` int64 [n], strictly increasing environment steps; `values` float64 [n], NaN possible."""
+    """One scalar over time: `t` int64 [n], environment steps, strictly increasing; `values` float64 [n], may be NaN."""
 
     t: np.ndarray
     values: np.ndarray
@@ -79,12 +82,13 @@ class Run:
 
     @property
     def task(self) -> tuple[str, str]:
-        """(environment, map); EPyMARL calls the map `key`, and an environment without maps stands for itself."""
+        """(environment, map). Without `env_args.map_name` the map is `env_args.key` (EPyMARL), else the name of the
+        environment's config file."""
         env = str(self.config.get("env"))
         env_args = self.config.get("env_args") or {}
-        return env, str(env_args.get("map_name") or env_args.get("key") or env)
+        return env, str(env_args.get("map_name") or env_args.get("key") or self.config.get("env_config") or env)
 
-    def setting(self, key: str) -> Any:  # noqa: ANN401 - whatever the config holds
+    def setting(self, key: str) -> Any:
         """The value of a config key; `env_args.penalty` reaches into a mapping.
 
         Raises:
@@ -108,7 +112,8 @@ class Run:
             return None
         good = np.isfinite(series.values)
         if not good.all():
-            _log.warning("%s: %d of %d values of %s are not finite: left out", self.path, (~good).sum(), len(good), metric)
+            counts = (~good).sum(), len(good)
+            _log.warning("%s: %d of %d values of %s are not finite: left out", self.path, *counts, metric)
         return Series(series.t[good], series.values[good]) if good.any() else None
 
 
@@ -186,14 +191,14 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ("name",)) -> dict[str, 
 
 
 def warn_about_mixtures(groups: Mapping[str, Sequence[Run]]) -> None:
-    """Warns where the runs of one curve are not repetitions: different settings, the same seed twice, unfinished runs."""
+    """Warns where the runs of a curve are not repetitions: different settings, a seed twice, unfinished runs."""
     for label, group in groups.items():
         for task in sorted({run.task for run in group}):
             members = [run for run in group if run.task == task]
             differing = _differing_settings(members)
             if differing:
                 shown = ", ".join(f"{key} ({' / '.join(values)})" for key, values in differing.items())
-                _log.warning("'%s' on %s mixes runs with different settings: %s; --by splits them", label, task[1], shown)
+                _log.warning("'%s' on %s mixes runs that differ in %s; --by splits them", label, task[1], shown)
             seeds = [run.seed for run in members if run.seed is not None]
             twice = sorted({seed for seed in seeds if seeds.count(seed) > 1}, key=str)
             if twice:
@@ -250,7 +255,7 @@ def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
     if (folder / "metrics.jsonl").exists():
         metrics, episodes = _read_jsonl(folder / "metrics.jsonl", keys)
         if (folder / "timing.jsonl").exists():
-            timing, _ = _read_jsonl(folder / "timing.jsonl", None if keys is None else frozenset(TIMING_KEYS))
+            timing, _ = _read_jsonl(folder / "timing.jsonl", None if keys is None else {WALL_CLOCK_KEY})
     elif (folder / "info.json").exists():
         metrics = _read_info(folder / "info.json", keys)
         wall_clock = _sacred_seconds(record)
@@ -268,7 +273,8 @@ def _status(record: Mapping[str, Any]) -> str:
 
 
 def _has_content(folder: Path) -> bool:
-    return any((folder / name).exists() and (folder / name).stat().st_size > 2 for name in ("metrics.jsonl", "info.json"))
+    files = (folder / name for name in ("metrics.jsonl", "info.json"))
+    return any(file.exists() and file.stat().st_size > len("{}") for file in files)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -321,7 +327,7 @@ def _read_jsonl(path: Path, keys: frozenset[str] | None) -> tuple[dict[str, Seri
     return _as_series(path, points)
 
 
-def _parse_line(line: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def _parse_line(line: bytes) -> Any:
     try:
         return json.loads(line)
     except ValueError:
@@ -351,7 +357,7 @@ def _as_series(
     return metrics, episodes
 
 
-def _number(value: Any) -> float:  # noqa: ANN401 - any JSON value
+def _number(value: Any) -> float:
     """A float from a plain or jsonpickled number; NaN from anything else.
 
     jsonpickle wraps NumPy scalars as `{"py/object": "numpy.float64", "dtype": ..., "value": 0.5}`. They are unwrapped

@@ -88,8 +88,15 @@ class EnvHost:
         self.reward = arrays["reward"][row].reshape(-1)  # [1] or [A]
         self.terminated, self.truncated, self.failed = (arrays[k][row] for k in ("terminated", "truncated", "failed"))
 
-    def reset(self) -> None:
-        """Starts an episode and writes obs, state and avail_actions."""
+    def reset(self, t_env: int | None) -> None:
+        """Starts an episode and writes obs, state and avail_actions.
+
+        Args:
+            t_env: the training step, for environments that want to know it; None: it was never told.
+        """
+        set_t_env = getattr(self.env, "set_t_env", None)  # environments from elsewhere may not have it
+        if t_env is not None and set_t_env is not None:
+            set_t_env(t_env)
         self.env.reset()
         self._t = 0
         self._observe()
@@ -246,6 +253,7 @@ class AdapterVectorEnv(VectorEnv):
         self._seed = seed
         self._role = role
         self._max_env_restarts = max_env_restarts
+        self._t_env: int | None = None
         self.n_envs = at_least_one("n_envs", n_envs)
         self._replaced = [0] * n_envs
         self._in_a_row = [0] * n_envs
@@ -329,6 +337,9 @@ class AdapterVectorEnv(VectorEnv):
         self._seed = seed
         self._replaced = [0] * self.n_envs
         self._ask("seed", [self._host_seed(b) for b in range(self.n_envs)])
+
+    def set_t_env(self, t_env: int) -> None:
+        self._t_env = t_env  # every environment, also one that replaces another, hears it with its next reset
 
     def get_rng_state(self) -> dict[str, Any] | None:
         hosts = self._ask("get_rng_state")

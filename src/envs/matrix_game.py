@@ -85,7 +85,9 @@ class MatrixGame(VectorEnv):
         self._one_hot = np.eye(n_states, dtype=np.float32)
         self._state = np.zeros(n_envs, dtype=np.int64)
         self._played = np.zeros(n_envs, dtype=np.int64)
+        # the last joint action and the state that it was played in, for pictures
         self._last_joint = np.full(n_envs, -1)
+        self._last_state = np.zeros(n_envs, dtype=np.int64)
         spec = EnvSpec(
             n_agents=len(action_sizes),
             n_actions=max(action_sizes),
@@ -112,6 +114,7 @@ class MatrixGame(VectorEnv):
         self._state[mask] = 0
         self._played[mask] = 0
         self._last_joint[mask] = -1
+        self._last_state[mask] = 0
         self._observe(mask)
 
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
@@ -120,6 +123,7 @@ class MatrixGame(VectorEnv):
         self.reward[mask] = self._rewards[state, joint]
         self._played[mask] += 1
         self._last_joint[mask] = joint
+        self._last_state[mask] = state
         over = self._played[mask] >= self.episode_limit
         self._state[mask] = np.where(over, state, self._next_state[state, joint])
         self.terminated[mask] = over
@@ -131,7 +135,7 @@ class MatrixGame(VectorEnv):
         self.obs[mask] = one_hot[:, None]
 
     def render(self, index: int = 0) -> np.ndarray:
-        """The payoff table of the current state with the last joint action framed, uint8 [H, W, 3].
+        """The payoff table of the state last played in, the joint action framed, uint8 [H, W, 3].
 
         Rows are the first agent's actions, columns the joint actions of the others.
         """
@@ -140,7 +144,7 @@ class MatrixGame(VectorEnv):
         from matplotlib.patches import Rectangle
 
         rows = self.action_sizes[0]
-        table = self._rewards[self._state[index]].reshape(rows, -1)
+        table = self._rewards[self._last_state[index]].reshape(rows, -1)
         figure = Figure(figsize=(0.9 * table.shape[1] + 0.8, 0.7 * rows + 0.8), dpi=80, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -156,7 +160,7 @@ class MatrixGame(VectorEnv):
         axes.set_yticks(range(rows))
         axes.set_xlabel("actions of the other agents")
         axes.set_ylabel("agent 0")
-        axes.set_title(f"state {self._state[index]}, step {self._played[index]}", fontsize=9)
+        axes.set_title(f"state {self._last_state[index]}, step {self._played[index]}", fontsize=9)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

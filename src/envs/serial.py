@@ -37,7 +37,7 @@ class SerialVectorEnv(AdapterVectorEnv):
 
     def _reset(self, mask: np.ndarray) -> None:
         for b in np.flatnonzero(mask).tolist():
-            self._host(b).reset()
+            self._host(b).reset(self._t_env)
 
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         self._arrays["actions"][:] = actions

@@ -304,8 +304,9 @@ class SubprocVectorEnv(AdapterVectorEnv):
 
     def _reset(self, mask: np.ndarray) -> None:
         waiting = np.flatnonzero(mask).tolist()
+        message = worker.RESET + (b"" if self._t_env is None else str(self._t_env).encode())
         while waiting:
-            replies = self._call(dict.fromkeys(waiting, worker.RESET))
+            replies = self._call(dict.fromkeys(waiting, message))
             waiting = [b for b in waiting if b not in replies]
 
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class SwitchingWind(VectorEnv):
         axes = figure.add_subplot()
         now = int(self._time[index])
         starts = np.flatnonzero(np.diff(self.modes[index, :now], prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], now], strict=True):
+        for start, stop in pairwise([*starts, now]):
             axes.axvspan(start, stop, color=f"C{self.modes[index, start]}", alpha=0.25, linewidth=0)
         axes.plot(self.positions[index, : now + 1], color="black", marker=".")
         axes.set_xlim(0, self.episode_limit)

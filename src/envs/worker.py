@@ -23,7 +23,7 @@ import numpy as np
 from envs.adapter import EnvHost, Layout, host_layout
 from utils.errors import UserError
 
-# commands, from the parent
+# commands, from the parent: RESET may be followed by t_env in decimals, ASK by a pickled method name and arguments
 STEP, RESET, ASK, CLOSE = b"s", b"r", b"a", b"c"
 # replies: built (spec follows), done (new info names may follow), the value asked for, refused (an exception for the
 # caller follows), broken (a traceback follows, the worker ends)
@@ -128,7 +128,7 @@ def _serve(line: _Line) -> None:
                 names = host.step()
                 line.send(DONE + pickle.dumps(names) if names else DONE)
             elif command == RESET:
-                host.reset()
+                host.reset(int(message[1:]) if len(message) > 1 else None)
                 line.send(DONE)
             elif command == ASK:
                 line.send(_answer(host, *pickle.loads(message[1:])))

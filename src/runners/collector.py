@@ -55,6 +55,7 @@ class Collector:
         self.test_figures = _Figures()
         self.log_train_stats_t = -args.runner_log_interval - 1
         self.logged_restarts = 0
+        self.env_lost = False
         self.seconds = {"environment": 0.0, "acting": 0.0}
         self.frames: list[np.ndarray] = []
 
@@ -99,7 +100,11 @@ class Collector:
             RunFailure: environments broke more than `max_env_restarts` times in a row.
         """
         if not test_mode:
-            return self._run(self.env, test_mode=False)
+            try:
+                return self._run(self.env, test_mode=False)
+            except RunFailure:
+                self.env_lost = True
+                raise
         if self.test_env is None:
             self.test_env = self._make_env(self.test_batch_size, "test_env")
         stream = derive_seed(self.args.seed, "evaluation", self.t_env)
@@ -225,7 +230,8 @@ class Collector:
             "log_train_stats_t": self.log_train_stats_t,
             "train_figures": self.train_figures.state_dict(),
             "env_restarts": self.env.env_restarts,
-            "env_rng": self.env.get_rng_state(),
+            # Environments that ended the run are closed and cannot be asked any more.
+            "env_rng": None if self.env_lost else self.env.get_rng_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

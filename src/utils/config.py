@@ -42,10 +42,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict):
-                continue  # unhashable: SafeLoader's own error is the right one
-            if key in seen and key_node.value != "<<":
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(problem=f"key '{key}' twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -171,7 +171,7 @@ def convert(key: str, value: Any, kind: type, source: str = "", raw: str | None 
         if isinstance(value, str):
             parts = value.removeprefix("[").removesuffix("]").split(",")
             return [part.strip() for part in parts if part.strip()]
-    elif isinstance(value, kind):
+    elif kind is dict and isinstance(value, dict):
         return value
     raise _wrong_type(key, kind, value, source)
 
