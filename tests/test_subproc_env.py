@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from env_fakes import CountingEnv, PidEnv, ShiftingEnv, TroubleEnv
+from env_fakes import CountingEnv, PidEnv, ReseedableEnv, ShiftingEnv, TroubleEnv
 
 from envs.subproc import SubprocVectorEnv
 from utils.errors import ConfigError, EnvFailure
@@ -162,6 +162,26 @@ def test_a_new_worker_hears_t_env(build):
     env.reset()
     env.step(ZEROS)
     assert env.reward.tolist() == [1001, 1001, 1001]
+
+
+def test_seeds_of_replacements_follow_from_seed_and_state(build):
+    def break_first(env):
+        env.reset()
+        os.kill(env.worker_pids[0], signal.SIGKILL)
+        env.step(ZEROS)
+        env.reset()
+        return env.obs[:, 0, 3].tolist()
+
+    env = build(ReseedableEnv)
+    first = break_first(env)
+    state = env.get_rng_state()
+    second = break_first(env)
+    assert second[0] == np.float32(np.random.default_rng(derive_seed(seed_of(0), "restart", 2)).random())
+    other = build(ReseedableEnv, seed=99)
+    other.set_rng_state(state)
+    assert break_first(other) == second
+    env.seed(11)
+    assert break_first(env) == first
 
 
 @pytest.mark.parametrize("kind", ["raise", "kill", "hang"])

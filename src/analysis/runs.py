@@ -382,7 +382,8 @@ def _read_info(path: Path, keys: frozenset[str] | None) -> dict[str, Series]:
         known = [(int(t), value) for t, value in pairs if np.isfinite(t)]
         if len(known) < len(pairs):
             _log.warning("%s: %s has %d unreadable steps: left out", path, key, len(pairs) - len(known))
-        points[key] = ([t for t, _ in known], [value for _, value in known])
+        if known:
+            points[key] = ([t for t, _ in known], [value for _, value in known])
     return _as_series(path, points)[0]
 
 

@@ -211,14 +211,13 @@ def _sized(values: np.ndarray, size: int, what: str) -> np.ndarray:
 
 
 def _write_rows(rows: np.ndarray, values: Sequence[np.ndarray], sizes: tuple[int, ...], what: str) -> None:
-    """Copies one list entry per agent into rows [A, X]; what lies beyond an agent's own size becomes zero."""
+    """Copies one list entry per agent into rows [A, X]; what lies beyond an agent's own size stays zero."""
     n_agents, width = rows.shape
     if len(values) != n_agents:
         raise ValueError(f"{what} gave {len(values)} entries for {n_agents} agents")
     if min(sizes) == width:
         rows[:] = _sized(values, n_agents * width, what).reshape(n_agents, width)
         return
-    rows[:] = 0
     for row, value, size in zip(rows, values, sizes, strict=True):
         value = np.asarray(value).reshape(-1)
         row[:size] = _sized(value[:size] if value.size == width else value, size, what)

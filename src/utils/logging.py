@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.file_proxy import FileProxy
+from rich.highlighter import NullHighlighter
 from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
@@ -72,7 +74,9 @@ def get_logger() -> logging.Logger:
     if not any(handler.name == _HANDLER for handler in logger.handlers):
         console = Console(file=sys.stderr)
         if console.is_terminal and not console.is_dumb_terminal:
-            handler = RichHandler(console=console, show_path=False, log_time_format=f"[{_CLOCK}]")
+            handler = RichHandler(
+                console=console, show_path=False, log_time_format=f"[{_CLOCK}]", highlighter=NullHighlighter()
+            )
         else:
             handler = _StderrHandler()
         handler.set_name(_HANDLER)
@@ -227,7 +231,9 @@ class Logger:
     def setup_tb(self, directory_name: str | Path) -> None:
         """Writes TensorBoard events too; without a working tensorboard-logger this is one warning."""
         try:
-            from tensorboard_logger import Logger as EventWriter
+            with warnings.catch_warnings():  # dozens of them, about its generated code
+                warnings.simplefilter("ignore", DeprecationWarning)
+                from tensorboard_logger import Logger as EventWriter
 
             self._tb = EventWriter(str(directory_name))
         except Exception as exc:  # an old package: it breaks in many ways, and a run can do without it

@@ -341,7 +341,7 @@ _MAKERS = {"mongo": _mongo, "sql": _sql}
 def mask_secrets(content: Any) -> Any:
     """A copy without the user names and passwords of URLs and without entries named password: for what is recorded."""
     if isinstance(content, str):
-        return re.sub(r"(://)[^/@\s]+@", r"\1***@", content)
+        return re.sub(r"(://)[^/\s]+@", r"\1***@", content)
     if isinstance(content, Mapping):
         return {key: "***" if key == "password" else mask_secrets(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -1,0 +1,273 @@
+"""S2Q: successive sub-value functions that retain the best joint actions after the best one.
+
+Q_0 follows an unrestricted Q* as in weighted QMIX; Q_k, k = 1..K, follows it with the joint actions suppressed that are
+greedy under Q_0..Q_{k-1}. "S2Q" in the docstrings is the paper "Retaining Suboptimal Actions to Follow Shifting Optima
+in Multi-Agent Reinforcement Learning".
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.episode_buffer import EpisodeBatch
+from components.steps import Steps
+from controllers.s2q_controller import S2QMAC
+from controllers.unroll import sequence_inputs, unroll
+from learners.base import Learner, make_optimiser
+from learners.max_q_learner import MaxQLearner
+from learners.q_learner import masked_argmax, per_episode_mean, weighted_mean
+from modules.mixers import REGISTRY as MIXERS
+from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
+from modules.stacks import copy_first
+from utils.errors import ConfigError
+
+# s2q_backbone -> the mixer of the sub-value functions
+BACKBONES = {"wqmix": "qmix", "vdn": "vdn", "qplex": "dmaq"}
+
+
+class S2QLearner(MaxQLearner):
+    """S2Q on one of three backbones (`s2q_backbone`).
+
+    `wqmix`: QMIX mixers and an unrestricted Q* with a target network, as `MaxQLearner` has them. `vdn` and `qplex` have
+    no Q* of their own: Q_0 and a target network of it stand in for it (S2Q, appendix G.3), and the loss of Q* is that
+    of Q_0.
+
+    Args:
+        mac: an `S2QMAC`.
+        scheme, logger: as for every learner.
+        args: `s2q_backbone`, `s2q_k` (K), `s2q_lambda` (suppression factor), `s2q_offset` (C, added to Q* where it is
+            suppressed), `s2q_alpha` (weight of the errors that count less), `s2q_temperature` (T of P_t),
+            `s2q_weighted_td` (False: all errors count alike), and what the networks read.
+
+    Raises:
+        ConfigError: a setting out of range, or a controller or mixer of another kind.
+    """
+
+    def __init__(self, mac: S2QMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+        _check(mac, args)
+        # Not QLearner's: what is one mixer there is a stack of them here.
+        Learner.__init__(self, mac, scheme, logger, args)
+        self.n_values = args.s2q_k + 1
+        self.mixer = MIXERS[BACKBONES[args.s2q_backbone]](args, groups=self.n_values)
+        self.modules["mixer"] = self.mixer
+        self.params = [*mac.parameters(), *self.mixer.parameters()]
+        self.central = args.s2q_backbone == "wqmix"
+        if self.central:
+            self.build_targets()
+            self.target_mac, self.target_mixer = self.target_central_mac, self.target_central_mixer
+        else:
+            self._build_first_targets()
+        if args.s2q_select == "oracle":
+            mac.oracle = self.choice_at
+        self.optimiser = make_optimiser(self.params, args)
+
+    def _build_first_targets(self) -> None:
+        """A target network of Q_0, its encoder included."""
+        args = copy.copy(self.args)
+        args.s2q_k = 0
+        self.target_mac = S2QMAC(self.scheme, {"agents": args.n_agents}, args)
+        self.target_mixer = MIXERS[BACKBONES[args.s2q_backbone]](args)
+        for param in (*self.target_mac.parameters(), *self.target_mixer.parameters()):
+            param.requires_grad_(False)
+        self.targets.append((self.mac, self.target_mac))
+        self._shared_inputs = True
+        self.update_targets()
+
+    # -- one update -----------------------------------------------------------------------------------------------
+    def train(
+        self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One update on a batch of episodes; see `Learner.train`.
+
+        Returns:
+            `td_error_abs` [B], the mean absolute TD error of Q_0 per episode (for prioritised buffers).
+        """
+        steps = batch.steps()
+        cur = steps.cur
+        state = steps.pack(batch["state"])
+        avail = steps.pack(batch["avail_actions"])
+        actions = steps.pack(batch["actions"]).squeeze(-1)
+        inputs = sequence_inputs(self.mac, batch, steps)
+        central_inputs = inputs if self._shared_inputs else sequence_inputs(self.target_mac, batch, steps)
+
+        q, z = self.mac.unroll_all(batch, steps, inputs)
+        greedy = masked_argmax(q, avail)
+        sub_values = self.mix(self.mixer, q, actions.expand_as(greedy), avail, state)[:, cur]
+        if self.central:
+            central_q = unroll(self.central_mac, batch, steps, central_inputs)
+            q_star = self.central_values(self.central_mixer, central_q[cur], actions[cur], state[cur])
+        else:
+            q_star = sub_values[0]
+        with torch.no_grad():
+            outputs = unroll(self.target_mac, batch, steps, central_inputs)
+            joint = torch.cat([greedy, actions.unsqueeze(0)]) if self.args.q_lambda else greedy
+            values = self.target_values(outputs, joint, state, avail)
+            targets = self.returns(batch, steps, values[0], values[-1] if self.args.q_lambda else None)
+            best = values[: self.n_values, cur]
+            known = identified(actions[cur], greedy[:, cur])
+            errors_to = targets - self.args.s2q_lambda * (q_star + self.args.s2q_offset) * known
+            weights = self.weights(sub_values - errors_to, q_star, best)
+            choice = self.choice(best)
+
+        delta = sub_values - errors_to
+        losses_td = torch.stack([weighted_mean(loss, steps, per_weight) for loss in weights * delta.pow(2)])
+        loss = losses_td.sum()
+        if self.central:
+            loss_central = weighted_mean((q_star - targets).pow(2), steps, per_weight)
+            loss = loss + loss_central
+        decoded, logits = self.mac.decoder(z[cur])
+        loss_state = F.mse_loss(decoded, state[cur])
+        loss_choice = F.cross_entropy(logits, choice)
+        loss = loss + loss_state + loss_choice
+        parts = {
+            "observations": inputs, "states": state, "rewards": batch["reward"], "targets": targets, "q": sub_values,
+            "central q": q_star, "latent": z,
+        }  # fmt: skip
+        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
+        self.update_targets_if_due(episode_num)
+        self.log_means(
+            t_env,
+            loss_td=losses_td.sum(),
+            **({"central_loss": loss_central} if self.central else {}),
+            state_loss=loss_state,
+            choice_loss=loss_choice,
+            grad_norm=grad_norm,
+            td_error_abs=delta[0].abs(),
+            q_taken_mean=sub_values[0],
+            target_mean=targets,
+            w_to_use=weights,
+            choice_of_first=choice[:, 0],
+        )
+        return {"td_error_abs": per_episode_mean(delta[0].detach().abs(), steps)}
+
+    def target_values(self, outputs: Tensor, joint: Tensor, state: Tensor, avail: Tensor) -> Tensor:
+        """Values of several joint actions under the target network of Q*, or of Q_0 where that stands in for it.
+
+        Args:
+            outputs: [N, A, U * E], of the target agent network.
+            joint: int64 [J, N, A].
+            state: [N, S].
+            avail: [N, A, U].
+
+        Returns:
+            [J, N, 1].
+        """
+        n = len(joint)
+        if not self.central:
+            # Every joint action is mixed under the same state.
+            states = state.expand(n, *state.shape)
+            return self.mix(self.target_mixer, outputs.expand(n, *outputs.shape), joint, avail, states)
+        q = outputs.unflatten(-1, (self.args.n_actions, -1))
+        index = joint[..., None, None].expand(*joint.shape, 1, q.shape[-1])
+        chosen = q.expand(n, *q.shape).gather(-2, index)
+        return central_values_of_many(self.target_mixer, chosen.flatten(2), state)
+
+    def weights(self, delta: Tensor, q_star: Tensor, best: Tensor) -> Tensor:
+        """Weights of the squared errors, each 1 or alpha (S2Q, eq. C.5).
+
+        w_0 is 1 where Q* of the joint action taken is not below the largest value of the identified ones; w_k, k >= 1,
+        where Q_k is too low.
+
+        Args:
+            delta: [K + 1, M, 1], errors of the sub-value functions.
+            q_star: [M, 1], of the actions taken.
+            best: [K + 1, M, 1], target Q* of the greedy joint actions a_0*..a_K*.
+
+        Returns:
+            [K + 1, M, 1].
+        """
+        if not self.args.s2q_weighted_td:
+            return torch.ones_like(delta)
+        full = torch.cat([(q_star >= best.amax(0)).unsqueeze(0), delta[1:] < 0])
+        return torch.where(full, 1.0, self.args.s2q_alpha)
+
+    def choice(self, best: Tensor) -> Tensor:
+        """P_t(k) = softmax over k of target Q*(a_k*) / T (S2Q, eq. 4): [K + 1, N, 1] -> [N, K + 1]."""
+        return torch.softmax(best.squeeze(-1).t() / self.args.s2q_temperature, dim=-1)
+
+    # -- the true P_t at acting time (ablation S2Q_oracle) --------------------------------------------------------
+    def choice_at(self, ep_batch: EpisodeBatch, t: int, bs: Any, greedy: Tensor) -> Tensor:
+        """P_t of step t for the episodes `bs`; the steps must come in order.
+
+        Args:
+            greedy: int64 [K + 1, len(bs), A], the greedy joint actions.
+
+        Returns:
+            [len(bs), K + 1].
+        """
+        if t == 0:
+            self.target_mac.init_hidden(ep_batch.batch_size)
+        outputs = self.target_mac.forward(ep_batch, t, bs=bs)
+        avail, state = ep_batch["avail_actions"][bs, t], ep_batch["state"][bs, t]
+        return self.choice(self.target_values(outputs, greedy, state, avail))
+
+    # -- target networks ------------------------------------------------------------------------------------------
+    def update_targets(self) -> None:
+        """Copies the online weights into the target networks."""
+        super().update_targets()
+        if not self.central:
+            copy_first(self.mixer, self.target_mixer)
+
+    def cuda(self) -> None:
+        """Moves all networks to the GPU."""
+        super().cuda()
+        self.target_mixer.cuda()
+
+
+def identified(actions: Tensor, greedy: Tensor) -> Tensor:
+    """Whether the joint action taken is in A_{k-1} = {a_0*, ..., a_{k-1}*}, for k = 0..K.
+
+    Args:
+        actions: int64 [M, A].
+        greedy: int64 [K + 1, M, A].
+
+    Returns:
+        bool [K + 1, M, 1]; False for k = 0.
+    """
+    same = (greedy == actions).all(-1, keepdim=True)
+    before = same.roll(1, 0)
+    before[0] = False
+    return before.cumsum(0) > 0
+
+
+def central_values_of_many(mixer: QMixerCentralFF, chosen: Tensor, state: Tensor) -> Tensor:
+    """`mixer(chosen[j], state)` for J joint actions; what depends on the state alone is computed once.
+
+    Args:
+        chosen: [J, N, A * E].
+        state: [N, S].
+
+    Returns:
+        [J, N, 1].
+    """
+    first = mixer.net[0]
+    by_actions, by_state = first.weight.split([mixer.qs_dim, mixer.state_dim], dim=1)
+    hidden = F.linear(chosen, by_actions) + F.linear(state, by_state, first.bias)
+    return mixer.net[1:](hidden) + mixer.V(state)
+
+
+def _check(mac: Any, args: SimpleNamespace) -> None:
+    if not isinstance(mac, S2QMAC):
+        raise ConfigError(f"s2q_learner needs mac=s2q_mac, got '{args.mac}'")
+    if args.s2q_backbone not in BACKBONES:
+        raise ConfigError(f"s2q_backbone is '{args.s2q_backbone}'; choose one of {', '.join(BACKBONES)}")
+    if args.mixer is not None:
+        raise ConfigError(f"s2q_backbone chooses S2Q's mixers: set it instead of mixer='{args.mixer}'")
+    if not args.common_reward:
+        raise ConfigError("s2q_learner learns joint values: set common_reward=True")
+    if not args.double_q:
+        raise ConfigError("s2q_learner bootstraps at the online network's greedy action: set double_q=True")
+    if not 0.0 <= args.s2q_alpha <= 1.0:
+        raise ConfigError(f"s2q_alpha is {args.s2q_alpha}; it is a weight, choose 0 to 1")
+    if args.s2q_temperature <= 0.0:
+        raise ConfigError(f"s2q_temperature is {args.s2q_temperature}; it must be greater than 0")
+    for key in ("s2q_lambda", "s2q_offset"):
+        if vars(args)[key] < 0.0:
+            raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")
