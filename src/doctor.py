@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,9 @@ def check_package(
 def try_import(module: str) -> str:
     """The import's own error in one line; empty if it works."""
     try:
-        importlib.import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
     except (Exception, SystemExit) as exc:  # a package may fail in any way while it is imported
         return f"{type(exc).__name__}: {' '.join(str(exc).split())}"
     return ""

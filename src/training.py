@@ -11,7 +11,6 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 import torch
-from utils.plugins import load_plugins
 
 from components.episode_buffer import ReplayBuffer
 from components.transforms import OneHot
@@ -24,6 +23,7 @@ from utils.errors import Diverged, RunFailure, UserError
 from utils.logging import Logger, ProgressLine
 from utils.memory import keep_freed_memory
 from utils.observers import Interrupted
+from utils.plugins import load_plugins
 from utils.seeding import derive_seed, get_global_rng_state, seed_globals, set_global_rng_state
 from utils.state import capture, restore
 
@@ -47,8 +47,9 @@ def run(
         Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
         UserError, RunFailure: see there.
     """
+    device = resolve_device(config, log)  # without CUDA, this switches config["use_cuda"] off
     args = SimpleNamespace(**config)
-    args.device = resolve_device(config, log)
+    args.device = device
     args.unique_token = f"{args.name}__{run_dir.name}"
     keep_freed_memory()
     seed_globals(args.seed)
@@ -214,7 +215,8 @@ class Training:
     def _collect_and_learn(self) -> None:
         args = self.args
         torch.set_num_threads(args.acting_threads)
-        batch = self.runner.run(test_mode=False)
+        with torch.no_grad():  # a runner written for PyMARL leaves that to its caller
+            batch = self.runner.run(test_mode=False)
         self.buffer.insert_episode_batch(batch)
         before, self.episode = self.episode, self.episode + batch.batch_size
         every = args.accumulated_episodes
@@ -231,7 +233,7 @@ class Training:
 
     def _evaluate(self) -> None:
         environment = dict(getattr(self.runner, "seconds", {}))
-        with self._timed("evaluation", self.args.acting_threads):
+        with self._timed("evaluation", self.args.acting_threads), torch.no_grad():
             for _ in range(max(1, self.args.test_nepisode // self.runner.batch_size)):
                 self._check_stop()
                 self.runner.run(test_mode=True)
@@ -283,6 +285,8 @@ class Training:
     def _save_film(self) -> None:
         from PIL import Image
 
+        if not hasattr(self.runner, "frames"):
+            raise UserError(f"runner '{self.args.runner}' keeps no pictures of its episodes: set render=False")
         frames = [Image.fromarray(frame) for frame in self.runner.frames]
         path = self.run_dir / "evaluation.gif"
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0)
@@ -302,7 +306,7 @@ class Training:
                 for key in ("episode", "last_test_t", "last_log_t", "last_save_t", "last_test_return", "seconds")
             },
             "runner": self._runner_state(),
-            "learner": capture(self.learner),
+            "learner": capture(self.learner, shared=(self.args, self.logger, self.log)),
             "rng": get_global_rng_state(),
             "logger": self.logger.position(),
             "progress": self.progress.seconds(),

@@ -102,7 +102,7 @@ def make_batch(args, lengths=LENGTHS, terminated=TERMINATED, seed=0):
     return batch
 
 
-# -- slow reference: episodes, steps and agents one by one --------------------------------------------------------------
+# -- slow reference: episodes, steps and agents one by one -----------------------------------------------------------
 
 
 def step_outputs(mac, episode, hidden=False):

@@ -3,6 +3,8 @@
 import errno
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -425,7 +427,43 @@ def test_is_disk_full_looks_at_causes():
     outer.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
     assert config_module.is_disk_full(outer)
     assert not config_module.is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert not config_module.is_disk_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not config_module.is_disk_full(None)
+
+
+def test_is_disk_full_knows_how_torch_says_it(tmp_path):
+    import torch
+
+    # The largest file that this process may write plays the full disk, in a process of its own.
+    script = (
+        "import resource, signal, sys, torch\n"
+        "from utils.config import is_disk_full\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40960, 40960))\n"
+        "try:\n"
+        "    torch.save({'x': torch.zeros(100000)}, sys.argv[1])\n"
+        "except RuntimeError as exc:\n"
+        "    sys.exit(0 if is_disk_full(exc) else repr(exc))\n"
+        "sys.exit('it was written')\n"
+    )
+    source = Path(config_module.__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "x.pt")], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(RuntimeError) as caught:
+        torch.load(_torn(tmp_path), weights_only=True)
+    assert not config_module.is_disk_full(caught.value)
+
+
+def _torn(folder):
+    import torch
+
+    path = folder / "torn.pt"
+    torch.save({"x": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:-50])
+    return path
 
 
 def test_paths_may_start_with_a_tilde(files, monkeypatch):

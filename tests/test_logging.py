@@ -5,12 +5,13 @@ import io
 import json
 import logging
 import math
-import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,7 @@ from utils.logging import Logger, ProgressLine, format_duration, get_logger, rec
 from utils.observers import Detached, Interrupted, RunFolder, make_observers, mask_secrets, write_json
 
 LOG = logging.getLogger("test_logging")
+SRC = Path(logging_module.__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -130,6 +132,16 @@ def test_recent_stats_are_means_of_five(logger, caplog):
     assert title == "Recent Stats | t_env:        700 | Episode:    1,234"
     # the mean of 3, 4, 5, 6, 7, but the last epsilon, 1/7
     assert " ".join(cells).split() == ["epsilon:", "0.1429", "return_mean:", "5.0000"]
+
+
+def test_recent_stats_fit_the_terminal(logger, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    for n in range(8):
+        logger.log_stat(f"figure_{n}", n, 1)
+    for width, rows in ((200, 2), (100, 4), (30, 8)):
+        monkeypatch.setattr(logging_module, "_terminal", lambda width=width: Console(file=io.StringIO(), width=width))
+        logger.print_recent_stats()
+        assert len(caplog.messages[-1].splitlines()) == 1 + rows
 
 
 def test_recent_stats_of_a_run_without_any(caplog):
@@ -624,23 +636,31 @@ def test_a_number_that_is_taken_is_refused_and_left_alone(tmp_path):
     assert read(tmp_path / "5" / "config.json") == {"lr": 0.1}
 
 
-def _start_run(basedir, barrier, results):
-    folder = RunFolder(basedir)
-    barrier.wait()
-    results.put(start(folder, {"pid": os.getpid()}))
-
-
 def test_processes_that_start_at_once_get_different_numbers(tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(8), context.SimpleQueue()
-    processes = [context.Process(target=_start_run, args=(tmp_path / "a" / "b", barrier, results)) for _ in range(8)]
+    script = (
+        "import datetime, sys\n"
+        "from utils.observers import RunFolder\n"
+        "folder = RunFolder(sys.argv[1])\n"
+        "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
+        "event = dict(ex_info={'base_dir': '/', 'sources': []}, command='', host_info={}, meta_info={}, _id=None)\n"
+        "number = folder.started_event(**event, start_time=datetime.datetime.now(), config={'me': sys.argv[2]})\n"
+        "sys.stdout.write(number)\n"
+    )
+    basedir = tmp_path / "a" / "b"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(basedir), str(n)], env=environment, **pipes)
+        for n in range(8)
+    ]
     for process in processes:
-        process.start()
+        assert process.stdout.readline() == "ready\n"
     for process in processes:
-        process.join()
-    assert sorted(int(results.get()) for _ in range(8)) == list(range(1, 9))
-    pids = {read(tmp_path / "a" / "b" / str(number) / "config.json")["pid"] for number in range(1, 9)}
-    assert len(pids) == 8
+        process.stdin.write("\n")
+        process.stdin.flush()
+    numbers = [process.communicate()[0] for process in processes]
+    assert sorted(map(int, numbers)) == list(range(1, 9))
+    assert [read(basedir / number / "config.json")["me"] for number in numbers] == [str(n) for n in range(8)]
 
 
 def test_metrics_json_exists_only_with_metrics(tmp_path):

@@ -171,6 +171,7 @@ def test_terminated_or_truncated(length):
         ([[0, 0], [0, 2]], r"environment 1, agent 1: action 2 is not available, only \[0, 1\]"),
         ([[0, 0], [3, 0]], "environment 1, agent 0: action 3 is not available"),
         ([[-1, 0], [0, 0]], "environment 0, agent 0: action -1 is not available"),
+        ([[0, -1], [0, 0]], "environment 0, agent 1: action -1 is not available"),
         ([0, 0], "actions are int64"),
         ([[0.0, 0.0], [0.0, 0.0]], "actions are float64"),
         ([[0, 0, 0], [0, 0, 0]], "must be integers"),

@@ -90,7 +90,7 @@ def write_report(
         groups = group_runs(runs, by)
         warn_about_mixtures(groups)
         report = Report(method=method)
-        options = _Options(by, last, method, seeds, over_maps, ylim, points)
+        options = _Options(by, last, method, seeds, over_maps, ylim, points, bool(metrics))
         figures = {metric: _one_metric(groups, metric, options, report) for metric in wanted}
         exchange = marl_eval.export(runs, by, last)
         try:
@@ -122,15 +122,22 @@ class _Options:
     over_maps: bool
     ylim: tuple[float, float] | None
     points: int
+    explicit: bool  # the metrics were asked for by name: a map without one of them is worth a warning
 
 
 def _one_metric(groups: Mapping[str, Sequence[Run]], metric: str, options: _Options, report: Report) -> Figure:
     """The figure of one metric; its table goes into `report`."""
     method, points = options.method, options.points
     having = {label: [run for run in group if run.finite(metric) is not None] for label, group in groups.items()}
-    for run in (run for label, group in groups.items() for run in group if run not in having[label]):
-        _log.warning("%s has no %s: left out there", run.path, metric)
     members = [run for group in having.values() for run in group]
+    recorded = {run.task for run in members}
+    lacking = [run for label, group in groups.items() for run in group if run not in having[label]]
+    for run in lacking:
+        if run.task in recorded:
+            _log.warning("%s has no %s: left out there", run.path, metric)
+    for task in aggregate.tasks_of([run for run in lacking if run.task not in recorded]):
+        if options.explicit:
+            _log.warning("no run on %s has the metric %s: no panel", task[1], metric)
     rate = aggregate.is_rate(metric, members)
     rows = aggregate.final_table(members, metric, by=options.by, last=options.last, method=method)
     tasks = aggregate.tasks_of(members)

@@ -49,9 +49,9 @@ class Steps:
             has_next = torch.arange(longest).unsqueeze(1) + 1 < ordered.unsqueeze(0)
             self.cur = torch.nonzero(has_next[filled]).squeeze(1).to(device)
 
-    def pack(self, x: Tensor) -> Tensor:
-        """[B, T, ...] -> [N, ...]."""
-        return x.flatten(0, 1).index_select(0, self._flat)
+    def pack(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[B, T, ...] -> [N, ...], written to `out` where that is given."""
+        return torch.index_select(x.flatten(0, 1), 0, self._flat, out=out)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """[N, ...] -> [B, T, ...], zero where nothing is filled."""

@@ -2,6 +2,7 @@
 
 from controllers.basic_controller import BasicMAC
 from controllers.n_controller import NMAC
+from controllers.s2q_controller import S2QMAC
 from utils.registry import Registry
 
 REGISTRY = Registry("controller")
@@ -9,3 +10,4 @@ register = REGISTRY.register
 
 register("basic_mac")(BasicMAC)
 register("n_mac")(NMAC)
+register("s2q_mac")(S2QMAC)

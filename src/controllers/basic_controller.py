@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from components.action_selectors import REGISTRY as SELECTORS
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
+from controllers.agent_forms import is_current, takes_rows
 from controllers.unroll import pack_steps, unroll_by_steps
 from modules.agents import REGISTRY as AGENTS
 
@@ -31,6 +32,13 @@ class BasicMAC:
         args: `n_agents`, `n_actions`, `agent`, `action_selector`, `agent_output_type` ("q" or "pi_logits"), ...
     """
 
+    # A plug-in may override `forward` with PyMARL's signature, which has no `bs`: then all rows are computed.
+    _forward_takes_rows = True
+    _agent_takes_rows: bool | None = None  # see `agent_forms.takes_rows`; None: not asked yet
+
+    def __init_subclass__(cls) -> None:
+        cls._forward_takes_rows = "bs" in inspect.signature(cls.forward).parameters
+
     def __init__(self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace) -> None:
         self.n_agents = args.n_agents
         self.args = args
@@ -39,8 +47,6 @@ class BasicMAC:
         self.agent_output_type = args.agent_output_type
         self.action_selector = SELECTORS[args.action_selector](args)
         self.hidden_states: Tensor | None = None
-        # A plug-in may override `forward` with PyMARL's signature, which has no `bs`: then all rows are computed.
-        self._forward_takes_rows = "bs" in inspect.signature(self.forward).parameters
 
     # -- acting ---------------------------------------------------------------------------------------------------
     def select_actions(
@@ -55,29 +61,34 @@ class BasicMAC:
         return self.action_selector.select_action(outputs, avail_actions, t_env, test_mode=test_mode)
 
     def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL) -> Tensor:
-        """Outputs of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from step to step."""
-        inputs = self._build_inputs(ep_batch, t).view(ep_batch.batch_size, self.n_agents, -1)[bs]
-        outputs, hidden = self._step_agent(inputs, self.hidden_states[bs])
+        """Outputs of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from step to step.
+
+        As in PyMARL, the agent is in evaluation mode (dropout, ...) where `test_mode` is true.
+        """
+        if self.agent.training == test_mode:
+            self.agent.train(not test_mode)
+        b = ep_batch.batch_size
+        inputs = self._build_inputs(ep_batch, t).reshape(b, self.n_agents, -1)[bs]
+        before = self.hidden_states.reshape(b, self.n_agents, -1)
+        outputs, hidden = self._step_agent(inputs, before[bs])
         if isinstance(bs, slice) and bs == ALL:
             self.hidden_states = hidden
         else:
-            self.hidden_states = self.hidden_states.clone()
+            self.hidden_states = before.clone()
             self.hidden_states[bs] = hidden
         if self.agent_output_type == "pi_logits":
             outputs = self._policy(outputs, ep_batch["avail_actions"][bs, t])
         return outputs
 
     def _step_agent(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, A, F], [B, A, H] -> ([B, A, U], [B, A, H]), also for agents that know PyMARL's flat `forward` only."""
-        if hasattr(self.agent, "step"):
+        """[B, A, F], [B, A, H] -> ([B, A, U], [B, A, H]), also for agents that know PyMARL's `forward` only."""
+        if is_current(type(self.agent), "step"):
             return self.agent.step(inputs, hidden)
+        if self._agent_takes_rows is None:
+            self._agent_takes_rows = takes_rows(self.agent, inputs, hidden)
         n = inputs.shape[0]
-        outputs, hidden = self.agent(self._agent_layout(inputs), hidden)
+        outputs, hidden = self.agent(inputs.flatten(0, 1) if self._agent_takes_rows else inputs, hidden)
         return outputs.reshape(n, self.n_agents, -1), hidden.reshape(n, self.n_agents, -1)
-
-    def _agent_layout(self, inputs: Tensor) -> Tensor:
-        """The layout a PyMARL agent's `forward` expects: [B * A, F] here, [B, A, F] in `NMAC`."""
-        return inputs.reshape(-1, inputs.shape[-1])
 
     def _policy(self, logits: Tensor, avail_actions: Tensor) -> Tensor:
         if self.args.mask_before_softmax:
@@ -99,8 +110,9 @@ class BasicMAC:
         The numbers are those of `forward` called step by step; agents without `unroll` are called that way.
         """
         steps = batch.steps() if steps is None else steps
-        overridden = type(self).forward is not BasicMAC.forward
-        if overridden or not hasattr(self.agent, "unroll"):
+        own, ours = type(self), BasicMAC
+        overridden = own.forward is not ours.forward or own.init_hidden is not ours.init_hidden
+        if overridden or not is_current(type(self.agent), "unroll"):
             return unroll_by_steps(self, batch, steps)
         outputs = self.agent.unroll(self.sequence_inputs(batch, steps) if inputs is None else inputs, steps)
         if self.agent_output_type == "pi_logits":
@@ -112,13 +124,14 @@ class BasicMAC:
         steps = batch.steps() if steps is None else steps
         if type(self)._build_inputs is not BasicMAC._build_inputs:
             per_step = [
-                self._build_inputs(batch, t).view(batch.batch_size, self.n_agents, -1) for t in range(len(steps.sizes))
+                self._build_inputs(batch, t).reshape(batch.batch_size, self.n_agents, -1)
+                for t in range(len(steps.sizes))
             ]
             return pack_steps(per_step, batch, steps)
-        obs = steps.pack(batch["obs"])
-        n, o = steps.n_rows, obs.shape[-1]
-        inputs = obs.new_zeros(n, self.n_agents, self._n_inputs)
-        inputs[..., :o] = obs
+        obs = batch["obs"]
+        o = obs.shape[-1]
+        inputs = obs.new_zeros(steps.n_rows, self.n_agents, self._n_inputs)
+        steps.pack(obs, out=inputs[..., :o])
         if self.args.obs_last_action:
             # Row by row the action of the step before; the first step has none.
             actions = steps.pack(batch["actions"])[steps.cur]
@@ -128,7 +141,7 @@ class BasicMAC:
         return inputs
 
     def _build_inputs(self, batch: EpisodeBatch, t: int) -> Tensor:
-        """The agents' inputs at step t, [B * A, F]."""
+        """The agents' inputs at step t, [B, A, F] as in PyMARL2; one that overrides this may also give [B * A, F]."""
         obs = batch["obs"][:, t]
         parts = [obs]
         if self.args.obs_last_action:
@@ -139,7 +152,7 @@ class BasicMAC:
         if self.args.obs_agent_id:
             ids = torch.eye(self.n_agents, device=obs.device)
             parts.append(ids.unsqueeze(0).expand(obs.shape[0], -1, -1))
-        return torch.cat(parts, dim=-1).flatten(0, 1)
+        return torch.cat(parts, dim=-1)
 
     def _get_input_shape(self, scheme: Mapping[str, Any]) -> int:
         obs = scheme["obs"]["vshape"]

@@ -148,14 +148,17 @@ class S2QMAC(NMAC):
         Args:
             inputs: `sequence_inputs(batch)` where it is already there.
         """
-        steps = batch.steps() if steps is None else steps
-        hidden = self.agent.unroll_hidden(self.sequence_inputs(batch, steps) if inputs is None else inputs, steps)
-        z = self.encoder.unroll(hidden[0].detach().flatten(1), steps)
-        return SubValues(self.agent.head(hidden, z), z)
+        return self._unroll(batch, steps, inputs, latent=True)
 
     def unroll(self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None) -> Tensor:
         """Utilities of Q_0 at all filled steps, [N, A, U]."""
-        return self.unroll_all(batch, steps, inputs).q[0]
+        return self._unroll(batch, steps, inputs, latent=self.args.s2q_comm).q[0]
+
+    def _unroll(self, batch: EpisodeBatch, steps: Steps | None, inputs: Tensor | None, latent: bool) -> SubValues:
+        steps = batch.steps() if steps is None else steps
+        hidden = self.agent.unroll_hidden(self.sequence_inputs(batch, steps) if inputs is None else inputs, steps)
+        z = self.encoder.unroll(hidden[0].detach().flatten(1), steps) if latent else None
+        return SubValues(self.agent.head(hidden, z), z)
 
     # -- parameters -----------------------------------------------------------------------------------------------
     def networks(self) -> dict[str, nn.Module]:

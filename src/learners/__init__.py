@@ -3,6 +3,7 @@
 from learners.max_q_learner import MaxQLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
+from learners.s2q_learner import S2QLearner
 from utils.registry import Registry
 
 REGISTRY = Registry("learner")
@@ -14,3 +15,4 @@ register("nq_learner")(QLearner)
 register("dmaq_qatten_learner")(QLearner)
 register("max_q_learner")(MaxQLearner)
 register("qtran_learner")(QTranLearner)
+register("s2q_learner")(S2QLearner)

@@ -132,7 +132,7 @@ class QLearner(Learner):
 
 def masked_argmax(q: Tensor, avail: Tensor) -> Tensor:
     """The best available action: q [..., U], avail [..., U] -> int64 [...]."""
-    return q.detach().masked_fill(avail == 0, -torch.inf).argmax(-1)
+    return torch.where(avail != 0, q.detach(), -torch.inf).argmax(-1)
 
 
 def weighted_mean(losses: Tensor, steps: Steps, per_weight: Tensor | None) -> Tensor:

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
-from components.steps import Steps
 from controllers.s2q_controller import S2QMAC
 from controllers.unroll import sequence_inputs, unroll
 from learners.base import Learner, make_optimiser

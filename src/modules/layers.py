@@ -89,8 +89,8 @@ class GRU(nn.Module):
             return self._unroll_cudnn(x, sizes)
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
-            return _GRUSequence.apply(x, *weights, tuple(sizes))
-        return _gru_sequence(x, *weights, sizes)
+            return _GRUSequence.apply(x, *weights, list(sizes))
+        return _gru_sequence(x, *weights, list(sizes))
 
     def _unroll_cudnn(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         h0 = x.new_zeros(1, sizes[0], self.n_hidden)
@@ -108,51 +108,51 @@ def _gru_sequence(
     sizes: Sequence[int],
     gates: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`GRU.unroll`: hidden states of all rows, [(G,) R, H].
+    """`GRU.unroll`: the hidden states of all rows, [(G,) R, H].
 
-    On a CPU the arithmetic is the limit, so what counts is that a finished sequence costs nothing and that what a step
+    On a CPU the arithmetic is the limit. What counts is that a finished sequence costs nothing, and that what a step
     works on stays in the cache: hence one step after the other, in buffers that are used again.
 
     Args:
-        gates: where the backward pass wants to find r and z side by side [(G,) R, 2H], the candidate [(G,) R, H] and
-            the hidden state's share of it before the reset gate [(G,) R, H]; None to keep nothing.
+        gates: where the backward pass wants to find, for all rows, r and z side by side [(G,) R, 2H], the candidate
+            [(G,) R, H] and what the hidden state adds to it if r is 1 [(G,) R, H]; None to keep nothing.
     """
     n_hidden = weight_hh.shape[-1]
-    split = 2 * n_hidden
-    w_ih, w_hh = weight_ih.mT, weight_hh.mT
-    w_rz, w_n, u_rz, u_n = w_ih[..., :split], w_ih[..., split:], w_hh[..., :split], w_hh[..., split:]
-    bias = bias_ih.unsqueeze(-2), bias_hh.unsqueeze(-2)
-    b_rz, b_n, c_n = bias[0][..., :split] + bias[1][..., :split], bias[0][..., split:], bias[1][..., split:]
-    lead, first = x.shape[:-2], sizes[0]
-    keep = gates is not None
-    if not keep:
-        gates = tuple(x.new_empty(*lead, first, n) for n in (split, n_hidden, n_hidden))
+    parts = [2 * n_hidden, n_hidden]
+    (w_rz, w_n), (u_rz, u_n) = weight_ih.mT.split(parts, -1), weight_hh.mT.split(parts, -1)
+    (b_rz, b_n), (c_rz, c_n) = bias_ih.unsqueeze(-2).split(parts, -1), bias_hh.unsqueeze(-2).split(parts, -1)
+    b_rz = b_rz + c_rz
+    lead = x.shape[:-2]
+    if gates is None:
+        shared = (x.new_empty(*lead, sizes[0], n) for n in (2 * n_hidden, n_hidden, n_hidden))
+        rz, candidates, shares = (_first_rows(buffer, sizes) for buffer in shared)
+    else:
+        rz, candidates, shares = (buffer.split(sizes, -2) for buffer in gates)
     out = x.new_empty(*lead, x.shape[-2], n_hidden)
-    h = x.new_zeros(*lead, first, n_hidden)
+    h = x.new_zeros(*lead, sizes[0], n_hidden)
     minus_one = x.new_tensor(-1.0)
-    start = 0
-    for n in sizes:
-        at = start if keep else 0
-        rz, candidate, hn = (buffer.narrow(-2, at, n) for buffer in gates)
-        rows, h = x.narrow(-2, start, n), h.narrow(-2, 0, n)
-        _affine(b_rz, rows, w_rz, out=rz)
-        _add_product(rz, h, u_rz).sigmoid_()
-        _affine(c_n, h, u_n, out=hn)
-        _affine(b_n, rows, w_n, out=candidate)
-        # tanh(y) = 2 sigmoid(2y) - 1: torch's tanh takes six times as long as its sigmoid on a CPU.
-        candidate.addcmul_(rz[..., :n_hidden], hn).mul_(2).sigmoid_()
-        torch.add(minus_one, candidate, alpha=2, out=candidate)
-        h = torch.lerp(candidate, h, rz[..., n_hidden:], out=out.narrow(-2, start, n))
-        start += n
+    for n, x_t, out_t, rz_t, c_t, share in zip(
+        sizes, x.split(sizes, -2), out.split(sizes, -2), rz, candidates, shares, strict=True
+    ):
+        h = h if h.shape[-2] == n else h.narrow(-2, 0, n)
+        _affine(b_rz, x_t, w_rz, out=rz_t)
+        _add_product(rz_t, h, u_rz).sigmoid_()
+        r, z = rz_t.chunk(2, -1)
+        _affine(c_n, h, u_n, out=share)
+        _affine(b_n, x_t, w_n, out=c_t)
+        # tanh(y) = 2 sigmoid(2y) - 1: on a CPU torch's tanh takes six times as long as its sigmoid.
+        c_t.addcmul_(r, share).mul_(2).sigmoid_()
+        torch.add(minus_one, c_t, alpha=2, out=c_t)
+        h = torch.lerp(c_t, h, z, out=out_t)
     return out
 
 
 class _GRUSequence(torch.autograd.Function):
-    """`_gru_sequence` with its gradient: the same products as autograd's, about half of its other work."""
+    """`_gru_sequence` with its gradient: the products that autograd would compute, half of the work around them."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, sizes: tuple
+        ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, sizes: list[int]
     ) -> Tensor:
         n_hidden = weight_hh.shape[-1]
         gates = tuple(x.new_empty(*x.shape[:-1], n) for n in (2 * n_hidden, n_hidden, n_hidden))
@@ -164,47 +164,48 @@ class _GRUSequence(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_ih, weight_hh, out, *gates = ctx.saved_tensors
-        n_hidden, lead, first = weight_hh.shape[-1], x.shape[:-2], ctx.sizes[0]
-        split = 2 * n_hidden
+        x, weight_ih, weight_hh, out, rz, candidates, shares = ctx.saved_tensors
+        sizes, lead, n_hidden = ctx.sizes, x.shape[:-2], weight_hh.shape[-1]
+        reset, update = rz.chunk(2, -1)
+        steps = [a.split(sizes, -2) for a in (x, grad, out, reset, update, candidates, shares)]
         grad_x = torch.empty_like(x)
-        grad_ih, grad_hh = torch.zeros_like(weight_ih), torch.zeros_like(weight_hh)
-        grad_bias_ih, grad_bias_hh = (x.new_zeros(*lead, 3 * n_hidden) for _ in range(2))
-        # Of the gates before their non-linearities, as the inputs and as the hidden state see them.
-        grad_i, grad_n = x.new_empty(*lead, first, 3 * n_hidden), x.new_empty(*lead, first, n_hidden)
-        spare = x.new_empty(*lead, first, n_hidden)
-        grad_h = x.new_zeros(*lead, first, n_hidden)
-        start = x.shape[-2]
-        for t in reversed(range(len(ctx.sizes))):
-            n = ctx.sizes[t]
-            start -= n
-            rz, candidate, hn = (buffer.narrow(-2, start, n) for buffer in gates)
-            r, z = rz[..., :n_hidden], rz[..., n_hidden:]
-            # A sequence that ends here has no gradient from a later step: its rows of `grad_h` are still zero.
-            d = grad_h.narrow(-2, 0, n).add_(grad.narrow(-2, start, n))
-            gi, gn, new = grad_i.narrow(-2, 0, n), grad_n.narrow(-2, 0, n), spare.narrow(-2, 0, n)
-            gr, gz, gc = gi.split(n_hidden, -1)
+        grad_x_steps = grad_x.split(sizes, -2)
+        # Gradients before the non-linearities, side by side: candidate, r, z, hidden share of the candidate. The inputs
+        # see the first three, the hidden state the last three.
+        buffer = x.new_empty(*lead, sizes[0], 4 * n_hidden)
+        columns = {n: buffer.narrow(-2, 0, n) for n in set(sizes)}
+        from_input = {n: (b[..., : 3 * n_hidden], b[..., n_hidden:], *b.chunk(4, -1)) for n, b in columns.items()}
+        spare = _first_rows(x.new_empty(*lead, sizes[0], n_hidden), sizes)
+        # A sequence that ends at step t has no gradient from a later one: its rows are still zero then.
+        grad_h = _first_rows(x.new_zeros(*lead, sizes[0], n_hidden), sizes)
+        weight_i = weight_ih.roll(n_hidden, -2)
+        grad_i, grad_hh = torch.zeros_like(weight_ih), torch.zeros_like(weight_hh)
+        grad_bias = x.new_zeros(*lead, 4 * n_hidden)
+        for t in reversed(range(len(sizes))):
+            x_t, grad_t, out_t, r, z, c, share = (a[t] for a in steps)
+            g_input, g_hidden, g_c, g_r, g_z, g_share = from_input[sizes[t]]
+            d, new = grad_h[t].add_(grad_t), spare[t]
             torch.addcmul(d, d, z, value=-1, out=new)
-            # d (h - candidate) z (1 - z), where z (h - candidate) is what the step made of the candidate.
-            torch.sub(out.narrow(-2, start, n), candidate, out=gz).mul_(new)
-            torch.ops.aten.tanh_backward.grad_input(new, candidate, grad_input=gc)
-            torch.mul(gc, r, out=gn)
-            torch.mul(gc, hn, out=new)
-            torch.ops.aten.sigmoid_backward.grad_input(new, r, grad_input=gr)
-            d.mul_(z)
-            grz = gi[..., :split]
-            _add_product(d, grz, weight_hh[..., :split, :])
-            _add_product(d, gn, weight_hh[..., split:, :])
-            torch.matmul(gi, weight_ih, out=grad_x.narrow(-2, start, n))
-            _add_product(grad_ih, gi.mT, x.narrow(-2, start, n))
-            grad_bias_ih += gi.sum(-2)
-            grad_bias_hh[..., split:] += gn.sum(-2)
+            # d (h - c) z (1 - z), where z (h - c) is what the step adds to the candidate c.
+            torch.sub(out_t, c, out=g_z).mul_(new)
+            torch.ops.aten.tanh_backward.grad_input(new, c, grad_input=g_c)
+            torch.mul(g_c, r, out=g_share)
+            torch.mul(g_c, share, out=new)
+            torch.ops.aten.sigmoid_backward.grad_input(new, r, grad_input=g_r)
+            _add_product(d.mul_(z), g_hidden, weight_hh)
+            torch.matmul(g_input, weight_i, out=grad_x_steps[t])
+            _add_product(grad_i, g_input.mT, x_t)
             if t > 0:
-                h = out.narrow(-2, start - ctx.sizes[t - 1], n)
-                _add_product(grad_hh[..., :split, :], grz.mT, h)
-                _add_product(grad_hh[..., split:, :], gn.mT, h)
-        grad_bias_hh[..., :split] = grad_bias_ih[..., :split]
-        return grad_x, grad_ih, grad_hh, grad_bias_ih, grad_bias_hh, None
+                _add_product(grad_hh, g_hidden.mT, steps[2][t - 1].narrow(-2, 0, sizes[t]))
+            grad_bias += columns[sizes[t]].sum(-2)
+        grad_bias_i, grad_bias_hh = grad_bias[..., : 3 * n_hidden], grad_bias[..., n_hidden:]
+        return grad_x, grad_i.roll(-n_hidden, -2), grad_hh, grad_bias_i.roll(-n_hidden, -1), grad_bias_hh, None
+
+
+def _first_rows(buffer: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """For every step the part [(G,) n, H] of a buffer that all steps share."""
+    views = {n: buffer.narrow(-2, 0, n) for n in set(sizes)}
+    return [views[n] for n in sizes]
 
 
 def _affine(bias: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:

@@ -135,53 +135,59 @@ class Collector:
         b, tick = env.n_envs, time.perf_counter
         started = tick()
         batch = self.new_batch(batch_size=b)
-        store = {
-            key: batch.stored(key) for key in (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
-        }
-        current = {key: torch.from_numpy(getattr(env, key)) for key in OBSERVED}
+        columns = _Columns(batch)
         env.set_t_env(self.t_env)
         env.reset()
         self.mac.init_hidden(batch_size=b)
         seconds_acting = 0.0
-        alive = ~env.failed
         actions = np.zeros((b, env.n_agents), dtype=np.int64)
         returns = np.zeros((b, env.n_agents) if not args.common_reward else b)
         lengths = np.zeros(b, dtype=np.int64)
         info: dict[str, np.ndarray] = {}
         film = args.render and test_mode
+        # Environments whose observation of step t is to be kept, ended ones (their last) included; and their rows.
+        alive = ~env.failed
+        rows = _rows(alive)
+        over = env.failed
         for t in range(self.episode_limit + 1):
-            # `alive`: environments whose observation of step t is to be kept, ended ones (their last) included.
-            rows = _rows(alive)
-            _write(store, current, rows, t)
-            store["filled"][rows, t] = 1
+            for key in OBSERVED:
+                columns.write(key, rows, t, getattr(env, key)[rows])
+            columns.write("filled", rows, t, 1)
             if film and alive[0]:
                 self.frames.append(env.render(0))
             batch.changed("filled", "actions")
-            running = alive & ~(env.terminated | env.truncated)
-            if not running.any():
-                break
-            rows = _rows(running)
+            running = alive
+            if over.any():
+                running = alive & ~over
+                if not running.any():
+                    break
+                rows = _rows(running)
             before = tick()
+            bs = rows if isinstance(rows, slice) else torch.from_numpy(rows)
             with torch.no_grad():
-                chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=rows, test_mode=test_mode)
-            chosen = chosen.reshape(-1, env.n_agents)
-            actions[running] = chosen.cpu().numpy()
+                chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
+            chosen = chosen.reshape(-1, env.n_agents).cpu().numpy()
             seconds_acting += tick() - before
-            store["actions"][rows, t] = chosen.unsqueeze(-1).to(store["actions"].dtype)
+            actions[rows] = chosen
+            columns.write("actions", rows, t, chosen[..., None])
             env.step(actions, running)
-            reward = self._reward(env)
-            store["reward"][rows, t] = _to_store(reward[running].reshape(len(chosen), -1), store["reward"])
-            for key in ("terminated", "truncated"):
-                store[key][rows, t] = _to_store(getattr(env, key)[running][:, None], store[key])
-            returns[running] += reward[running]
-            lengths[running] += 1
-            alive = running & ~env.failed
-            ended = alive & (env.terminated | env.truncated)
-            if ended.any():
+            reward = self._reward(env)[rows]
+            columns.write("reward", rows, t, reward.reshape(len(chosen), -1))
+            returns[rows] += reward
+            lengths[rows] += 1
+            alive = running
+            # Most steps end no episode; then there is nothing to find out about.
+            over = running & (env.terminated | env.truncated | env.failed)
+            if over.any():
+                for key in ("terminated", "truncated"):
+                    columns.write(key, rows, t, getattr(env, key)[rows, None])
+                alive = running & ~env.failed
+                rows = _rows(alive)
+                ended = over & alive
                 for key, values in env.info.items():
                     info.setdefault(key, np.full(b, np.nan))[ended] = values[ended]
         self.t = int(lengths.max())
-        batch.changed(*store)
+        batch.changed(*columns.keys)
         ok = np.flatnonzero(env.terminated | env.truncated)
         self.seconds["acting"] += seconds_acting
         self.seconds["environment"] += tick() - started - seconds_acting
@@ -300,16 +306,25 @@ class _Figures:
         self.info = defaultdict(list, {key: list(values) for key, values in state["info"].items()})
 
 
-def _rows(mask: np.ndarray) -> slice | Tensor:
+class _Columns:
+    """Writes NumPy values into the time steps of a batch.
+
+    In main memory through NumPy, whose indexing costs a fraction of torch's for so few numbers.
+    """
+
+    keys = (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
+
+    def __init__(self, batch: EpisodeBatch) -> None:
+        stored = {key: batch.stored(key) for key in self.keys}
+        self._in_memory = torch.device(batch.device).type == "cpu"
+        self._stored = {key: value.numpy() for key, value in stored.items()} if self._in_memory else stored
+
+    def write(self, key: str, rows: slice | np.ndarray, t: int, values: np.ndarray | int) -> None:
+        """Writes step t of the episodes `rows`."""
+        target = self._stored[key]
+        target[rows, t] = values if self._in_memory else torch.as_tensor(values, dtype=target.dtype)
+
+
+def _rows(mask: np.ndarray) -> slice | np.ndarray:
     """The index of the rows in a mask: a full slice, which costs nothing, where that is all of them."""
-    return slice(None) if mask.all() else torch.from_numpy(np.flatnonzero(mask))
-
-
-def _write(store: Mapping[str, Tensor], current: Mapping[str, Tensor], rows: slice | Tensor, t: int) -> None:
-    for key, value in current.items():
-        target = store[key]
-        target[rows, t] = value[rows].to(device=target.device, dtype=target.dtype)
-
-
-def _to_store(values: np.ndarray, target: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device=target.device, dtype=target.dtype)
+    return slice(None) if mask.all() else np.flatnonzero(mask)

@@ -29,6 +29,8 @@ CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
 KINDS = {"algs": "algorithm", "envs": "environment"}
 SUFFIXES = (".yaml", ".yml", ".json")
 _WRITE_TEST_BYTES = 64 * 1024
+# What torch.save says instead of the operating system's error when its file cannot be written to the end.
+_TORCH_WRITE_ERRORS = ("PytorchStreamWriter failed", "] . unexpected pos ", "basic_ios::clear: iostream error")
 
 _log = logging.getLogger(__name__)
 
@@ -467,6 +469,8 @@ def is_disk_full(exc: BaseException | None) -> bool:
     """Whether an exception, or one that led to it, says that the disk or the quota is full."""
     while exc is not None:
         if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(exc, RuntimeError) and any(text in str(exc) for text in _TORCH_WRITE_ERRORS):
             return True
         exc = exc.__cause__ or exc.__context__
     return False

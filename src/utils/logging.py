@@ -36,6 +36,8 @@ _CLOCK = "%H:%M:%S"
 _HANDLER = "console"
 _RECENT = 5  # values of a figure that recent statistics are the mean of
 _KEPT = 64  # values of a figure kept in memory for that
+_CELL = 38  # width of a figure in the recent statistics
+_PREFIX = 20  # width of time and level before a log line on a terminal
 _REFRESH = 0.1  # [s] between two drawings of the progress line
 _RATE_WINDOW = 30.0  # [s] over which steps per second are measured
 
@@ -298,7 +300,9 @@ class Logger:
                 continue
             recent = [value for _, value in self.stats[key][-1 if key == "epsilon" else -_RECENT :]]
             cells.append(f"{key + ':':<25}{sum(recent) / len(recent):>10.4f}")
-        lines += ["   ".join(cells[start : start + 4]) for start in range(0, len(cells), 4)]
+        terminal = _terminal()
+        columns = 4 if terminal is None else max(1, (terminal.width - _PREFIX) // _CELL)
+        lines += ["   ".join(cells[start : start + columns]) for start in range(0, len(cells), columns)]
         self.console_logger.info("%s", "\n".join(lines))
 
     def position(self) -> Position:

@@ -8,6 +8,7 @@ import math
 import os
 import queue
 import re
+import textwrap
 import threading
 import time
 from collections.abc import Mapping
@@ -98,6 +99,7 @@ class RunFolder(FileStorageObserver):
         self._dumped_size = -1
         self._next_dump = 0.0
         self._failing = False
+        self._started = False  # until then errors are the caller's business
 
     def _make_run_dir(self, _id: str | None) -> None:
         if self._resumed is not None:
@@ -136,6 +138,7 @@ class RunFolder(FileStorageObserver):
             for key in ("resources", "artifacts"):
                 self.run_entry[key] = before.get(key, [])
             self.save_json(self.run_entry, "run.json")
+        self._started = True
         return run_id
 
     def watch(self, info: dict[str, Any]) -> None:
@@ -187,7 +190,7 @@ class RunFolder(FileStorageObserver):
         self._next_dump = time.monotonic() + (time.monotonic() - start) / _DUMP_SHARE
 
     def _end(self, stop_time: datetime, status: str, **fields: object) -> None:
-        if self.run_entry is None:  # the run could not even be started
+        if not self._started:
             return
         with self._lock:
             self.run_entry.update(stop_time=stop_time.isoformat(), status=status, **fields)
@@ -299,7 +302,7 @@ class Detached(RunObserver):
         except Exception as exc:  # whatever a database client raises
             self._dead = method == "started_event"
             what = "cannot be reached: the run is not recorded there" if self._dead else "fails: trying again"
-            self._warn(f"{what} ({type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''})")
+            self._warn(f"{what} ({type(exc).__name__}: {textwrap.shorten(str(exc), 150)})")
 
     def _warn(self, what: str) -> None:
         if not self._failing:

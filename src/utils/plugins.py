@@ -166,11 +166,12 @@ def _register_all(module: ModuleType) -> list[str]:
         if kind is not None:
             by_kind.setdefault(kind, []).append(cls)
     added = []
+    both = _ENV in by_kind and _VECTOR_ENV in by_kind  # they share the names of environments
     for kind, classes in by_kind.items():
         registry = kind.load()
         for cls in classes:
             names = [cls.__name__]
-            if len(classes) == 1:
+            if len(classes) == 1 and not (both and kind in (_ENV, _VECTOR_ENV)):
                 names.append(module.__name__.rpartition(".")[2])
             by_itself = cls in registry.values()
             for name in dict.fromkeys(names):

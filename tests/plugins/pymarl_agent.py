@@ -1,11 +1,15 @@
-"""A recurrent agent network in the first PyMARL's and EPyMARL's form: rows of [batch * agents, features], no unroll."""
+"""Recurrent agent networks in the forms of PyMARL and EPyMARL, of PyMARL2, and on top of RNNAgent; none has unroll."""
 
 import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
+from modules.agents.rnn_agent import RNNAgent
+
 
 class PluginAgent(nn.Module):
+    """PyMARL's and EPyMARL's form: one row per agent, [batch * agents, features]."""
+
     def __init__(self, input_shape, args):
         super(PluginAgent, self).__init__()
         self.args = args
@@ -44,4 +48,15 @@ class PluginBlockAgent(nn.Module):
         h_in = hidden_state.reshape(-1, self.args.rnn_hidden_dim)
         h = self.rnn(x, h_in)
         q = self.fc2(th.tanh(h))
+        return q.view(b, a, -1), h.view(b, a, -1)
+
+
+class PluginSkipAgent(RNNAgent):
+    """Inherits from the laboratory's agent and replaces `forward` alone: the head also reads what the GRU reads."""
+
+    def forward(self, inputs, hidden_state):
+        b, a, e = inputs.size()
+        x = F.relu(self.fc1(inputs.view(-1, e)))
+        h = self.rnn(x, hidden_state.reshape(-1, self.args.rnn_hidden_dim))
+        q = self.fc2(h + x)
         return q.view(b, a, -1), h.view(b, a, -1)

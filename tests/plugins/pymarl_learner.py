@@ -24,6 +24,7 @@ class PluginQLearner:
         self.last_target_update_episode = 0
         self.log_stats_t = -args.learner_log_interval - 1
         self.train_t = 0
+        self.target_scale = th.zeros(1, device=self.device)  # a running mean, logged only
 
         self.mixer = None
         if args.mixer is not None:
@@ -85,7 +86,7 @@ class PluginQLearner:
         td_error = chosen_action_qvals - targets.detach()
         squared = 0.5 * td_error.pow(2)
         if per_weight is not None:
-            squared = squared * per_weight.view(-1, 1, 1).to(squared.device)
+            squared = squared * per_weight.view(-1, 1, 1).to(self.device)
         mask = mask.expand_as(squared)
         masked_td_error = squared * mask
         loss = masked_td_error.sum() / mask.sum()
@@ -95,6 +96,7 @@ class PluginQLearner:
         grad_norm = th.nn.utils.clip_grad_norm_(self.params, self.args.grad_norm_clip)
         self.optimiser.step()
         self.train_t += 1
+        self.target_scale = 0.9 * self.target_scale + 0.1 * targets.abs().mean().to(self.device)
 
         if (episode_num - self.last_target_update_episode) / self.args.target_update_interval >= 1.0:
             self._update_targets()
@@ -107,6 +109,7 @@ class PluginQLearner:
             self.logger.log_stat("td_error_abs", (td_error * mask).abs().sum().item() / mask_elems, t_env)
             self.logger.log_stat("target_mean", (targets * mask).sum().item() / mask_elems, t_env)
             self.logger.log_stat("onehot_error", onehot_error.item(), t_env)
+            self.logger.log_stat("target_scale", self.target_scale, t_env)
             self.logger.log_stat(
                 "scaled_return", batch["reward"].sum().item() * getattr(self.args, "report_scale", 1.0), t_env
             )
@@ -145,9 +148,5 @@ class PluginQLearner:
         self.mac.load_models(path)
         self.target_mac.load_models(path)
         if self.mixer is not None:
-            self.mixer.load_state_dict(
-                th.load("{}/mixer.th".format(path), map_location=lambda storage, loc: storage)
-            )
-        self.optimiser.load_state_dict(
-            th.load("{}/opt.th".format(path), map_location=lambda storage, loc: storage)
-        )
+            self.mixer.load_state_dict(th.load("{}/mixer.th".format(path), map_location=lambda storage, loc: storage))
+        self.optimiser.load_state_dict(th.load("{}/opt.th".format(path), map_location=lambda storage, loc: storage))

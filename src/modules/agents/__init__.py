@@ -4,6 +4,7 @@ from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.rnn_agent import RNNAgent
+from modules.agents.s2q_agent import S2QAgent
 from utils.registry import Registry
 
 REGISTRY = Registry("agent")
@@ -14,3 +15,4 @@ register("n_rnn")(NRNNAgent)
 register("mlp")(MLPAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
+register("s2q_rnn")(S2QAgent)

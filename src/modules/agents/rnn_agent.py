@@ -36,13 +36,13 @@ class RNNAgent(Agent):
 
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """One time step: inputs [B, A, F], hidden [B, A, H] -> (outputs [B, A, U], hidden [B, A, H])."""
-        x = F.relu(self.fc1(self.to_rows(inputs)))
+        x = F.relu(self.fc1(self.to_rows(inputs)), inplace=True)
         h = self.rnn(x, self.to_rows(hidden))
         return self.from_rows(self.fc2(h)), self.from_rows(h)
 
     def unroll_hidden(self, inputs: Tensor, steps: Steps) -> Tensor:
         """All filled steps: inputs [N, A, F] -> hidden states [N, A, H]."""
-        x = F.relu(self.fc1(self.to_rows(inputs)))
+        x = F.relu(self.fc1(self.to_rows(inputs)), inplace=True)
         return self.from_rows(self.rnn.unroll(x, self.row_sizes(steps.sizes)))
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -106,8 +106,6 @@ class S2QAgent(RNNAgent, _Stacked):
         hidden = self.step_hidden(inputs, hidden)
         return self.head(hidden, message), hidden
 
-    def forward(
-        self, inputs: Tensor, hidden_state: Tensor, message: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, hidden_state: Tensor, message: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same as `step`."""
         return self.step(inputs, hidden_state, message)

@@ -1,0 +1,8 @@
+"""Experiments, one command each: `python -m experiments.NAME` from the repository's root."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT / "src") not in sys.path:
+    sys.path.insert(0, str(ROOT / "src"))

@@ -1,0 +1,121 @@
+"""Many runs through the ordinary command line, a few at a time; what is done already is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments import ROOT
+from utils.errors import RunFailure
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: `python src/main.py --config=ALGORITHM --env-config=ENVIRONMENT with SETTINGS`.
+
+    Args:
+        settings: key -> value; entries of mappings as `env_args.map_name`. A `seed` belongs here.
+    """
+
+    algorithm: str
+    environment: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join([self.algorithm, self.environment, *(f"{k}={v}" for k, v in self.settings.items())])
+
+    def command(self, results: Path) -> list[str]:
+        """The command line; an unfinished run of the same job is continued."""
+        settings = [f"{key}={value}" for key, value in self.settings.items()]
+        files = [f"--config={self.algorithm}", f"--env-config={self.environment}"]
+        fixed = [f"local_results_path={results}", "resume=auto"]
+        return [sys.executable, str(ROOT / "src" / "main.py"), *files, "with", *fixed, *settings]
+
+    def finished_run(self, results: Path) -> Path | None:
+        """The folder of a completed run of this job, if there is one."""
+        for file in sorted((results / "sacred").glob("*/*/*/config.json")):
+            record = json.loads((file.parent / "run.json").read_text())
+            if record["status"] == "COMPLETED" and self._describes(json.loads(file.read_text())):
+                return file.parent
+        return None
+
+    def _describes(self, config: Mapping[str, Any]) -> bool:
+        if (config["name"], config["env_config"]) != (self.algorithm, self.environment):
+            return False
+        for key, value in self.settings.items():
+            found: Any = config
+            for part in key.split("."):
+                found = found.get(part) if isinstance(found, Mapping) else None
+            if found != value:
+                return False
+        return True
+
+
+def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0) -> list[Path]:
+    """Runs all jobs that are not finished yet.
+
+    Args:
+        results: folder of the runs' results; an interrupted experiment goes on from there.
+        processes: how many at once; 0: one per processor. Each uses one thread if there are several.
+
+    Returns:
+        The jobs' run folders, in their order.
+
+    Raises:
+        RunFailure: a job failed; the others have been ended.
+    """
+    processes = processes or len(os.sched_getaffinity(0))
+    todo = [job for job in jobs if job.finished_run(results) is None]
+    console.log(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already, {processes} at a time, in {results}")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else None
+    running: list[tuple[Job, subprocess.Popen[bytes], Any, float]] = []
+    done = 0
+    try:
+        while todo or running:
+            while todo and len(running) < processes:
+                job = todo.pop(0)
+                output = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the run
+                process = subprocess.Popen(job.command(results), stdout=output, stderr=output, env=env)
+                running.append((job, process, output, time.monotonic()))
+            time.sleep(0.1)
+            for entry in [entry for entry in running if entry[1].poll() is not None]:
+                job, process, output, start = entry
+                running.remove(entry)
+                if process.returncode != 0:
+                    output.seek(0)
+                    tail = output.read().decode(errors="replace")[-2000:]
+                    raise RunFailure(f"{job} ended with exit code {process.returncode}:\n{tail}")
+                done += 1
+                console.log(f"done ({done}/{done + len(running) + len(todo)}, {time.monotonic() - start:.0f} s): {job}")
+    finally:
+        _end(process for _, process, _, _ in running)
+    return [_required(job, results) for job in jobs]
+
+
+def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Lets the runs that are still going write their checkpoints."""
+    processes = list(processes)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait()
+
+
+def _required(job: Job, results: Path) -> Path:
+    found = job.finished_run(results)
+    if found is None:
+        raise RunFailure(f"{job} left no completed run in {results}")
+    return found
