@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+from console_fixtures import fresh_console  # noqa: F401
 
 import doctor
 import main as main_module
@@ -33,7 +34,7 @@ def package(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def test_this_installation_is_ready(capsys, tmp_path, monkeypatch):
+def test_this_installation_is_ready(fresh_console, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main_module.main(["doctor"]) == 0
     out = capsys.readouterr().out

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from console_fixtures import fresh_console  # noqa: F401
 from rich.console import Console
 from sacred.observers import RunObserver
 
@@ -39,15 +40,6 @@ def logger(tmp_path):
     made.setup_files(tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture
-def root_handlers(monkeypatch):
-    """`get_logger` starts from scratch and leaves nothing behind."""
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [handler for handler in root.handlers if handler.name != "console"])
-    monkeypatch.setattr(root, "level", root.level)
-    return root
 
 
 def lines(path):
@@ -297,7 +289,7 @@ def test_broken_tensorboard_is_one_warning(tmp_path, monkeypatch, caplog):
 # --- Console ---
 
 
-def test_get_logger_is_plain_without_a_terminal_and_idempotent(root_handlers, capsys):
+def test_get_logger_is_plain_without_a_terminal_and_idempotent(fresh_console, capsys):
     logger = get_logger()
     assert get_logger() is logger
     logger.info("hello %d", 3)
@@ -308,7 +300,7 @@ def test_get_logger_is_plain_without_a_terminal_and_idempotent(root_handlers, ca
     assert err.count("\n") == 1
 
 
-def test_get_logger_draws_with_rich_on_a_terminal(root_handlers, monkeypatch):
+def test_get_logger_draws_with_rich_on_a_terminal(fresh_console, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -323,7 +315,7 @@ def test_get_logger_draws_with_rich_on_a_terminal(root_handlers, monkeypatch):
     assert "not recorded" not in recorder.getvalue()
 
 
-def test_sacreds_chatter_is_left_out(root_handlers, capsys):
+def test_sacreds_chatter_is_left_out(fresh_console, capsys):
     logger = get_logger()
     for level, message in ((20, "Started run"), (40, "Failed after %s!"), (30, "The observer 'x' failed")):
         record = logging.LogRecord("pymarl", level, "/site-packages/sacred/run.py", 1, message, (), None)
@@ -331,7 +323,7 @@ def test_sacreds_chatter_is_left_out(root_handlers, capsys):
     assert [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()] == ["The observer 'x' failed"]
 
 
-def test_record_output_keeps_prints_and_log_lines_in_order(root_handlers, capsys):
+def test_record_output_keeps_prints_and_log_lines_in_order(fresh_console, capsys):
     logger = get_logger()
     with record_output() as recorder:
         sys.stdout.write("one\n")

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+from console_fixtures import fresh_console  # noqa: F401
 
 import main as main_module
 from utils import config as config_module
@@ -20,6 +20,7 @@ from utils.logging import Logger
 from utils.observers import Interrupted
 
 SRC = Path(main_module.__file__).resolve().parent
+pytestmark = pytest.mark.usefixtures("fresh_console")
 COMMAND = ["--config=alg.yaml", "--env-config=env.yaml"]
 RUNS = Path("results/sacred/alg/3m")
 
@@ -30,9 +31,6 @@ def training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "alg.yaml").write_text("# An algorithm.\nlearner: my_learner\n")
     (tmp_path / "env.yaml").write_text("# An environment.\nenv: my_env\nenv_args: {map_name: 3m}\n")
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [handler for handler in root.handlers if handler.name != "console"])
-    monkeypatch.setattr(root, "level", root.level)
     module = types.ModuleType("training")
     module.calls = []
     module.act = lambda logger: 2.5
