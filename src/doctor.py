@@ -21,8 +21,8 @@ from utils.errors import ConfigError, UserError
 ROOT = Path(__file__).resolve().parents[1]
 OK, MISSING, BROKEN, NOTE = "ok", "missing", "broken", "note"
 _COLOURS = {OK: "green", MISSING: "yellow", BROKEN: "red", NOTE: "cyan"}
-# Where the module of a distribution has another name.
-_MODULES = {"pyyaml": "yaml", "protobuf": "google.protobuf", "setuptools": "pkg_resources"}
+# What has to work of distributions with several modules.
+_MODULES = {"protobuf": "google.protobuf", "setuptools": "pkg_resources"}
 _MIN_PYTHON = (3, 10)
 
 
@@ -93,19 +93,34 @@ def check_package(
         name: of the distribution.
         specifier: versions that will do ("" for any).
         mend: the command that installs it.
-        module: what to import, if it is called otherwise.
+        module: what to import; None: the module that the distribution brings.
     """
-    module = module or _MODULES.get(name.lower(), name.lower().replace("-", "_"))
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Check(group, name, MISSING, "not installed", mend, required)
-    error = try_import(module)
+    error = try_import(module or _module_of(name))
     if error:
         return Check(group, name, BROKEN, f"{version}: {error}", mend, required)
     if specifier and not _version_fits(version, specifier):
         return Check(group, name, BROKEN, f"{version}, needs {specifier}", mend, required)
     return Check(group, name, OK, version, "", required)
+
+
+def _module_of(distribution: str) -> str:
+    """The module to import: pyyaml is called yaml, pillow PIL."""
+    name = distribution.lower()
+    if name in _MODULES:
+        return _MODULES[name]
+    usual = name.replace("-", "_")
+    if importlib.util.find_spec(usual) is not None:
+        return usual
+    found = [
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if name in map(str.lower, owners) and not module.startswith("_")
+    ]
+    return min(found, default=usual)
 
 
 def try_import(module: str) -> str:

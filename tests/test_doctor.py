@@ -34,7 +34,8 @@ def package(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def test_this_installation_is_ready(fresh_console, capsys, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("fresh_console")
+def test_this_installation_is_ready(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main_module.main(["doctor"]) == 0
     out = capsys.readouterr().out
@@ -77,6 +78,14 @@ def test_packages_that_are_fine_missing_old_or_broken(package):
     )
     stops = check_package("g", package("doctor-case-d", code="raise SystemExit('no\\ndisplay')\n"), "", "pip")
     assert stops.found == "1.5.0: SystemExit: no display"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "module"),
+    [("PyYAML", "yaml"), ("pillow", "PIL"), ("numpy", "numpy"), ("tensorboard-logger", "tensorboard_logger")],
+)
+def test_modules_that_are_called_otherwise(distribution, module):
+    assert doctor._module_of(distribution) == module
 
 
 def test_a_local_version_fits_its_public_one():

@@ -289,7 +289,8 @@ def test_broken_tensorboard_is_one_warning(tmp_path, monkeypatch, caplog):
 # --- Console ---
 
 
-def test_get_logger_is_plain_without_a_terminal_and_idempotent(fresh_console, capsys):
+@pytest.mark.usefixtures("fresh_console")
+def test_get_logger_is_plain_without_a_terminal_and_idempotent(capsys):
     logger = get_logger()
     assert get_logger() is logger
     logger.info("hello %d", 3)
@@ -300,7 +301,8 @@ def test_get_logger_is_plain_without_a_terminal_and_idempotent(fresh_console, ca
     assert err.count("\n") == 1
 
 
-def test_get_logger_draws_with_rich_on_a_terminal(fresh_console, monkeypatch):
+@pytest.mark.usefixtures("fresh_console")
+def test_get_logger_draws_with_rich_on_a_terminal(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -315,7 +317,8 @@ def test_get_logger_draws_with_rich_on_a_terminal(fresh_console, monkeypatch):
     assert "not recorded" not in recorder.getvalue()
 
 
-def test_sacreds_chatter_is_left_out(fresh_console, capsys):
+@pytest.mark.usefixtures("fresh_console")
+def test_sacreds_chatter_is_left_out(capsys):
     logger = get_logger()
     for level, message in ((20, "Started run"), (40, "Failed after %s!"), (30, "The observer 'x' failed")):
         record = logging.LogRecord("pymarl", level, "/site-packages/sacred/run.py", 1, message, (), None)
@@ -323,7 +326,8 @@ def test_sacreds_chatter_is_left_out(fresh_console, capsys):
     assert [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()] == ["The observer 'x' failed"]
 
 
-def test_record_output_keeps_prints_and_log_lines_in_order(fresh_console, capsys):
+@pytest.mark.usefixtures("fresh_console")
+def test_record_output_keeps_prints_and_log_lines_in_order(capsys):
     logger = get_logger()
     with record_output() as recorder:
         sys.stdout.write("one\n")

@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -47,15 +48,19 @@ def paths(*names):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def plugged():
-    """All plug-ins are loaded; registries and path are put back afterwards."""
+def plugged(tmp_path_factory):
+    """All plug-ins are loaded; registries, imported modules and the path are put back afterwards."""
     saved, path = {kind: dict(registry) for kind, registry in REGISTRIES.items()}, list(sys.path)
-    load_plugins(paths("learner", "mac", "agent", "mixer", "env", "selector", "runner"))
+    load_plugins(paths("learner", "mac", "agent", "env", "selector", "runner"))
     yield
     sys.path[:] = path
     for kind, registry in REGISTRIES.items():
         registry.clear()
         registry.update(saved[kind])
+    for name, module in list(sys.modules.items()):
+        parents = Path(getattr(module, "__file__", None) or "/").parents
+        if PLUGINS in parents or tmp_path_factory.getbasetemp() in parents:
+            del sys.modules[name]
 
 
 # -- the surface -------------------------------------------------------------------------------------------------------
@@ -120,11 +125,8 @@ def test_pymarls_names_are_there(module):
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_take_pymarls_arguments(name):
     parts = name.split(".")
-    n_module = (
-        next(i for i, part in enumerate(parts) if not part.islower()) if any(not p.islower() for p in parts) else -1
-    )
-    target = importlib.import_module(".".join(parts[:n_module]))
-    for part in parts[n_module:]:
+    target = importlib.import_module(".".join(parts[:2]))
+    for part in parts[2:]:
         target = getattr(target, part)
     wanted = CALLS[name].split()
     assert list(inspect.signature(target).parameters)[: len(wanted)] == wanted
@@ -227,7 +229,7 @@ def stepwise(mac, batch):
     return torch.stack([mac.forward(batch, t=t) for t in range(batch.max_seq_length)], dim=1)
 
 
-@pytest.mark.parametrize("agent", ["rnn", "n_rnn", "PluginAgent", "PluginBlockAgent"])
+@pytest.mark.parametrize("agent", ["rnn", "n_rnn", "PluginBlockAgent"])
 def test_a_controller_of_ones_own_acts_as_ours(agent):
     args = fixtures.make_args("qmix", agent=agent, mac="basic_mac", epsilon_start=0.3, epsilon_finish=0.3)
     batch = fixtures.make_batch(args, **FULL)
@@ -260,15 +262,11 @@ def test_overridden_inputs():
     assert not torch.allclose(unroll(other, batch, steps), ours.unroll(batch), atol=1e-2)
 
 
-@pytest.mark.parametrize("agent", ["rnn", "n_rnn", "PluginAgent", "PluginBlockAgent"])
+@pytest.mark.parametrize("agent", ["rnn", "n_rnn", "PluginBlockAgent"])
 def test_overridden_forward(agent):
     args = fixtures.make_args("qmix", mac="basic_mac", agent=agent)
     batch = fixtures.make_batch(args)
     ours = make_mac("basic_mac", args)
-    if agent == "PluginAgent":  # the plug-in controller is written for PyMARL2's agents
-        with pytest.raises(AssertionError, match="one row per agent"):
-            stepwise(make_mac("CentredMAC", args), batch)
-        return
     other, steps = make_mac("CentredMAC", args, like=ours), batch.steps()
     plain, avail = stepwise(ours, batch), batch["avail_actions"]
     out = unroll(other, batch, steps)
@@ -710,3 +708,76 @@ def test_plugin_names_are_suggested(tmp_path, monkeypatch, capsys):
     assert main_module.main([*words, "mac=ScratchMac", "use_cuda=False", "runner=episode", "batch_size_run=1"]) == 2
     assert "unknown controller 'ScratchMac'; did you mean 'ScratchMAC'?" in capsys.readouterr().err
     assert SELECTORS["pymarl_selector"].__name__ == "SoftExploreSelector"
+
+
+# -- the documentation -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory):
+    """The examples of docs/plugins.md, as files named by their first line."""
+    folder = tmp_path_factory.mktemp("documented")
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    for name, block in re.findall(r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))(.*?)```", text, re.DOTALL):
+        (folder / name).write_text(f"# {name}{block}")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"named.py", "my_learner.yaml", "my_learner.py", "my_parts.py", "my_env.py", "my_env.yaml"}
+    assert len(re.findall(r"^```\w", text, re.MULTILINE)) == 1 + len(names)
+    return folder
+
+
+def test_documented_learner_has_thirty_lines_and_the_right_loss(documented):
+    load_plugins([str(documented / "my_learner.py")])
+    source = (documented / "my_learner.py").read_text().splitlines()
+    assert len([line for line in source if line.strip() and not line.lstrip().startswith(("#", '"""'))]) <= 30
+    args = fixtures.make_args("iql", learner="my_learner", td_lambda=0.0, gamma=0.9)
+    learner, log = fixtures.make_learner(args)
+    batch = fixtures.make_batch(args)
+    errors = []
+    for b, (length, ended) in enumerate(zip(fixtures.LENGTHS, fixtures.TERMINATED, strict=True)):
+        episode = batch[[b], :length]
+        with torch.no_grad():
+            q, target_q = (fixtures.step_outputs(mac, episode) for mac in (learner.mac, learner.target_mac))
+        for t in range(length - 1):
+            for i in range(N_AGENTS):
+                options = [u for u in range(N_ACTIONS) if episode["avail_actions"][0, t + 1, i, u]]
+                last = t == length - 2
+                following = 0.0 if last and ended else max(float(target_q[t + 1][i, u]) for u in options)
+                target = float(episode["reward"][0, t, 0]) + 0.9 * following
+                errors.append(float(q[t][i, episode["actions"][0, t, i, 0]]) - target)
+    learner.train(batch, t_env=0, episode_num=0)
+    assert log.stats["loss"][0][0] == pytest.approx(0.5 * np.mean(np.square(errors)), rel=1e-4)
+
+
+def test_documented_parts(documented):
+    load_plugins([str(documented / "my_parts.py")])
+    args = fixtures.make_args("qmix", mac="TimeMAC", agent="TwoLayerAgent", mixer="WeightedMixer")
+    args.action_selector = "LateSelector"
+    learner, log = fixtures.make_learner(args)
+    batch = fixtures.make_batch(args)
+    steps = batch.steps()
+    inputs = steps.unpack(learner.mac.sequence_inputs(batch))
+    assert inputs[1, :7, 0, -1].tolist() == pytest.approx([t / args.episode_limit for t in range(7)])
+    q = steps.unpack(unroll(learner.mac, batch, steps))
+    by_hand = learner.mac.agent.fc2(F.relu(learner.mac.agent.fc1(inputs[1, 3])))
+    assert torch.allclose(q[1, 3], by_hand, atol=1e-6)
+    learner.train(batch, t_env=0, episode_num=0)
+    assert np.isfinite(log.stats["loss_td"][0][0])
+    assert learner.mixer.weights.weight.grad.abs().max() > 0
+    learner.mac.init_hidden(batch.batch_size)
+    actions = learner.mac.select_actions(batch, 0, t_env=10)
+    assert torch.equal(
+        actions,
+        torch.tensor(
+            [fixtures.greedy_action(*pair) for pair in zip(q[:, 0], batch["avail_actions"][:, 0], strict=True)]
+        ),
+    )
+
+
+def test_documented_run(documented):
+    plugins = [str(documented / name) for name in ("my_learner.py", "my_env.py", "named.py")]
+    settings = ["action_selector=eager", "t_max=100", "test_interval=50"]
+    start(documented, documented / "my_learner.yaml", documented / "my_env.yaml", plugins, *settings)
+    run = only_run(documented)
+    assert_learned_something(run, "loss")
+    assert json.loads((run / "config.json").read_text())["my_key"] == 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,12 @@ from controllers.unroll import pack_steps, unroll_by_steps
 from modules.agents import REGISTRY as AGENTS
 
 ALL = slice(None)
+
+
+@cache
+def _identity(n: int, device: torch.device) -> Tensor:
+    """Row i is the one-hot form of i; shared by all who ask, so not to be written to."""
+    return torch.eye(n, device=device)
 
 
 class BasicMAC:
@@ -137,7 +144,7 @@ class BasicMAC:
             actions = steps.pack(batch["actions"])[steps.cur]
             inputs[steps.nxt, :, o : o + self.args.n_actions].scatter_(-1, actions, 1.0)
         if self.args.obs_agent_id:
-            inputs[..., -self.n_agents :] = torch.eye(self.n_agents, device=obs.device)
+            inputs[..., -self.n_agents :] = _identity(self.n_agents, obs.device)
         return inputs
 
     def _build_inputs(self, batch: EpisodeBatch, t: int) -> Tensor:
@@ -145,13 +152,13 @@ class BasicMAC:
         obs = batch["obs"][:, t]
         parts = [obs]
         if self.args.obs_last_action:
-            last = obs.new_zeros(*obs.shape[:2], self.args.n_actions)
             if t > 0:
-                last.scatter_(-1, batch.stored("actions")[:, t - 1].long(), 1.0)
-            parts.append(last)
+                last = batch.stored("actions")[:, t - 1, :, 0].long()
+                parts.append(torch.embedding(_identity(self.args.n_actions, obs.device), last))
+            else:
+                parts.append(obs.new_zeros(*obs.shape[:2], self.args.n_actions))
         if self.args.obs_agent_id:
-            ids = torch.eye(self.n_agents, device=obs.device)
-            parts.append(ids.unsqueeze(0).expand(obs.shape[0], -1, -1))
+            parts.append(_identity(self.n_agents, obs.device).expand(obs.shape[0], -1, -1))
         return torch.cat(parts, dim=-1)
 
     def _get_input_shape(self, scheme: Mapping[str, Any]) -> int:

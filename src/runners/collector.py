@@ -129,6 +129,7 @@ class Collector:
         self._log(env, test_mode)
         return batch
 
+    @torch.no_grad()
     def _collect(self, env: VectorEnv, test_mode: bool) -> tuple[EpisodeBatch, _Episodes]:
         """One episode in each environment; broken ones end early and are left out of the figures."""
         args = self.args
@@ -164,8 +165,7 @@ class Collector:
                 rows = _rows(running)
             before = tick()
             bs = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-            with torch.no_grad():
-                chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
+            chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
             chosen = chosen.reshape(-1, env.n_agents).cpu().numpy()
             seconds_acting += tick() - before
             actions[rows] = chosen

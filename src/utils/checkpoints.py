@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from utils.config import results_dir
 from utils.errors import UserError
 
 FORMAT = 1
@@ -74,8 +75,8 @@ def write_checkpoint(
     try:
         save_models(str(partial))
         if buffer_state is not None:
-            torch.save(dict(buffer_state), partial / BUFFER)
-        torch.save({"format": FORMAT, **state}, partial / STATE)
+            _save(dict(buffer_state), partial / BUFFER)
+        _save({"format": FORMAT, **state}, partial / STATE)
         for path in (*partial.iterdir(), partial):
             _fsync(path)
         if final.exists():
@@ -89,6 +90,12 @@ def write_checkpoint(
         (old / STATE).unlink()
         (old / BUFFER).unlink(missing_ok=True)
     return final
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    # Through a file of ours: given a path, torch hides that a disk is full.
+    with open(path, "wb") as file:
+        torch.save(content, file)
 
 
 def _fsync(path: Path) -> None:
@@ -164,7 +171,7 @@ def resolve_resume(config: Mapping[str, Any]) -> ResumePoint | None:
                 "give the same ones, or start a new run"
             )
         return point
-    root = Path(config["local_results_path"]) / "sacred" / str(config["name"])
+    root = results_dir(config).parent
     candidates = []
     for config_file in root.glob("*/*/config.json"):
         if list_checkpoints(config_file.parent / "checkpoints") and not _is_done(config_file.parent, config):

@@ -11,7 +11,7 @@ class PluginAgent(nn.Module):
     """PyMARL's and EPyMARL's form: one row per agent, [batch * agents, features]."""
 
     def __init__(self, input_shape, args):
-        super(PluginAgent, self).__init__()
+        super().__init__()
         self.args = args
         self.fc1 = nn.Linear(input_shape, args.rnn_hidden_dim)
         self.rnn = nn.GRUCell(args.rnn_hidden_dim, args.rnn_hidden_dim)

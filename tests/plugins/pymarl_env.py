@@ -37,7 +37,7 @@ class RelayEnv(MultiAgentEnv):
     def step(self, actions):
         actions = [int(a) for a in actions]
         for i, action in enumerate(actions):
-            assert self.get_avail_agent_actions(i)[action] == 1, "agent {} cannot pull lever {}".format(i, action)
+            assert self.get_avail_agent_actions(i)[action] == 1, f"agent {i} cannot pull lever {action}"
         hits = sum(a == c for a, c in zip(actions, self.colours, strict=True))
         reward = hits / self.n_agents
         self.score += hits == self.n_agents
@@ -71,7 +71,7 @@ class RelayEnv(MultiAgentEnv):
         return self.n_colours
 
     def get_state(self):
-        return np.concatenate(self.get_obs() + [[self.score / self.goal, self.steps / self.episode_limit]])
+        return np.concatenate([*self.get_obs(), [self.score / self.goal, self.steps / self.episode_limit]])
 
     def get_state_size(self):
         return self.n_agents * self.n_colours + 2

@@ -35,10 +35,10 @@ class PluginQLearner:
             elif args.mixer == "nmix":
                 self.mixer = Mixer(args)
             else:
-                raise ValueError("Mixer {} not recognised.".format(args.mixer))
+                raise ValueError(f"Mixer {args.mixer} not recognised.")
             self.params += list(self.mixer.parameters())
             self.target_mixer = copy.deepcopy(self.mixer)
-            logger.console_logger.info("Mixer size: {}".format(get_parameters_num(self.mixer.parameters())))
+            logger.console_logger.info(f"Mixer size: {get_parameters_num(self.mixer.parameters())}")
 
         if getattr(args, "optimizer", "rmsprop") == "adam":
             self.optimiser = Adam(params=self.params, lr=args.lr, weight_decay=getattr(args, "weight_decay", 0))
@@ -141,12 +141,12 @@ class PluginQLearner:
     def save_models(self, path):
         self.mac.save_models(path)
         if self.mixer is not None:
-            th.save(self.mixer.state_dict(), "{}/mixer.th".format(path))
-        th.save(self.optimiser.state_dict(), "{}/opt.th".format(path))
+            th.save(self.mixer.state_dict(), f"{path}/mixer.th")
+        th.save(self.optimiser.state_dict(), f"{path}/opt.th")
 
     def load_models(self, path):
         self.mac.load_models(path)
         self.target_mac.load_models(path)
         if self.mixer is not None:
-            self.mixer.load_state_dict(th.load("{}/mixer.th".format(path), map_location=lambda storage, loc: storage))
-        self.optimiser.load_state_dict(th.load("{}/opt.th".format(path), map_location=lambda storage, loc: storage))
+            self.mixer.load_state_dict(th.load(f"{path}/mixer.th", map_location=lambda storage, loc: storage))
+        self.optimiser.load_state_dict(th.load(f"{path}/opt.th", map_location=lambda storage, loc: storage))

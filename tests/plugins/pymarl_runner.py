@@ -81,6 +81,8 @@ class PluginRunner:
         cur_stats.update({k: cur_stats.get(k, 0) + env_info.get(k, 0) for k in set(cur_stats) | set(env_info)})
         cur_stats["n_episodes"] = 1 + cur_stats.get("n_episodes", 0)
         cur_stats["ep_length"] = self.t + cur_stats.get("ep_length", 0)
+        # Relies on the caller's no_grad, as PyMARL's runners do.
+        cur_stats["hidden"] = np.abs(self.mac.hidden_states.cpu().numpy()).mean() + cur_stats.get("hidden", 0)
         if not test_mode:
             self.t_env += self.t
         cur_returns.append(episode_return)
