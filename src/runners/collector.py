@@ -25,8 +25,9 @@ OBSERVED = ("obs", "state", "avail_actions")
 class Collector:
     """Runs one episode in each of `batch_size_run` environments at a time.
 
-    Training and evaluation have environments of their own; those of the evaluation are made when first needed and their
-    random streams depend on the seed and `t_env` alone, so that evaluating never changes what is trained.
+    Training and evaluation have environments of their own; those of the evaluation are made when first needed. Their
+    random streams depend on the seed and `t_env` alone, so that evaluating never changes what is trained and a resumed
+    run evaluates as the uninterrupted one.
 
     Args:
         args: `env`, `env_args`, `batch_size_run`, `seed`, `test_nepisode`, ... of the run.
@@ -47,6 +48,7 @@ class Collector:
         self.n_test_runs = max(1, args.test_nepisode // args.batch_size_run)
         self.env = self._make_env(self.batch_size, "train_env")
         self.test_env: VectorEnv | None = None
+        self.reseed_tests = False
         self.env_info = self.env.get_env_info()
         self.episode_limit = self.env.episode_limit
         self.t_env = 0
@@ -107,8 +109,11 @@ class Collector:
                 raise
         if self.test_env is None:
             self.test_env = self._make_env(self.test_batch_size, "test_env")
+            # An environment without a random state (a foreign game, say) would have to be built anew to be seeded: its
+            # evaluations draw on from the seed that it was made with.
+            self.reseed_tests = self.test_env.get_rng_state() is not None
         stream = derive_seed(self.args.seed, "evaluation", self.t_env)
-        if self.test_figures.runs == 0:
+        if self.test_figures.runs == 0 and self.reseed_tests:
             self.test_env.seed(stream)
         with isolated_global_rng(derive_seed(stream, "acting", self.test_figures.runs)):
             return self._run(self.test_env, test_mode=True)
