@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -165,7 +164,7 @@ class QMIX:
 
 
 class EpisodeBatch:
-    """PyMARL's way to store a running episode: every `update` converts lists to tensors, key by key.
+    """PyMARL's way to store a running episode: every `update` makes tensors from lists of arrays, key by key.
 
     Args:
         args: sizes.
@@ -201,8 +200,7 @@ class EpisodeBatch:
             self.data["filled"][where] = 1
         for key, value in data.items():
             target = self.data[key]
-            # One array first: a tensor made from a list of arrays, as PyMARL does it, takes ten times as long.
-            value = torch.tensor(np.array(value), dtype=target.dtype)
+            value = torch.tensor(value, dtype=target.dtype)
             target[where] = value.view_as(target[where])
             if key == "actions":
                 one_hot = self.data["actions_onehot"]

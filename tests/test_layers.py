@@ -8,8 +8,12 @@ from torch import nn
 
 from modules.layers import GRU, StackedLinear, linear
 
-LENGTHS = (5, 5, 3, 2, 1)
-SIZES = [5, 4, 3, 2, 2]  # sequences that have a step 0, 1, ...
+LENGTHS = ((5, 5, 3, 2, 1), (4, 4, 4), (1, 1), (6,))
+
+
+def sizes_of(lengths):
+    """Sequences that have a step 0, 1, ..."""
+    return [sum(length > t for length in lengths) for t in range(max(lengths))]
 
 
 def cell_of(gru, group=None):
@@ -20,11 +24,12 @@ def cell_of(gru, group=None):
     return cell
 
 
-def loop(cell, x):
+def loop(cell, x, lengths):
     """Rows [R, F], time-major -> hidden states [R, H], sequence by sequence."""
-    starts = [sum(SIZES[:t]) for t in range(len(SIZES))]
+    sizes = sizes_of(lengths)
+    starts = [sum(sizes[:t]) for t in range(len(sizes))]
     rows = [None] * len(x)
-    for i, length in enumerate(LENGTHS):
+    for i, length in enumerate(lengths):
         h = torch.zeros(1, cell.hidden_size)
         for t in range(length):
             h = cell(x[starts[t] + i].unsqueeze(0), h)
@@ -32,38 +37,51 @@ def loop(cell, x):
     return torch.stack(rows)
 
 
-def grads(module, loss):
+def grads(module, x, loss):
+    """Gradients of all parameters and of the input."""
     names, params = zip(*module.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, params, retain_graph=True), strict=True))
+    return dict(zip((*names, "x"), torch.autograd.grad(loss, (*params, x), retain_graph=True), strict=True))
 
 
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("method", ["unroll", "_unroll_cudnn"])
-def test_gru_unroll_equals_cell(method):
+def test_gru_unroll_equals_cell(method, lengths):
     torch.manual_seed(0)
-    gru, x = GRU(4, 6), torch.randn(sum(SIZES), 4)
+    gru, x, sizes = GRU(4, 6), torch.randn(sum(lengths), 4, requires_grad=True), sizes_of(lengths)
     cell = cell_of(gru)
-    expected, out = loop(cell, x), getattr(gru, method)(x, SIZES)
+    expected, out = loop(cell, x, lengths), getattr(gru, method)(x, sizes)
     assert torch.allclose(out, expected, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(getattr(gru, method)(x, sizes), expected, atol=1e-6)
     weights = torch.randn_like(out)
-    mine, theirs = grads(gru, (out * weights).sum()), grads(cell, (expected * weights).sum())
+    mine, theirs = grads(gru, x, (out * weights).sum()), grads(cell, x, (expected * weights).sum())
     for name, grad in theirs.items():
         assert torch.allclose(mine[name], grad, atol=1e-5), name
 
 
-def test_gru_groups_equal_cells():
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_gru_groups_equal_cells(lengths):
     torch.manual_seed(0)
-    gru, x = GRU(4, 6, groups=3), torch.randn(3, sum(SIZES), 4)
+    gru, x, sizes = GRU(4, 6, groups=3), torch.randn(3, sum(lengths), 4, requires_grad=True), sizes_of(lengths)
     cells = [cell_of(gru, g) for g in range(3)]
-    expected, out = torch.stack([loop(cell, x[g]) for g, cell in enumerate(cells)]), gru.unroll(x, SIZES)
+    expected = torch.stack([loop(cell, x[g], lengths) for g, cell in enumerate(cells)])
+    out = gru.unroll(x, sizes)
     assert torch.allclose(out, expected, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(gru.unroll(x, sizes), expected, atol=1e-6)
     weights = torch.randn_like(out)
-    mine = grads(gru, (out * weights).sum())
-    theirs = [grads(cell, (expected[g] * weights[g]).sum()) for g, cell in enumerate(cells)]
-    for name, grad in mine.items():
-        assert torch.allclose(grad, torch.stack([t[name] for t in theirs]), atol=1e-5), name
-    h = torch.randn(3, 2, 6)
-    step = gru(x[:, :2], h)
-    assert torch.allclose(step, torch.stack([cell(x[g, :2], h[g]) for g, cell in enumerate(cells)]), atol=1e-6)
+    mine = grads(gru, x, (out * weights).sum())
+    theirs = [grads(cell, x, (expected[g] * weights[g]).sum()) for g, cell in enumerate(cells)]
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        assert torch.allclose(mine[name], torch.stack([t[name] for t in theirs]), atol=1e-5), name
+    assert torch.allclose(mine["x"], sum(t["x"] for t in theirs), atol=1e-5)
+
+
+def test_gru_single_step_of_groups():
+    torch.manual_seed(0)
+    gru, x, h = GRU(4, 6, groups=3), torch.randn(3, 2, 4), torch.randn(3, 2, 6)
+    expected = torch.stack([cell_of(gru, g)(x[g], h[g]) for g in range(3)])
+    assert torch.allclose(gru(x, h), expected, atol=1e-6)
 
 
 def test_gru_has_the_parameters_of_a_cell():
@@ -77,7 +95,8 @@ def test_gru_has_the_parameters_of_a_cell():
 @pytest.mark.parametrize("shared_input", [False, True])
 def test_stacked_linear_equals_linears(shared_input):
     torch.manual_seed(0)
-    stacked, x = StackedLinear(4, 5, 3), torch.randn(7, 4) if shared_input else torch.randn(3, 7, 4)
+    x = (torch.randn(7, 4) if shared_input else torch.randn(3, 7, 4)).requires_grad_()
+    stacked = StackedLinear(4, 5, 3)
     singles = [nn.Linear(4, 5) for _ in range(3)]
     for g, single in enumerate(singles):
         single.load_state_dict({k: v[g] for k, v in stacked.state_dict().items()})
@@ -86,10 +105,11 @@ def test_stacked_linear_equals_linears(shared_input):
     assert out.shape == (3, 7, 5)
     assert torch.allclose(out, expected, atol=1e-6)
     weights = torch.randn(3, 7, 5)
-    mine = grads(stacked, (out * weights).sum())
-    theirs = [grads(single, (expected[g] * weights[g]).sum()) for g, single in enumerate(singles)]
-    for name, grad in mine.items():
-        assert torch.allclose(grad, torch.stack([t[name] for t in theirs]), atol=1e-5), name
+    mine = grads(stacked, x, (out * weights).sum())
+    theirs = [grads(single, x, (expected[g] * weights[g]).sum()) for g, single in enumerate(singles)]
+    for name in ("weight", "bias"):
+        assert torch.allclose(mine[name], torch.stack([t[name] for t in theirs]), atol=1e-5), name
+    assert torch.allclose(mine["x"], sum(t["x"] for t in theirs), atol=1e-5)
 
 
 def test_layers_start_as_torch_starts_them():

@@ -25,6 +25,7 @@ import main as main_module
 from components.action_selectors import REGISTRY as SELECTORS
 from components.episode_buffer import EpisodeBatch
 from controllers import REGISTRY as MACS
+from controllers.agent_forms import takes_rows
 from controllers.basic_controller import BasicMAC
 from controllers.unroll import unroll
 from envs import make_vector_env
@@ -297,9 +298,7 @@ def test_agents_of_every_form(agent, mac):
         "PluginBlockAgent": lambda h, x: net.fc2(torch.tanh(h)),
         "PluginSkipAgent": lambda h, x: net.fc2(h + x),
     }
-    state = torch.random.get_rng_state()
     out = dict(zip(map(tuple, rows_of(batch)), unroll(controller, batch, batch.steps()), strict=True))
-    assert torch.equal(torch.random.get_rng_state(), state)  # finding the form draws nothing
     for b, length in enumerate(fixtures.LENGTHS):
         for i in range(N_AGENTS):
             h = torch.zeros(1, args.rnn_hidden_dim)
@@ -310,6 +309,26 @@ def test_agents_of_every_form(agent, mac):
                 x = F.relu(net.fc1(torch.cat([batch["obs"][b, t, i], last, torch.eye(N_AGENTS)[i]])).unsqueeze(0))
                 h = cell(x, h)
                 assert torch.allclose(out[b, t][i], heads[agent](h, x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("agent", "rows"), [("PluginAgent", True), ("PluginBlockAgent", False)])
+def test_finding_the_form_leaves_no_trace(agent, rows):
+    class Counting(AGENTS[agent]):
+        calls = 0
+
+        def forward(self, inputs, hidden_state):
+            self.calls += 1
+            return super().forward(F.dropout(inputs, 0.5), hidden_state)
+
+    net = Counting(OBS, fixtures.make_args("qmix"))
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    assert (
+        takes_rows(net, torch.randn(2, N_AGENTS, OBS, generator=torch.Generator()), torch.zeros(2, N_AGENTS, 6)) == rows
+    )
+    assert torch.equal(torch.rand(3), expected)
+    assert net.calls == 0
 
 
 def test_an_agent_that_is_wrong_in_every_form_says_why(monkeypatch):
@@ -411,7 +430,7 @@ def runner_args(**overrides):
         "vdn", mac="basic_mac", agent="rnn", batch_size_run=1, epsilon_start=0.0, epsilon_finish=0.0
     )
     env_args = {"n_agents": 2, "n_colours": 2, "time_limit": 6, "goal": 2}
-    vars(args).update({"env": "pymarl_env", "env_args": env_args, "seed": 3, "runner_log_interval": 1, **overrides})
+    vars(args).update({"env": "pymarl_env", "env_args": env_args, "seed": 3, "runner_log_interval": 12, **overrides})
     return args
 
 
@@ -445,12 +464,11 @@ def test_plugin_runner_collects_what_ours_does():
         assert torch.equal(mine["actions_onehot"][:, : length - 1], other["actions_onehot"][:, : length - 1])
     for key in ("return_mean", "return_std", "ep_length_mean", "battle_won_mean", "score_mean", "epsilon"):
         assert our_log[key] == pytest.approx(np.array(their_log[key])), key
-    assert len(our_log["return_mean"]) == 8
+    assert 2 <= len(our_log["return_mean"]) <= 4  # several episodes to a record
 
 
 def test_plugin_runner_on_a_batched_environment():
-    args = runner_args(env="matrix_game", env_args={"preset": "one_step", "seed": 1})
-    args.env_args = {"seed": 1}
+    args = runner_args(env="matrix_game", env_args={"seed": 1}, runner_log_interval=1)
     batches, log, runner = collect("pymarl_runner", args, 3)
     assert runner.t_env == 3
     assert [float(batch["reward"].sum()) for batch in batches] == [value for value, _ in log["return_mean"]]

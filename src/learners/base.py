@@ -18,11 +18,12 @@ OPTIMISERS = ("rmsprop", "adam")
 
 def make_optimiser(params: Iterable[nn.Parameter], args: SimpleNamespace) -> torch.optim.Optimizer:
     """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`, `optim_eps`)."""
+    # For so many small parameters, one call for all of them is a quarter of the work of a loop over them.
     if args.optimizer == "adam":
-        return torch.optim.Adam(params, lr=args.lr, eps=args.optim_eps, weight_decay=args.weight_decay)
+        return torch.optim.Adam(params, lr=args.lr, eps=args.optim_eps, weight_decay=args.weight_decay, fused=True)
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(
-            params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps, weight_decay=args.weight_decay
+            params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps, weight_decay=args.weight_decay, foreach=True
         )
     raise ConfigError(f"optimizer must be one of {', '.join(OPTIMISERS)}, got '{args.optimizer}'")
 

@@ -131,14 +131,16 @@ def _gru_sequence(
     out = x.new_empty(*lead, x.shape[-2], n_hidden)
     h = x.new_zeros(*lead, sizes[0], n_hidden)
     minus_one = x.new_tensor(-1.0)
-    for n, x_t, out_t, rz_t, c_t, share in zip(
-        sizes, x.split(sizes, -2), out.split(sizes, -2), rz, candidates, shares, strict=True
-    ):
-        h = h if h.shape[-2] == n else h.narrow(-2, 0, n)
+    steps = zip(x.split(sizes, -2), out.split(sizes, -2), rz, candidates, shares, strict=True)
+    for t, (x_t, out_t, rz_t, c_t, share) in enumerate(steps):
         _affine(b_rz, x_t, w_rz, out=rz_t)
-        _add_product(rz_t, h, u_rz).sigmoid_()
-        r, z = rz_t.chunk(2, -1)
-        _affine(c_n, h, u_n, out=share)
+        if t == 0:
+            share.copy_(c_n)  # the hidden state is zero
+        else:
+            h = h.narrow(-2, 0, sizes[t])
+            _add_product(rz_t, h, u_rz)
+            _affine(c_n, h, u_n, out=share)
+        r, z = rz_t.sigmoid_().chunk(2, -1)
         _affine(b_n, x_t, w_n, out=c_t)
         # tanh(y) = 2 sigmoid(2y) - 1: on a CPU torch's tanh takes six times as long as its sigmoid.
         c_t.addcmul_(r, share).mul_(2).sigmoid_()
@@ -192,10 +194,10 @@ class _GRUSequence(torch.autograd.Function):
             torch.mul(g_c, r, out=g_share)
             torch.mul(g_c, share, out=new)
             torch.ops.aten.sigmoid_backward.grad_input(new, r, grad_input=g_r)
-            _add_product(d.mul_(z), g_hidden, weight_hh)
             torch.matmul(g_input, weight_i, out=grad_x_steps[t])
             _add_product(grad_i, g_input.mT, x_t)
             if t > 0:
+                _add_product(d.mul_(z), g_hidden, weight_hh)
                 _add_product(grad_hh, g_hidden.mT, steps[2][t - 1].narrow(-2, 0, sizes[t]))
             grad_bias += columns[sizes[t]].sum(-2)
         grad_bias_i, grad_bias_hh = grad_bias[..., : 3 * n_hidden], grad_bias[..., n_hidden:]
