@@ -52,7 +52,7 @@ def paths(*names):
 def plugged(tmp_path_factory):
     """All plug-ins are loaded; registries, imported modules and the path are put back afterwards."""
     saved, path = {kind: dict(registry) for kind, registry in REGISTRIES.items()}, list(sys.path)
-    load_plugins(paths("learner", "mac", "agent", "env", "selector", "runner"))
+    load_plugins(paths("learner", "mac", "agent", "mixer", "env", "selector", "runner"))
     yield
     sys.path[:] = path
     for kind, registry in REGISTRIES.items():
@@ -194,6 +194,22 @@ def test_plugin_learner_has_our_numbers(mac, agent, mixer, double_q):
         (value, _), (expected, _) = logs[1].stats[other][0], logs[0].stats[mine][0]
         assert float(value) == pytest.approx(float(expected), rel=1e-4), mine
     assert logs[1].stats["onehot_error"][0][0] < 1e-6
+
+
+def test_plugin_mixer_mixes_as_it_says():
+    args = fixtures.make_args("qmix", mac="basic_mac", agent="rnn", mixer="PluginMixer")
+    learner, log = fixtures.make_learner(args)
+    batch, net = fixtures.make_batch(args), learner.mixer
+    steps, total = batch.steps(), []
+    with torch.no_grad():
+        q = steps.unpack(unroll(learner.mac, batch, steps)).gather(-1, batch["actions"]).squeeze(-1)
+        for b, t in rows_of(batch):
+            weights = F.softplus(net.weights(batch["state"][b, t]))
+            if t < fixtures.LENGTHS[b] - 1:
+                total.append(float((weights * q[b, t]).sum() + net.bias(batch["state"][b, t])))
+    learner.train(batch, t_env=0, episode_num=0)
+    assert log.stats["q_taken_mean"][0][0] == pytest.approx(np.mean(total), rel=1e-4)
+    assert net.weights.weight.grad.abs().max() > 0
 
 
 def test_files_of_a_plugin_learner_are_pymarls(tmp_path):
@@ -462,9 +478,10 @@ def test_plugin_runner_collects_what_ours_does():
             assert torch.equal(mine[key], other[key]), key
         assert torch.equal(mine["actions"][:, : length - 1], other["actions"][:, : length - 1])
         assert torch.equal(mine["actions_onehot"][:, : length - 1], other["actions_onehot"][:, : length - 1])
-    for key in ("return_mean", "return_std", "ep_length_mean", "battle_won_mean", "score_mean", "epsilon"):
+    for key in their_log.keys() - {"hidden_mean"}:
         assert our_log[key] == pytest.approx(np.array(their_log[key])), key
     assert 2 <= len(our_log["return_mean"]) <= 4  # several episodes to a record
+    assert any(0 < value < 1 for value, _ in our_log["episode_limit_mean"])  # which not every episode reports
 
 
 def test_plugin_runner_on_a_batched_environment():
@@ -684,7 +701,7 @@ def test_our_learner_with_plugin_agent_and_overridden_forward(tmp_path):
 
 
 def test_everything_from_plugins(tmp_path):
-    settings = ["runner=pymarl_runner", "agent=PluginAgent", "t_max=100", "test_interval=50"]
+    settings = ["runner=pymarl_runner", "agent=PluginAgent", "mixer=nmix", "t_max=100", "test_interval=50"]
     plugins = paths("learner", "env", "agent", "runner")
     start(tmp_path, PLUGINS / "pymarl_vdn.yaml", PLUGINS / "relay.yaml", plugins, *settings)
     run = only_run(tmp_path)

@@ -18,7 +18,7 @@ import runners
 from components import action_selectors
 from utils import plugins as plugins_module
 from utils.errors import ConfigError
-from utils.plugins import load_plugins
+from utils.plugins import load_plugins, needed_by_environments
 
 REGISTRIES = {
     "learner": learners.REGISTRY,
@@ -257,3 +257,13 @@ def test_environment_workers_do_not_load_torch(folder):
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_environment_workers_load_only_what_they_need(folder):
+    (folder / "only_learner.py").write_text("import torch\n" + LEARNER.format(name="OnlyLearner"))
+    (folder / "an_env.py").write_text(ENV.format(name="AnEnv"))
+    (folder / "both.py").write_text(LEARNER.format(name="BothLearner") + ENV.format(name="BothEnv"))
+    (folder / "side_effect.py").write_text("import gymnasium\n")
+    names = ["only_learner", "an_env.py", "both", "side_effect"]
+    load_plugins(names)
+    assert needed_by_environments(names) == ["an_env.py", "both", "side_effect"]

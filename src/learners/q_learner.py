@@ -105,7 +105,8 @@ class QLearner(Learner):
             # available (after the end of an episode): an infinite advantage would make the gradient NaN.
             best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
             return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
-        return mixer(chosen, state)
+        # As an axis of time of length 1: PyMARL's mixers are written for [B, T, A] and [B, T, S].
+        return mixer(chosen.unsqueeze(1), state.unsqueeze(1)).view(-1, 1)
 
     def returns(self, batch: EpisodeBatch, steps: Steps, values: Tensor, taken: Tensor | None = None) -> Tensor:
         """Targets of the transitions, [M, 1 or A]: TD(lambda), or Q(lambda) where `taken` is given.

@@ -146,6 +146,26 @@ class S2QLearner(MaxQLearner):
         )
         return {"td_error_abs": per_episode_mean(delta[0].detach().abs(), steps)}
 
+    def mix(self, mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
+        """The values of joint actions under several utilities at once.
+
+        Args:
+            mixer: a stack of J mixers, or one for all.
+            q: [J, N, A, U] values of the agents' actions.
+            actions: int64 [J, N, A].
+            avail: [N, A, U].
+            state: [N, S], or [J, N, S] for a single mixer.
+
+        Returns:
+            [J, N, 1].
+        """
+        chosen = q.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        if not mixer.takes_actions:
+            return mixer(chosen, state)
+        # Finite where nothing is available, as in `QLearner.mix`.
+        best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
+        return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
+
     def target_values(self, outputs: Tensor, joint: Tensor, state: Tensor, avail: Tensor) -> Tensor:
         """Values of several joint actions under the target network of Q*, or of Q_0 where that stands in for it.
 

@@ -17,6 +17,7 @@ from components.episode_buffer import EpisodeBatch
 from envs import make_vector_env
 from envs.vector_env import VectorEnv
 from utils.errors import RunFailure
+from utils.plugins import needed_by_environments
 from utils.seeding import derive_seed, isolated_global_rng
 
 OBSERVED = ("obs", "state", "avail_actions")
@@ -70,7 +71,7 @@ class Collector:
             args.seed,
             self.backend,
             role,
-            plugins=args.plugins,
+            plugins=needed_by_environments(args.plugins),
             env_timeout=args.env_timeout,
             max_env_restarts=args.max_env_restarts,
         )
@@ -297,7 +298,8 @@ class _Figures:
         logger.log_stat(f"{prefix}ep_length_mean", float(np.mean(self.lengths)), t_env)
         for key, values in self.info.items():
             if values:
-                logger.log_stat(f"{prefix}{key}_mean", float(np.mean(values)), t_env)
+                # Over all episodes, as in PyMARL: an absent key counts as 0 (`episode_limit` where nothing was cut).
+                logger.log_stat(f"{prefix}{key}_mean", float(np.sum(values)) / len(self.lengths), t_env)
         if lists:
             logger.log_list(f"{prefix}returns", returns.tolist(), t_env)
             if self.info.get("battle_won"):

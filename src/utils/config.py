@@ -206,10 +206,11 @@ class _Merger:
         new_keys: bool,
         raw: str | None,
     ) -> None:
+        known = [str(key) for key in target]  # the keys of earlier files: those of one file may resemble each other
         for key, value in layer.items():
             full = f"{prefix}{key}"
             if key not in target:
-                self._add(target, key, value, prefix, source, new_keys)
+                self._add(target, key, value, prefix, source, new_keys, known)
             elif isinstance(target[key], dict):
                 if not isinstance(value, Mapping):
                     raise _wrong_type(full, dict, value, source)
@@ -223,13 +224,22 @@ class _Merger:
             else:
                 target[key] = copy.deepcopy(_free(value))
 
-    def _add(self, target: dict[str, Any], key: str, value: object, prefix: str, source: str, new_keys: bool) -> None:
+    def _add(
+        self,
+        target: dict[str, Any],
+        key: str,
+        value: object,
+        prefix: str,
+        source: str,
+        new_keys: bool,
+        known: list[str],
+    ) -> None:
         full, parent = f"{prefix}{key}", prefix.removesuffix(".")
         if not new_keys and parent not in self.open:
             hint = nearest(full, self._names(self.config)) or "src/config/default.yaml lists and explains the keys"
             raise ConfigError(f"{source}unknown key '{full}'; {hint}")
         if not (new_keys and parent):  # inside a mapping of one's own file, similar names are no accident
-            close = difflib.get_close_matches(str(key), map(str, target), n=1, cutoff=0.8 if parent else 0.93)
+            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8 if parent else 0.93)
             if close:
                 _log.warning("%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0])
         if isinstance(value, Mapping):

@@ -70,6 +70,20 @@ def load_plugins(modules: Sequence[str]) -> None:
             _log.warning("plugin %s: no learner, controller, environment, ... found in it", name)
 
 
+def needed_by_environments(modules: Sequence[str]) -> list[str]:
+    """Those of the loaded plug-ins that processes with environments have to load.
+
+    Left out are the ones that define learners, controllers, networks, ... and no environment: they would make every
+    worker load torch (190 MB and seconds each).
+    """
+    needed = []
+    for name in map(str, modules):
+        kinds = {_kind_of(cls) for cls in _own_classes(_import(name))} - {None}
+        if not kinds or kinds & {_ENV, _VECTOR_ENV}:
+            needed.append(name)
+    return needed
+
+
 def _import(name: str) -> ModuleType:
     try:
         if name.endswith(".py") or os.sep in name:
