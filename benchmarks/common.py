@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import io
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from components.episode_buffer import EpisodeBatch
 from components.transforms import OneHot
@@ -196,23 +198,28 @@ class Table:
     def _rich(self, **style: Any) -> RichTable:
         table = RichTable(**style)
         for i, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if i == 0 else "right")
+            table.add_column(Text(column), justify="left" if i == 0 else "right")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
     def show(self, console: Console) -> None:
         """Prints the table."""
-        console.print(self._rich(title=self.title, title_justify="left"))
+        if self.rows:
+            console.print(self._rich(title=self.title, title_justify="left"))
+        else:
+            console.print(self.title, style="italic")
         if self.note:
-            console.print(f"[dim]{self.note}[/dim]")
+            console.print(Text(self.note, style="dim"))
         console.print()
 
     def write(self, folder: Path) -> str:
         """Writes NAME.csv; returns the Markdown form."""
         with open(folder / f"{self.name}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.columns, *self.rows])
-        console = Console(width=300, file=open("/dev/null", "w"), record=True)  # noqa: SIM115
-        console.print(self._rich(box=box.MARKDOWN))
-        lines = [line.rstrip() for line in console.export_text().splitlines()]
-        return "\n".join([f"## {self.title}", "", *filter(None, lines), "", self.note, ""])
+        lines = []
+        if self.rows:
+            console = Console(width=300, file=io.StringIO())
+            console.print(self._rich(box=box.MARKDOWN))
+            lines = [line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
+        return "\n".join([f"## {self.title}", "", *lines, "", self.note, ""])

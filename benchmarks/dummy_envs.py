@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 from benchmarks.common import EPISODE_LIMIT, N_ACTIONS, N_AGENTS, OBS, STATE
+
 from envs import REGISTRY, VECTOR_REGISTRY, register, register_vector
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import EnvSpec, VectorEnv

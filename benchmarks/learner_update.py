@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import beta
-
 from benchmarks.common import Ratio, Table, in_turn, make_args, make_batch, make_learner
 from benchmarks.reference import QMIX, dense_batch
+from scipy.stats import beta
+
 from utils.memory import keep_freed_memory
 
 SIZES = ((32, 60), (32, 150), (128, 60), (128, 150))
@@ -64,8 +64,8 @@ def cpu(quick: bool) -> list[Table]:
         "Learner update, QMIX, CPU, one thread",
         (*COLUMNS, "PyMARL2, full [ms]"),
         note="Medians; in brackets the quartiles of the ratios of neighbouring runs. Stepping: benchmarks/reference.py. "
-        "The last column was measured elsewhere. glibc: with the C library's own memory settings (pages given back "
-        "after every update); all other rows, as in training, with utils.memory.keep_freed_memory.",
+        "PyMARL2's figures were measured elsewhere. glibc: with the C library's own memory settings, which give pages "
+        "back after every update; all other rows, as in training, with utils.memory.keep_freed_memory.",
     )
     repetitions = {(32, 60): 15, (32, 150): 9, (128, 60): 9, (128, 150): 7}
     for kind in KINDS:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-
 from benchmarks.common import EPISODE_LIMIT, Table, make_args, make_batch, make_scheme, median_seconds
 from benchmarks.reference import EpisodeBatch
+
 from components.episode_buffer import ReplayBuffer
 from utils.memory import keep_freed_memory
 
@@ -34,7 +34,8 @@ def run(quick: bool) -> list[Table]:
     )
     inserted, sampled = [], []
     for dtype, target in TARGETS.items():
-        buffer = ReplayBuffer(*make_scheme(args)[:2], episodes, steps, dtype=getattr(torch, dtype))
+        scheme, groups, preprocess = make_scheme(args)
+        buffer = ReplayBuffer(scheme, groups, episodes, steps, preprocess=preprocess, dtype=getattr(torch, dtype))
         size = buffer.nbytes() / (episodes * steps)
         memory.add(f"ours, {dtype}", f"{size:,.0f}", f"{size / PYMARL2_BYTES:.3f}", f"<= {target}")
         for _ in range(episodes // 8):

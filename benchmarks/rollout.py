@@ -1,4 +1,4 @@
-"""What collecting episodes costs beside the environment: the three runners, and a PyMARL2-style loop to compare with."""
+"""What collecting episodes costs beside the environment: the three runners, and a PyMARL2-style loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from benchmarks.common import EPISODE_LIMIT, NoLog, Table, in_turn, make_args, make_mac, make_scheme
 from benchmarks.dummy_envs import SINGLE, VECTOR, SingleDummy
 from benchmarks.reference import Controller, run_episode
+
 from runners import REGISTRY as RUNNERS
 from utils.memory import keep_freed_memory
 

@@ -16,9 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-
 from benchmarks import learner_update, replay, rollout, training_speed  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 # In this order: the first one also measures what the memory settings of the later ones are for.
 PARTS = {
@@ -42,6 +41,8 @@ def main() -> None:
         parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
     warnings.filterwarnings("ignore", message="Creating a tensor from a list of numpy.ndarrays")  # PyMARL's way
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
     options.output.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     sections = [f"# Benchmarks\n\n{time.strftime('%Y-%m-%d %H:%M')}, {machine}\n"]
