@@ -20,7 +20,8 @@ Every run gets a seed of its own: a random one, or with seed=S in ARGS the seeds
 With seed=S and resume=auto the same command continues what was interrupted.
 Ctrl-C (or SIGTERM) ends the runs of this command cleanly, with a checkpoint each; once more aborts them.
 Exit code: 0 if all runs succeeded, 1 if one failed, 130 after Ctrl-C.
-Environment variables: PYTHON (default: .venv/bin/python, else python3), LOG_DIR (default: results/logs).
+Environment variables: PYTHON (default: .venv/bin/python, else python3), LOG_DIR (default: results/logs),
+OMP_NUM_THREADS (CPU threads of a run; default with THREADS > 1: processors / THREADS).
 
 Example: bash run.sh qmix sc2 6h_vs_8z epsilon_anneal_time=500000,td_lambda=0.3 2 0 5
 END
@@ -53,6 +54,12 @@ if [[ -z ${PYTHON:-} ]]; then
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 logs=${LOG_DIR:-results/logs}
+# Runs side by side share the processors: more threads than processors make torch many times slower.
+if [[ -z ${OMP_NUM_THREADS:-} ]] && ((threads > 1)); then
+    OMP_NUM_THREADS=$(($(nproc) / threads))
+    ((OMP_NUM_THREADS > 0)) || OMP_NUM_THREADS=1
+    export OMP_NUM_THREADS
+fi
 
 # Splits $1 at its commas into the array `parts`, but not at commas within brackets: lists=[1,2],x=3.
 split() {

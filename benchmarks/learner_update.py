@@ -63,7 +63,7 @@ def cpu(quick: bool) -> list[Table]:
         "learner_cpu",
         "Learner update, QMIX, CPU, one thread",
         (*COLUMNS, "PyMARL2, full [ms]"),
-        note="Medians; in brackets the quartiles of the ratios of neighbouring runs. Stepping: benchmarks/reference.py. "
+        note="Medians; in brackets the quartiles of neighbouring runs' ratios. Stepping: benchmarks/reference.py. "
         "PyMARL2's figures were measured elsewhere. glibc: with the C library's own memory settings, which give pages "
         "back after every update; all other rows, as in training, with utils.memory.keep_freed_memory.",
     )

@@ -31,14 +31,14 @@ def sub_values(mac, episode, n_steps):
             for i in range(n_agents):
                 g = k if args.share_params else k * n_agents + i
                 x = layer(agent.fc1, inputs[i : i + 1], g).clamp(min=0)
-                gru = [weights(getattr(agent.rnn, n), g, groups) for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+                gru = [
+                    weights(getattr(agent.rnn, n), g, groups) for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                ]
                 hidden[k][i] = torch.gru_cell(x, hidden[k][i], *gru)
         latent = torch.cat([h.detach() for h in hidden[0]], dim=-1)
         if args.encoder_type == "rnn":
             rnn = mac.encoder.rnn
-            latent = memory = torch.gru_cell(
-                latent, memory, rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh
-            )
+            latent = memory = torch.gru_cell(latent, memory, rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh)
         for number, linear in enumerate(m for m in mac.encoder.net if isinstance(m, torch.nn.Linear)):
             latent = linear(latent if number == 0 else latent.clamp(min=0))
         values = []

@@ -761,6 +761,10 @@ def documented(tmp_path_factory):
     return folder
 
 
+def test_the_readme_shows_the_documented_learner(documented):
+    assert f"```python\n{(documented / 'my_learner.py').read_text()}```" in (ROOT / "README.md").read_text()
+
+
 def test_documented_learner_has_thirty_lines_and_the_right_loss(documented):
     load_plugins([str(documented / "my_learner.py")])
     source = (documented / "my_learner.py").read_text().splitlines()

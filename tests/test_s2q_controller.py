@@ -10,6 +10,7 @@ from s2q_fixtures import sub_values
 from modules.agents.rnn_agent import RNNAgent
 from utils.errors import ConfigError
 
+
 @pytest.fixture(autouse=True)
 def _acting():
     """The runner acts without gradients."""
@@ -81,9 +82,7 @@ def test_evaluation_computes_q_0(settings):
 def assert_evaluates_q_0(mac, batch):
     rows = [0, 1, 3]
     mac.init_hidden(batch.batch_size)
-    outputs = [
-        mac.forward(batch, t, test_mode=True, bs=slice(None) if t < 2 else torch.tensor(rows)) for t in range(4)
-    ]
+    outputs = [mac.forward(batch, t, test_mode=True, bs=slice(None) if t < 2 else torch.tensor(rows)) for t in range(4)]
     mac.init_hidden(batch.batch_size)
     assert mac.forward(batch, 0).shape == (len(LENGTHS), N_AGENTS, N_ACTIONS)
     for b in rows:

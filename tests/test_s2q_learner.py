@@ -25,7 +25,14 @@ from utils.errors import ConfigError, Diverged
 from utils.state import capture, restore
 
 # Small enough that the joint actions taken are often among the identified ones.
-TINY = {"n_agents": 2, "n_actions": 2, "s2q_alpha": 0.3, "s2q_temperature": 0.5, "encoder_hidden_dim": 7, "latent_dim": 3}
+TINY = {
+    "n_agents": 2,
+    "n_actions": 2,
+    "s2q_alpha": 0.3,
+    "s2q_temperature": 0.5,
+    "encoder_hidden_dim": 7,
+    "latent_dim": 3,
+}
 LENGTHS = (4, 9, 2, 7, 4, 8)
 TERMINATED = (True, False, False, True, False, True)
 
@@ -145,7 +152,9 @@ def reference(learner, batch, per_weight=None):
             exps = [math.exp((v - top) / args.s2q_temperature) for v in best]
             p = [e / sum(exps) for e in exps]
             decoded, logits = learner.mac.decoder(z[t])
-            sums["state"] = sums["state"] + sum((decoded[s] - state[t, s]) ** 2 for s in range(len(decoded))) / len(decoded)
+            sums["state"] = sums["state"] + sum((decoded[s] - state[t, s]) ** 2 for s in range(len(decoded))) / len(
+                decoded
+            )
             log_norm = logits.exp().sum().log()
             sums["choice"] = sums["choice"] - sum(p[k] * (logits[k] - log_norm) for k in range(n_values))
     return {name: value / count for name, value in sums.items()}, seen
@@ -359,11 +368,7 @@ def test_target_networks_follow(alg, k):
     """After `update_targets` the targets equal the online networks: of Q*, or of the first sub-value function."""
     learner, _ = tiny_learner(tiny(alg, s2q_k=k, s2q_comm=True, target_update_interval=10))
     batch = make_batch(learner.args, LENGTHS, TERMINATED)
-    online = (
-        (learner.central_mac.agent, learner.central_mixer)
-        if alg == "s2q"
-        else (learner.mac.agent, learner.mixer)
-    )
+    online = (learner.central_mac.agent, learner.central_mixer) if alg == "s2q" else (learner.mac.agent, learner.mixer)
     groups = 1 if alg == "s2q" else k + 1
 
     def equal():

@@ -1,0 +1,303 @@
+"""S2Q's motivating experiment (its section 4.1 and appendix D): the best joint action changes in mid-training.
+
+`python -m experiments.shifting_payoff` trains QMIX, OW-QMIX and S2Q on the payoff [[8, -12, -12], [-12, 7, 0],
+[-12, 0, 6]], whose joint actions (A, A), (B, B), (C, C) pay 6, 5, 8 from the middle of the training on. It writes the
+value of the greedy joint action over time, what every sub-value function holds before and after the change, and how
+often each joint action is executed. Finished runs are kept, interrupted ones continued.
+
+Choices. Weights of the errors that count less are 0.05 for OW-QMIX and S2Q alike: with 0.5 (OW-QMIX's default) or 0.9
+(S2Q's) neither finds (A, A) in this game. T is 1: the values differ by 1, and at the paper's T = 0.1 the softmax of
+8, 7, 6 gives the second best 5e-5; those runs are made and shown as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from analysis import plots
+from analysis.aggregate import Method, curves
+from analysis.runs import Run, load_runs
+from components.episode_buffer import EpisodeBatch
+from controllers import REGISTRY as CONTROLLERS
+from controllers.s2q_controller import S2QMAC
+from envs.matrix_game import ONE_STATE
+from experiments import ROOT
+from experiments.common import Job, console, run_jobs
+from utils.checkpoints import read_checkpoint
+
+RESULTS = ROOT / "results" / "shifting_payoff"
+METRIC = "test_return_mean"
+SWITCH, T_MAX = 10000, 20000
+ALPHA = 0.05
+SETTINGS = {
+    "env_args.map_name": "shifting",
+    "env_args.switch_step": SWITCH,
+    "runner": "vector",
+    "batch_size_run": 16,
+    "batch_size": 64,
+    "lr": 0.002,
+    "epsilon_anneal_time": 5000,
+    "t_max": T_MAX,
+    "test_interval": 400,
+    "test_nepisode": 16,
+    "log_interval": 5000,
+    "save_model_interval": SWITCH,  # the state right before the change is kept
+    "use_cuda": False,
+}
+S2Q = {"s2q_k": 2, "s2q_alpha": ALPHA}
+# How many of the last episodes before the change the heat maps show; exploration is at its end by then.
+EXECUTED = 2000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the figure."""
+
+    label: str
+    algorithm: str
+    settings: Mapping[str, object]
+
+    def job(self, seed: int) -> Job:
+        return Job(self.algorithm, "matrix_game", {**SETTINGS, **self.settings, "seed": seed})
+
+
+MAIN = (
+    Variant("QMIX", "qmix", {}),
+    Variant("OW-QMIX", "ow_qmix", {"w": ALPHA}),
+    Variant("S2Q, T = 1", "s2q", {**S2Q, "s2q_temperature": 1.0}),
+)
+COLD = Variant("S2Q, T = 0.1", "s2q", {**S2Q, "s2q_temperature": 0.1})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run did.
+
+    Attributes:
+        value_before: of the greedy joint action in the last evaluation before the change.
+        value_after: the same at the end of the training.
+        greedy_before: greedy joint actions of Q_0..Q_K (of Q_tot alone for other algorithms) right before the change.
+        greedy_after: the same at the end.
+        executed: [3, 3], share of every joint action in the `EXECUTED` last episodes before the change.
+    """
+
+    label: str
+    seed: int
+    value_before: float
+    value_after: float
+    greedy_before: list[str]
+    greedy_after: list[str]
+    executed: np.ndarray
+
+    @property
+    def right_before(self) -> bool:
+        return self.value_before == _best(0)
+
+    @property
+    def right_after(self) -> bool:
+        return self.value_after == _best(1)
+
+
+def _best(payoff: int) -> float:
+    return float(np.max(ONE_STATE["shifting"][payoff]))
+
+
+def ranked(payoff: int, n: int) -> list[str]:
+    """The n best joint actions before (`payoff` 0) or after (1) the change, e.g. ["AA", "BB", "CC"]."""
+    table = np.asarray(ONE_STATE["shifting"][payoff])
+    order = np.argsort(-table, axis=None, kind="stable")[:n]
+    return [_letters(np.unravel_index(i, table.shape)) for i in order]
+
+
+def _letters(joint: Sequence[int]) -> str:
+    return "".join("ABC"[int(u)] for u in joint)
+
+
+def greedy_joint_actions(run: Run, step: int) -> list[str]:
+    """Greedy joint actions of the networks in a run's checkpoint, Q_0 first."""
+    sizes = {"n_agents": 2, "n_actions": 3, "obs_shape": 1, "state_shape": 1, "episode_limit": 1, "device": "cpu"}
+    args = SimpleNamespace(**(dict(run.config) | sizes))
+    scheme = {
+        "state": {"vshape": 1},
+        "obs": {"vshape": 1, "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+        "avail_actions": {"vshape": (3,), "group": "agents", "dtype": torch.uint8},
+    }
+    groups = {"agents": 2}
+    batch = EpisodeBatch(scheme, groups, 1, 2)
+    batch.update({"state": np.ones((1, 1)), "obs": np.ones((1, 2, 1)), "avail_actions": np.ones((1, 2, 3))}, ts=0)
+    mac = CONTROLLERS[args.mac](scheme, groups, args)
+    mac.load_models(str(run.path / "checkpoints" / str(step)))
+    mac.init_hidden(1)
+    with torch.no_grad():
+        q = mac.forward_all(batch, 0).q[:, 0] if isinstance(mac, S2QMAC) else mac.forward(batch, 0)
+    return [_letters(joint) for joint in q.argmax(-1).tolist()]
+
+
+def executed_joint_actions(run: Run, step: int, episodes: int) -> np.ndarray:
+    """Shares [3, 3] of the joint actions in the newest episodes of a checkpoint's replay buffer."""
+    _, buffer = read_checkpoint(run.path / "checkpoints" / str(step))
+    actions = buffer["transition_data"]["actions"][:, 0, :, 0].long()
+    newest = (buffer["buffer_index"] - 1 - torch.arange(episodes)) % len(actions)
+    joint = actions[newest]
+    counts = torch.bincount(3 * joint[:, 0] + joint[:, 1], minlength=9)
+    return counts.view(3, 3).double().div(episodes).numpy()
+
+
+def outcome(label: str, run: Run) -> Outcome:
+    """Reads a finished run."""
+    series = run.metrics[METRIC]
+    before = series.values[series.t < SWITCH][-1]
+    return Outcome(
+        label,
+        int(run.config["seed"]),
+        float(before),
+        float(series.values[-1]),
+        greedy_joint_actions(run, SWITCH),
+        greedy_joint_actions(run, T_MAX),
+        executed_joint_actions(run, SWITCH, EXECUTED),
+    )
+
+
+def train(
+    variants: Sequence[Variant], seeds: Sequence[int], results: Path = RESULTS, processes: int = 0
+) -> dict[str, list[Run]]:
+    """Runs what is not there yet; label -> runs in the order of the seeds."""
+    jobs = [variant.job(seed) for seed in seeds for variant in variants]
+    folders = iter(run_jobs(jobs, results, processes))
+    runs: dict[str, list[Run]] = {variant.label: [] for variant in variants}
+    for _ in seeds:
+        for variant in variants:
+            runs[variant.label] += load_runs([next(folders)])
+    return runs
+
+
+# -- numbers and pictures -----------------------------------------------------------------------------------------------
+
+
+def write_runs(outcomes: Sequence[Outcome], path: Path) -> None:
+    """One line per run."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        head = ["algorithm", "seed", "value_before", "value_after", "greedy_before", "greedy_after"]
+        writer.writerow([*head, *(f"executed_{a}{b}" for a in "ABC" for b in "ABC")])
+        for o in outcomes:
+            row = [o.label, o.seed, o.value_before, o.value_after, " ".join(o.greedy_before), " ".join(o.greedy_after)]
+            writer.writerow([*row, *(f"{share:.4f}" for share in o.executed.flat)])
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The tables of `summary.md`."""
+    labels = list(dict.fromkeys(o.label for o in outcomes))
+    lines = ["# Shifting payoff", "", f"The payoff changes at step {SWITCH:,} of {T_MAX:,}.", ""]
+    lines += [
+        f"| algorithm | seeds | best joint action ({ranked(0, 1)[0]}) before | best ({ranked(1, 1)[0]}) after "
+        "| mean value before | after |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for label in labels:
+        group = [o for o in outcomes if o.label == label]
+        values = [np.mean([getattr(o, key) for o in group]) for key in ("value_before", "value_after")]
+        right = [sum(getattr(o, key) for o in group) for key in ("right_before", "right_after")]
+        lines.append(
+            f"| {label} | {len(group)} | {right[0]} of {len(group)} | {right[1]} of {len(group)} "
+            f"| {values[0]:.2f} | {values[1]:.2f} |"
+        )
+    lines += ["", "Sub-value functions of S2Q: seeds in which Q_k's greedy joint action is the (k + 1)-th best.", ""]
+    lines += ["| algorithm | when | Q_0 | Q_1 | Q_2 | greedy joint actions of all seeds |", "| --- " * 6 + "|"]
+    for label in labels:
+        group = [o for o in outcomes if o.label == label]
+        if len(group[0].greedy_before) == 1:
+            continue
+        for when, key, payoff in (("before", "greedy_before", 0), ("after", "greedy_after", 1)):
+            found = [getattr(o, key) for o in group]
+            hits = [sum(f[k] == best for f in found) for k, best in enumerate(ranked(payoff, 3))]
+            cells = " | ".join(f"{hit} of {len(group)}" for hit in hits)
+            lines.append(f"| {label} | {when} | {cells} | {', '.join('/'.join(f) for f in found)} |")
+    lines += ["", f"Executed joint actions in the last {EXECUTED} episodes before the change, mean over seeds (%).", ""]
+    lines += ["| algorithm | AA | BB | CC | others |", "| --- | --- | --- | --- | --- |"]
+    for label in labels:
+        share = 100 * np.mean([o.executed for o in outcomes if o.label == label], axis=0)
+        diagonal = np.diag(share)
+        cells = " | ".join(f"{value:.2f}" for value in (*diagonal, 100 - diagonal.sum()))
+        lines.append(f"| {label} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_values(runs: Mapping[str, Sequence[Run]]) -> Figure:
+    """The value of the greedy joint action over time, as the paper's figure 1."""
+    method = Method(statistic="mean")
+    lines = [curves(group, METRIC, label=label, method=method) for label, group in runs.items()]
+    figure = plots.draw({"": lines}, ylabel="Value of the greedy joint action", method=method, seeds=True)
+    axes = figure.axes[0]
+    axes.axvline(SWITCH, color="#444444", linewidth=1, linestyle=":")
+    axes.annotate(
+        "payoff changes", (SWITCH, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
+        va="top", fontsize=8, color="#444444",
+    )  # fmt: skip
+    for payoff, start, end in ((0, 0.0, 0.5), (1, 0.5, 1.0)):
+        axes.axhline(_best(payoff), start, end, color="#999999", linewidth=0.8, zorder=1)
+    return figure
+
+
+def draw_heat_maps(outcomes: Sequence[Outcome], labels: Sequence[str]) -> Figure:
+    """How often every joint action was executed before the change, as the paper's figure D.1."""
+    figure = Figure(figsize=(2.9 * len(labels), 3.1), layout="constrained")
+    panels = figure.subplots(1, len(labels), squeeze=False)[0]
+    norm = mpl.colors.LogNorm(1e-3, 1.0, clip=True)
+    for axes, label in zip(panels, labels, strict=True):
+        share = np.mean([o.executed for o in outcomes if o.label == label], axis=0)
+        image = axes.imshow(np.maximum(share, 1e-6), cmap="Blues", norm=norm)
+        for (row, column), value in np.ndenumerate(share):
+            colour = "white" if value > 0.1 else "black"
+            axes.text(column, row, f"{100 * value:.1f}%", ha="center", va="center", fontsize=9, color=colour)
+        axes.set_xticks(range(3), list("ABC"))
+        axes.set_yticks(range(3), list("ABC"))
+        axes.set_xlabel("agent 2")
+        axes.set_title(label, fontsize=10)
+    panels[0].set_ylabel("agent 1")
+    figure.colorbar(image, ax=panels, label="share of the executed joint actions", shrink=0.8)
+    return figure
+
+
+def report(runs: Mapping[str, Sequence[Run]], out: Path) -> list[Outcome]:
+    """Writes `summary.md`, `runs.csv`, `greedy_value.png` and `executed.png` (and PDFs)."""
+    out.mkdir(parents=True, exist_ok=True)
+    outcomes = [outcome(label, run) for label, group in runs.items() for run in group]
+    write_runs(outcomes, out / "runs.csv")
+    (out / "summary.md").write_text(summary(outcomes), encoding="utf-8")
+    plots.save(draw_values(runs), out / "greedy_value")
+    shown = [label for label in (COLD.label, MAIN[2].label, MAIN[1].label) if label in runs]
+    plots.save(draw_heat_maps(outcomes, shown), out / "executed")
+    return outcomes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=10, help="runs per algorithm (seeds 1, 2, ...)")
+    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
+    options = parser.parse_args(argv)
+    start = time.monotonic()
+    seeds = range(1, options.seeds + 1)
+    runs = train([*MAIN, COLD], seeds, options.results, options.processes)
+    report(runs, options.results)
+    console.rule(f"done in {time.monotonic() - start:.0f} s")
+    console.print((options.results / "summary.md").read_text(encoding="utf-8"))
+    console.print(f"pictures and numbers: {options.results}")
+
+
+if __name__ == "__main__":
+    main()

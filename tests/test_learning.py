@@ -1,0 +1,58 @@
+"""Learning checks that a broken learner, mixer, runner or environment fails: minutes, marked slow, run by CI too."""
+
+import json
+
+import numpy as np
+import pytest
+from experiments.common import Job, run_jobs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+# Uniform exploration: what a learner ends at is what its function class and loss make of all joint actions.
+MATRIX = {
+    "runner": "vector", "batch_size_run": 16, "batch_size": 64, "epsilon_finish": 1.0, "t_max": 12000,
+    "test_interval": 2000, "test_nepisode": 4, "save_model": False, "use_cuda": False,
+}  # fmt: skip
+# Short hunts, and as many updates as episodes.
+HUNT = {
+    "runner": "vector", "batch_size_run": 8, "env_args.episode_limit": 50, "batch_size": 32,
+    "updates_per_collection": 8, "target_update_interval": 80, "epsilon_anneal_time": 20000, "t_max": 40000,
+    "test_interval": 4000, "optimizer": "adam", "lr": 0.001, "save_model": False, "use_cuda": False, "seed": 1,
+}  # fmt: skip
+
+
+def final_return(run_dir, last=1):
+    """Mean of the last evaluations' returns."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return float(np.mean([line["value"] for line in lines if line["key"] == "test_return_mean"][-last:]))
+
+
+def play(tmp_path, algorithm, map_name, seeds, **settings):
+    """Final returns of an algorithm on a matrix game, one per seed."""
+    settings = {**MATRIX, "env_args.map_name": map_name, **settings}
+    jobs = [Job(algorithm, "matrix_game", {**settings, "seed": seed}) for seed in seeds]
+    return [final_return(run) for run in run_jobs(jobs, tmp_path)]
+
+
+@pytest.mark.parametrize("algorithm", ["iql", "vdn", "qmix"])
+def test_monotone_and_independent_learners_miss_the_climbing_games_optimum(algorithm, tmp_path):
+    returns = play(tmp_path, algorithm, "climbing", range(5))
+    assert max(returns) <= 6.0, returns
+
+
+def test_ow_qmix_finds_the_climbing_games_optimum(tmp_path):
+    returns = play(tmp_path, "ow_qmix", "climbing", range(5), w=0.1)
+    assert sum(value == 8.0 for value in returns) >= 4, returns
+
+
+def test_two_step_game_separates_qmix_from_vdn(tmp_path):
+    # Rashid et al. 2018, section 5: 8 needs a mixing that depends on the state, the sum settles for 7.
+    assert play(tmp_path, "qmix", "two_step", range(2), td_lambda=0.0) == [8.0, 8.0]
+    assert play(tmp_path, "vdn", "two_step", range(2), td_lambda=0.0) == [7.0, 7.0]
+
+
+def test_iql_and_vdn_learn_predator_prey(tmp_path):
+    runs = run_jobs([Job(algorithm, "predator_prey", HUNT) for algorithm in ("iql", "vdn")], tmp_path)
+    for run in runs:
+        # A random policy catches the prey 0.5 times in 50 steps.
+        assert final_return(run, last=3) >= 4.0, run
