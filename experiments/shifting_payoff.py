@@ -183,7 +183,7 @@ def train(
     return runs
 
 
-# -- numbers and pictures -----------------------------------------------------------------------------------------------
+# -- numbers and pictures -------------------------------------------------------------------------------------------
 
 
 def write_runs(outcomes: Sequence[Outcome], path: Path) -> None:

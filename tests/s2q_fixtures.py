@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+GRU = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 def weights(param, g, n_groups):
     """The part of a stacked parameter that belongs to group g."""

@@ -16,7 +16,7 @@ MATRIX = {
 # Short hunts, and as many updates as episodes.
 HUNT = {
     "runner": "vector", "batch_size_run": 8, "env_args.episode_limit": 50, "batch_size": 32,
-    "updates_per_collection": 8, "target_update_interval": 80, "epsilon_anneal_time": 20000, "t_max": 40000,
+    "updates_per_collection": 8, "target_update_interval": 80, "epsilon_anneal_time": 20000, "t_max": 60000,
     "test_interval": 4000, "optimizer": "adam", "lr": 0.001, "save_model": False, "use_cuda": False, "seed": 1,
 }  # fmt: skip
 

@@ -259,7 +259,7 @@ def test_what_lies_behind_an_episode_is_not_read():
     assert losses[0] == losses[1]
 
 
-# -- single formulas, by hand -------------------------------------------------------------------------------------------
+# -- single formulas, by hand ---------------------------------------------------------------------------------------
 
 
 def test_identified_by_hand():
@@ -295,7 +295,7 @@ def test_central_values_of_several_joint_actions():
     assert torch.allclose(central_values_of_many(mixer, chosen, state), expected, atol=1e-6)
 
 
-# -- who learns from what -----------------------------------------------------------------------------------------------
+# -- who learns from what -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoder_type", ["mlp", "rnn"])
@@ -389,7 +389,7 @@ def test_target_networks_follow(alg, k):
     assert not equal()
 
 
-# -- checkpoints --------------------------------------------------------------------------------------------------------
+# -- checkpoints ----------------------------------------------------------------------------------------------------
 
 
 def all_weights(learner):
@@ -458,7 +458,7 @@ def test_k_0_has_the_files_of_ow_qmix(tmp_path):
         network.load_state_dict(torch.load(tmp_path / f"{name}.th", weights_only=True))
 
 
-# -- misuse -------------------------------------------------------------------------------------------------------------
+# -- misuse ---------------------------------------------------------------------------------------------------------
 
 
 def test_divergence_is_reported():

@@ -99,7 +99,7 @@ class S2QMAC(NMAC):
         return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)
 
     def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL) -> Tensor:
-        """Utilities of Q_0 at step t for the episodes `bs`, [len(bs), A, U]; in `test_mode` nothing else is computed."""
+        """Utilities of Q_0 at step t for the episodes `bs`, [len(bs), A, U]; in `test_mode` no other is computed."""
         return self.forward_all(ep_batch, t, bs, only_first=test_mode).q[0]
 
     def forward_all(self, ep_batch: EpisodeBatch, t: int, bs: Any = ALL, only_first: bool = False) -> SubValues:

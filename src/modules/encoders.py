@@ -1,4 +1,4 @@
-"""S2Q's encoder and decoder: from what all agents remember to a latent, and from it to the state and the choice of k."""
+"""S2Q's encoder and decoder: from what all agents remember to a latent, from it to the state and to the choice of k."""
 
 from __future__ import annotations
 

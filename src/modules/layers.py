@@ -85,7 +85,7 @@ class GRU(nn.Module):
         Returns:
             [(G,) R, H], the hidden state after every step.
         """
-        if x.is_cuda and self.groups == 1:
+        if x.is_cuda:
             return self._unroll_cudnn(x, sizes)
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
@@ -93,10 +93,17 @@ class GRU(nn.Module):
         return _gru_sequence(x, *weights, list(sizes))
 
     def _unroll_cudnn(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """`unroll` by one kernel per group for the whole sequence, where launching kernels is the limit."""
         h0 = x.new_zeros(1, sizes[0], self.n_hidden)
+        sizes = torch.tensor(sizes)
         weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
-        out, _ = torch._VF.gru(x, torch.tensor(sizes), h0, weights, True, 1, 0.0, self.training, False)
-        return out
+        # There is no dropout: "training" only means that cuDNN keeps what a backward pass needs.
+        options = True, 1, 0.0, torch.is_grad_enabled(), False
+        if self.groups == 1:
+            return torch._VF.gru(x, sizes, h0, weights, *options)[0]
+        return torch.stack(
+            [torch._VF.gru(x[g], sizes, h0, [w[g] for w in weights], *options)[0] for g in range(self.groups)]
+        )
 
 
 def _gru_sequence(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
 from envs import make_vector_env

@@ -1,8 +1,8 @@
 """The configuration of a run: yaml files and command line merged, every key and value checked.
 
-`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- command line`. The yaml files together define which keys exist; the
-first non-null value that they give a key fixes its type. Nothing here imports torch (except `resolve_device`) or writes
-anything (except `check_results_folder`, which cleans up after itself).
+`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- scenarios/SCENARIO.yaml <- command line`. The first three define
+which keys exist; the first non-null value that they give a key fixes its type. Nothing here imports torch (except
+`resolve_device`) or writes anything (except `check_results_folder`, which cleans up after itself).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from utils.errors import ConfigError, UserError
 from utils.registry import nearest
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
-KINDS = {"algs": "algorithm", "envs": "environment"}
+KINDS = {"algs": "algorithm", "envs": "environment", "scenarios": "scenario"}
 SUFFIXES = (".yaml", ".yml", ".json")
 _WRITE_TEST_BYTES = 64 * 1024
 # What torch.save says instead of the operating system's error when its file cannot be written to the end.
@@ -86,7 +86,9 @@ def load_file(path: Path) -> dict[str, Any]:
 
 
 def list_configs(kind: str) -> dict[str, str]:
-    """Names of the algorithms (`kind="algs"`) or environments (`"envs"`), with the first comment line of their file."""
+    """Names of the algorithms (`kind="algs"`), environments (`"envs"`) or scenarios (`"scenarios"`), with the first
+    comment line of their file.
+    """
     listed = {}
     for path in sorted((CONFIG_DIR / kind).glob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -95,7 +97,7 @@ def list_configs(kind: str) -> dict[str, str]:
 
 
 def find_config(kind: str, name: str) -> Path:
-    """The file of an algorithm or environment: a name from `config/KIND/`, or the path of a yaml file anywhere.
+    """The file of an algorithm, environment or scenario: a name from `config/KIND/`, or the path of a yaml file.
 
     Raises:
         ConfigError: there is no such file.
@@ -270,10 +272,9 @@ def build_config(algorithm: str, environment: str, updates: Iterable[str] = ()) 
             Files count less than single settings, as in Sacred.
 
     Raises:
-        ConfigError: an unknown key, algorithm or environment, a value of the wrong type or out of range, a broken file.
+        ConfigError: an unknown key, algorithm, environment or scenario, a value of the wrong type or out of range, a
+            broken file.
     """
-    from sacred.arg_parser import get_config_updates
-
     alg_path, env_path = find_config("algs", algorithm), find_config("envs", environment)
     merger = _Merger()
     merger.define(load_file(CONFIG_DIR / "default.yaml"), "")
@@ -281,6 +282,23 @@ def build_config(algorithm: str, environment: str, updates: Iterable[str] = ()) 
     merger.define(load_file(alg_path), f"{alg_path}: ")
 
     updates = [update.strip() for update in updates if update.strip()]
+    _update(merger, updates)
+    if merger.config["scenario"]:
+        _update_for_scenario(merger, merger.config["scenario"], alg_path.stem)
+        _update(merger, updates)  # once more: what is asked for counts more than what a scenario suggests
+    config = merger.config
+    config["name"] = config["name"] or alg_path.stem
+    config["env_config"] = config["env_config"] or env_path.stem
+    for key in ("local_results_path", "checkpoint_path", "resume"):
+        config[key] = os.path.expanduser(config[key])
+    check_config(config)
+    return config
+
+
+def _update(merger: _Merger, updates: Iterable[str]) -> None:
+    """Merges the settings of a command line, files before single ones."""
+    from sacred.arg_parser import get_config_updates
+
     for update in updates:
         if "=" not in update:
             if not update.endswith(SUFFIXES):
@@ -295,13 +313,24 @@ def build_config(algorithm: str, environment: str, updates: Iterable[str] = ()) 
             layer, _ = get_config_updates([update])
             merger.update(layer, "", raw=text.strip())
 
-    config = merger.config
-    config["name"] = config["name"] or alg_path.stem
-    config["env_config"] = config["env_config"] or env_path.stem
-    for key in ("local_results_path", "checkpoint_path", "resume"):
-        config[key] = os.path.expanduser(config[key])
-    check_config(config)
-    return config
+
+def _update_for_scenario(merger: _Merger, scenario: str, algorithm: str) -> None:
+    """Merges what a scenario's file has for the algorithm: the section of its learner, then that of its own name.
+
+    Raises:
+        ConfigError: there is no such scenario, it has nothing for this algorithm, or a section is no mapping.
+    """
+    path = find_config("scenarios", scenario)
+    sections = load_file(path)
+    mine = [name for name in (merger.config.get("learner"), algorithm) if name in sections]
+    if not mine:
+        raise ConfigError(
+            f"scenario '{scenario}' has no settings for '{algorithm}', only for {', '.join(sections) or 'nothing'}"
+        )
+    for name in mine:
+        if not isinstance(sections[name], Mapping):
+            raise _wrong_type(name, dict, sections[name], f"{path}: ")
+        merger.update(sections[name], f"{path}: ")
 
 
 # --- Checks ---
