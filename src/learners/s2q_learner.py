@@ -96,24 +96,28 @@ class S2QLearner(MaxQLearner):
         inputs = sequence_inputs(self.mac, batch, steps)
         central_inputs = inputs if self._shared_inputs else sequence_inputs(self.target_mac, batch, steps)
 
-        q, z = self.mac.unroll_all(batch, steps, inputs)
-        greedy = masked_argmax(q, avail)
-        sub_values = self.mix(self.mixer, q, actions.expand_as(greedy), avail, state)[:, cur]
-        if self.central:
-            central_q = unroll(self.central_mac, batch, steps, central_inputs)
-            q_star = self.central_values(self.central_mixer, central_q[cur], actions[cur], state[cur])
-        else:
-            q_star = sub_values[0]
         with torch.no_grad():
             outputs = unroll(self.target_mac, batch, steps, central_inputs)
+        q, z = self.mac.unroll_all(batch, steps, inputs)
+        greedy = masked_argmax(q, avail)
+        # All that needs no gradient before the rest of what does, whose memory is not free again until the update.
+        with torch.no_grad():
             joint = torch.cat([greedy, actions.unsqueeze(0)]) if self.args.q_lambda else greedy
             values = self.target_values(outputs, joint, state, avail)
             targets = self.returns(batch, steps, values[0], values[-1] if self.args.q_lambda else None)
             best = values[: self.n_values, cur]
+            choice = self.choice(best)
             known = identified(actions[cur], greedy[:, cur])
+        sub_values = self.mix(self.mixer, q, actions.expand_as(greedy), avail, state)[:, cur]
+        if self.central:
+            central_q = unroll(self.central_mac, batch, steps, central_inputs)
+            joint = actions[cur].unsqueeze(0)
+            q_star = self.central_joint(self.central_mixer, central_q[cur], joint, state[cur])[0]
+        else:
+            q_star = sub_values[0]
+        with torch.no_grad():
             errors_to = targets - self.args.s2q_lambda * (q_star + self.args.s2q_offset) * known
             weights = self.weights(sub_values - errors_to, q_star, best)
-            choice = self.choice(best)
 
         delta = sub_values - errors_to
         losses_td = torch.stack([weighted_mean(loss, steps, per_weight) for loss in weights * delta.pow(2)])
@@ -183,10 +187,14 @@ class S2QLearner(MaxQLearner):
             # Every joint action is mixed under the same state.
             states = state.expand(n, *state.shape)
             return self.mix(self.target_mixer, outputs.expand(n, *outputs.shape), joint, avail, states)
+        return self.central_joint(self.target_mixer, outputs, joint, state)
+
+    def central_joint(self, mixer: QMixerCentralFF, outputs: Tensor, joint: Tensor, state: Tensor) -> Tensor:
+        """Q* of several joint actions: outputs [N, A, U * E], joint int64 [J, N, A], state [N, S] -> [J, N, 1]."""
         q = outputs.unflatten(-1, (self.args.n_actions, -1))
         index = joint[..., None, None].expand(*joint.shape, 1, q.shape[-1])
-        chosen = q.expand(n, *q.shape).gather(-2, index)
-        return central_values_of_many(self.target_mixer, chosen.flatten(2), state)
+        chosen = q.expand(len(joint), *q.shape).gather(-2, index)
+        return central_values_of_many(mixer, chosen.flatten(2), state)
 
     def weights(self, delta: Tensor, q_star: Tensor, best: Tensor) -> Tensor:
         """Weights of the squared errors, each 1 or alpha (S2Q, eq. C.5).
@@ -268,8 +276,9 @@ def central_values_of_many(mixer: QMixerCentralFF, chosen: Tensor, state: Tensor
     """
     first = mixer.net[0]
     by_actions, by_state = first.weight.split([mixer.qs_dim, mixer.state_dim], dim=1)
-    hidden = F.linear(chosen, by_actions) + F.linear(state, by_state, first.bias)
-    return mixer.net[1:](hidden) + mixer.V(state)
+    from_state, value = F.linear(state, by_state, first.bias), mixer.V(state)
+    # One joint action after the other: products of this size gain nothing from being one, and need less memory.
+    return torch.stack([mixer.net[1:](F.linear(rows, by_actions) + from_state) + value for rows in chosen])
 
 
 def _check(mac: Any, args: SimpleNamespace) -> None:
