@@ -7,7 +7,7 @@ often each joint action is executed. Finished runs are kept, interrupted ones co
 
 Choices. Weights of the errors that count less are 0.05 for OW-QMIX and S2Q alike: with 0.5 (OW-QMIX's default) or 0.9
 (S2Q's) neither finds (A, A) in this game. T is 1: the values differ by 1, and at the paper's T = 0.1 the softmax of
-8, 7, 6 gives the second best 5e-5; those runs are made and shown as well.
+8, 7, 6 gives the second best 5e-5 (those runs are made and shown as well).
 """
 
 from __future__ import annotations
@@ -243,8 +243,8 @@ def draw_values(runs: Mapping[str, Sequence[Run]]) -> Figure:
     axes = figure.axes[0]
     axes.axvline(SWITCH, color="#444444", linewidth=1, linestyle=":")
     axes.annotate(
-        "payoff changes", (SWITCH, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
-        va="top", fontsize=8, color="#444444",
+        "payoff changes", (SWITCH, 0), xycoords=("data", "axes fraction"), xytext=(4, 4), textcoords="offset points",
+        fontsize=8, color="#444444",
     )  # fmt: skip
     for payoff, start, end in ((0, 0.0, 0.5), (1, 0.5, 1.0)):
         axes.axhline(_best(payoff), start, end, color="#999999", linewidth=0.8, zorder=1)
@@ -261,11 +261,11 @@ def draw_heat_maps(outcomes: Sequence[Outcome], labels: Sequence[str]) -> Figure
         image = axes.imshow(np.maximum(share, 1e-6), cmap="Blues", norm=norm)
         for (row, column), value in np.ndenumerate(share):
             colour = "white" if value > 0.1 else "black"
-            axes.text(column, row, f"{100 * value:.1f}%", ha="center", va="center", fontsize=9, color=colour)
+            axes.text(column, row, f"{100 * value:.2f}%", ha="center", va="center", fontsize=9, color=colour)
         axes.set_xticks(range(3), list("ABC"))
         axes.set_yticks(range(3), list("ABC"))
         axes.set_xlabel("agent 2")
-        axes.set_title(label, fontsize=10)
+        axes.set_title(label if label.startswith("S2Q") else f"{label}, epsilon-greedy", fontsize=10)
     panels[0].set_ylabel("agent 1")
     figure.colorbar(image, ax=panels, label="share of the executed joint actions", shrink=0.8)
     return figure

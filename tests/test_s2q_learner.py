@@ -244,6 +244,33 @@ def test_importance_weights():
     check(tiny("s2q"), per_weight=torch.tensor([0.3, 1.0, 2.0, 0.1, 0.7, 0.0]))
 
 
+@pytest.mark.parametrize("limit", [1, 7, 12, 27])
+@pytest.mark.parametrize("alg", ["s2q_comm", "s2q_qplex"])
+def test_update_in_chunks(alg, limit):
+    """Chunks of few transitions give the same update and figures as the whole batch (28 transitions)."""
+    per_weight = torch.tensor([0.3, 1.0, 2.0, 0.1, 0.7, 0.5])
+    results = []
+    for chunk in (0, limit):
+        args = tiny(alg, s2q_chunk_steps=chunk, grad_norm_clip=1.0)
+        learner, log = tiny_learner(args)
+        sizes = []
+        compute = learner._losses
+        learner._losses = lambda batch, w: sizes.append(batch.steps().n_transitions) or compute(batch, w)  # noqa: B023
+        td = learner.train(make_batch(args, LENGTHS, TERMINATED), 0, 1, per_weight)["td_error_abs"]
+        results.append((learner, {name: values[0][0] for name, values in log.stats.items()}, td, sizes))
+    (whole, figures, td, sizes), (chunked, their_figures, their_td, their_sizes) = results
+    assert sizes == [28]
+    assert sum(their_sizes) == 28
+    assert len(their_sizes) == min(len(LENGTHS), math.ceil(28 / limit))
+    assert their_figures == pytest.approx(figures, rel=1e-4, abs=1e-6)
+    assert torch.allclose(td, their_td, atol=1e-6)
+    assert_same_gradients_everywhere(chunked, whole)
+    before = tiny_learner(tiny(alg))[0].params
+    for mine, theirs, old in zip(chunked.params, whole.params, before, strict=True):
+        assert torch.allclose(mine, theirs, atol=2e-4)
+        assert not torch.equal(mine, old)
+
+
 def test_what_lies_behind_an_episode_is_not_read():
     args = tiny("s2q_comm")
     losses = []
@@ -482,6 +509,7 @@ def test_divergence_is_reported():
         ({"s2q_temperature": 0.0}, "s2q_temperature is 0.0"),
         ({"s2q_lambda": -1.0}, "s2q_lambda is -1.0"),
         ({"s2q_offset": -1.0}, "s2q_offset is -1.0"),
+        ({"s2q_chunk_steps": -1}, "s2q_chunk_steps is -1"),
         ({"s2q_k": -1}, "s2q_k is -1"),
         ({"s2q_select": "soft"}, "s2q_select is 'soft'; choose one of learned, oracle, uniform, zero"),
         ({"s2q_fixed_prob": 2.0}, "s2q_fixed_prob is 2.0"),

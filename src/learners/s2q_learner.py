@@ -8,9 +8,11 @@ in Multi-Agent Reinforcement Learning".
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +29,43 @@ from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
 from modules.stacks import copy_first
 from utils.errors import ConfigError
 
+# What is searched for the culprit if an update is not finite: name -> its figure.
+FIGURES_CHECKED = {"targets": "target_mean", "q": "q_taken_mean", "central q": "central_loss", "latent": "state_loss"}
 # s2q_backbone -> the mixer of the sub-value functions
 BACKBONES = {"wqmix": "qmix", "vdn": "vdn", "qplex": "dmaq"}
+
+
+class _Losses(NamedTuple):
+    """What is computed of some episodes: the loss to minimise, figures to log, TD errors per episode [B]."""
+
+    loss: Tensor | None
+    figures: dict[str, Tensor]
+    td: Tensor
+
+
+class _InTurn(torch.autograd.Function):
+    """The sum of losses that are computed one after the other, each with its gradient, so that their graphs never
+    exist together.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, losses: Sequence[Callable[[], Tensor]], *params: Tensor) -> Tensor:
+        total, ctx.grads = params[0].new_zeros(()), None
+        for loss_of in losses:
+            with torch.enable_grad():
+                loss = loss_of()
+            grads = torch.autograd.grad(loss, params)
+            if ctx.grads is None:
+                ctx.grads = grads
+            else:
+                for accumulated, grad in zip(ctx.grads, grads, strict=True):
+                    accumulated += grad
+            total += loss.detach()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(grad * accumulated for accumulated in ctx.grads)
 
 
 class S2QLearner(MaxQLearner):
@@ -43,7 +80,9 @@ class S2QLearner(MaxQLearner):
         scheme, logger: as for every learner.
         args: `s2q_backbone`, `s2q_k` (K), `s2q_lambda` (suppression factor), `s2q_offset` (C, added to Q* where it is
             suppressed), `s2q_alpha` (weight of the errors that count less), `s2q_temperature` (T of P_t),
-            `s2q_weighted_td` (False: all errors count alike), and what the networks read.
+            `s2q_weighted_td` (False: all errors count alike), `s2q_chunk_steps` (transitions whose gradients are
+            computed at once, which bounds the memory of an update and changes nothing else; 0: all of them), and what
+            the networks read.
 
     Raises:
         ConfigError: a setting out of range, or a controller or mixer of another kind.
@@ -79,7 +118,7 @@ class S2QLearner(MaxQLearner):
         self._shared_inputs = True
         self.update_targets()
 
-    # -- one update -----------------------------------------------------------------------------------------------
+    # -- one update ------------------------------------------------------------------------------------------------
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -88,6 +127,34 @@ class S2QLearner(MaxQLearner):
         Returns:
             `td_error_abs` [B], the mean absolute TD error of Q_0 per episode (for prioritised buffers).
         """
+        lengths = batch.lengths() - 1
+        total, limit = int(lengths.sum()), self.args.s2q_chunk_steps
+        n_chunks = min(batch.batch_size, -(-total // limit)) if limit else 1
+        done: list[_Losses] = []
+
+        def share_of_loss(episodes: slice) -> Tensor:
+            weights = None if per_weight is None else per_weight[episodes]
+            losses = self._losses(batch if n_chunks == 1 else batch[episodes], weights)
+            n = int(lengths[episodes].sum())
+            done.append(_Losses(None, {k: v.detach().mean() * n / total for k, v in losses.figures.items()}, losses.td))
+            return losses.loss * (n / total)
+
+        bounds = [batch.batch_size * i // n_chunks for i in range(n_chunks + 1)]
+        chunks = [slice(*pair) for pair in pairwise(bounds)]
+        if n_chunks == 1:
+            loss = share_of_loss(chunks[0])
+        else:
+            loss = _InTurn.apply([partial(share_of_loss, chunk) for chunk in chunks], *self.params)
+        figures = {name: torch.stack([losses.figures[name] for losses in done]).sum() for name in done[0].figures}
+        parts = {"observations": batch["obs"], "states": batch["state"], "rewards": batch["reward"]}
+        parts |= {name: figures[key] for name, key in FIGURES_CHECKED.items() if key in figures}
+        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
+        self.update_targets_if_due(episode_num)
+        self.log_means(t_env, grad_norm=grad_norm, **figures)
+        return {"td_error_abs": torch.cat([losses.td for losses in done])}
+
+    def _losses(self, batch: EpisodeBatch, per_weight: Tensor | None) -> _Losses:
+        """The loss of some episodes, the mean over their transitions."""
         steps = batch.steps()
         cur = steps.cur
         state = steps.pack(batch["state"])
@@ -120,35 +187,23 @@ class S2QLearner(MaxQLearner):
             weights = self.weights(sub_values - errors_to, q_star, best)
 
         delta = sub_values - errors_to
-        losses_td = torch.stack([weighted_mean(loss, steps, per_weight) for loss in weights * delta.pow(2)])
-        loss = losses_td.sum()
-        if self.central:
-            loss_central = weighted_mean((q_star - targets).pow(2), steps, per_weight)
-            loss = loss + loss_central
+        losses = {
+            "loss_td": sum(weighted_mean(loss, steps, per_weight) for loss in weights * delta.pow(2)),
+            **({"central_loss": weighted_mean((q_star - targets).pow(2), steps, per_weight)} if self.central else {}),
+        }
         decoded, logits = self.mac.decoder(z[cur])
-        loss_state = F.mse_loss(decoded, state[cur])
-        loss_choice = F.cross_entropy(logits, choice)
-        loss = loss + loss_state + loss_choice
-        parts = {
-            "observations": inputs, "states": state, "rewards": batch["reward"], "targets": targets, "q": sub_values,
-            "central q": q_star, "latent": z,
-        }  # fmt: skip
-        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
-        self.update_targets_if_due(episode_num)
-        self.log_means(
-            t_env,
-            loss_td=losses_td.sum(),
-            **({"central_loss": loss_central} if self.central else {}),
-            state_loss=loss_state,
-            choice_loss=loss_choice,
-            grad_norm=grad_norm,
-            td_error_abs=delta[0].abs(),
-            q_taken_mean=sub_values[0],
-            target_mean=targets,
-            w_to_use=weights,
-            choice_of_first=choice[:, 0],
-        )
-        return {"td_error_abs": per_episode_mean(delta[0].detach().abs(), steps)}
+        losses["state_loss"] = F.mse_loss(decoded, state[cur])
+        losses["choice_loss"] = F.cross_entropy(logits, choice)
+        error = delta[0].detach().abs()
+        figures = {
+            **losses,
+            "td_error_abs": error,
+            "q_taken_mean": sub_values[0],
+            "target_mean": targets,
+            "w_to_use": weights,
+            "choice_of_first": choice[:, 0],
+        }
+        return _Losses(sum(losses.values()), figures, per_episode_mean(error, steps))
 
     def mix(self, mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
         """The values of joint actions under several utilities at once.
@@ -296,6 +351,6 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
         raise ConfigError(f"s2q_alpha is {args.s2q_alpha}; it is a weight, choose 0 to 1")
     if args.s2q_temperature <= 0.0:
         raise ConfigError(f"s2q_temperature is {args.s2q_temperature}; it must be greater than 0")
-    for key in ("s2q_lambda", "s2q_offset"):
+    for key in ("s2q_lambda", "s2q_offset", "s2q_chunk_steps"):
         if vars(args)[key] < 0.0:
             raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")

@@ -1,7 +1,8 @@
 """Checkpoints: the whole training state in one folder, written atomically, found again, pruned.
 
-`RUN_DIR/checkpoints/T_ENV/` holds `state.pt` (networks, targets, optimisers, counters, random states, figures not yet logged),
-`buffer.pt` (the replay buffer) and PyMARL's model files. A folder appears under its name only when it is complete.
+`RUN_DIR/checkpoints/T_ENV/` holds `state.pt` (networks, targets, optimisers, counters, random states, figures not yet
+logged), `buffer.pt` (the replay buffer) and PyMARL's model files. A folder appears under its name only when it is
+complete.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ FORMAT = 1
 STATE, BUFFER = "state.pt", "buffer.pt"
 # What may differ between the run that is continued and the command that continues it.
 FREE_KEYS = frozenset(
-    {
-        "resume", "t_max", "use_cuda", "save_model", "save_model_interval", "keep_checkpoints", "checkpoint_buffer",
-        "use_tensorboard", "observers", "env_timeout", "max_env_restarts", "acting_threads", "learner_threads", "render",
-        "save_replay", "label", "local_results_path", "checkpoint_path", "load_step",
-    }
-)  # fmt: skip
+    [
+        *("resume", "t_max", "use_cuda", "save_model", "save_model_interval", "keep_checkpoints", "checkpoint_buffer"),
+        *("use_tensorboard", "observers", "env_timeout", "max_env_restarts", "acting_threads", "learner_threads"),
+        *("render", "save_replay", "label", "local_results_path", "checkpoint_path", "load_step"),
+    ]
+)
 
 _log = logging.getLogger(__name__)
 
