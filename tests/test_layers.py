@@ -59,6 +59,18 @@ def test_gru_unroll_equals_cell(method, lengths):
         assert torch.allclose(mine[name], grad, atol=1e-5), name
 
 
+def test_one_cudnn_call_per_group_equals_the_stacked_loop():
+    torch.manual_seed(0)
+    lengths = [4, 2, 2, 1]
+    gru, x, sizes = GRU(4, 6, groups=3), torch.randn(3, sum(lengths), 4, requires_grad=True), sizes_of(lengths)
+    out, expected = gru._unroll_cudnn(x, sizes), gru.unroll(x, sizes)
+    assert torch.allclose(out, expected, atol=1e-6)
+    weights = torch.randn_like(out)
+    mine, theirs = grads(gru, x, (out * weights).sum()), grads(gru, x, (expected * weights).sum())
+    for name, grad in theirs.items():
+        assert torch.allclose(mine[name], grad, atol=1e-5), name
+
+
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_gru_groups_equal_cells(lengths):
     torch.manual_seed(0)
