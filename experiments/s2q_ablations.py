@@ -19,7 +19,8 @@ from experiments.common import Job, console, run_jobs
 
 RESULTS = ROOT / "results" / "s2q_ablations"
 ABLATIONS = ("s2q_oracle", "s2q_independent", "s2q_no_wtd", "s2q_no_soft", "s2q_random")
-# A budget for one computer without a GPU: short hunts, and four updates for every eight episodes instead of one.
+# A budget for one computer without a GPU (about half an hour of processor time for 5 seeds): short hunts, and four
+# updates for every eight episodes instead of one.
 PREDATOR_PREY = {
     "env_args.penalty": 0.5,
     "env_args.episode_limit": 50,
@@ -27,9 +28,9 @@ PREDATOR_PREY = {
     "batch_size": 32,
     "updates_per_collection": 4,
     "target_update_interval": 80,
-    "epsilon_anneal_time": 30000,
-    "t_max": 60000,
-    "test_interval": 3000,
+    "epsilon_anneal_time": 20000,
+    "t_max": 40000,
+    "test_interval": 2000,
     "log_interval": 10000,
     "use_cuda": False,
 }

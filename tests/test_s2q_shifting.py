@@ -11,6 +11,7 @@ from utils.config import build_config
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_s2q_follows_the_optimum_and_the_others_do_not(tmp_path):
     runs = experiment.train(experiment.MAIN, (1, 2, 3), tmp_path)
     qmix, ow_qmix, s2q = (
