@@ -294,7 +294,7 @@ class Training:
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
     def save(self) -> None:
-        """Writes a checkpoint, unless `save_model` is off or nothing happened since the last one."""
+        """Writes a checkpoint, unless `save_model` is off."""
         args, t_env = self.args, self.runner.t_env
         if not args.save_model:
             return

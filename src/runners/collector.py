@@ -150,7 +150,7 @@ class Collector:
         returns = np.zeros((b, env.n_agents) if not args.common_reward else b)
         lengths = np.zeros(b, dtype=np.int64)
         info: dict[str, np.ndarray] = {}
-        film = args.render and test_mode
+        film = test_mode and args.render and args.evaluate
         # Environments whose observation of step t is to be kept, ended ones (their last) included; and their rows.
         alive = ~env.failed
         rows = _rows(alive)
