@@ -26,10 +26,10 @@ format: $(VENV)/.dev.stamp
 	$(PY) -m ruff format .
 
 test: lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev.stamp
-	$(PY) -m pytest -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m slow
 
 bench: $(VENV)/.dev.stamp
 	$(PY) benchmarks/run.py

@@ -286,12 +286,13 @@ def report(runs: Mapping[str, Sequence[Run]], out: Path) -> list[Outcome]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=10, help="runs per algorithm (seeds 1, 2, ...)")
+    parser.add_argument("--seeds", type=int, default=10, help="runs per algorithm")
+    parser.add_argument("--first-seed", type=int, default=1, help="the others follow it, one by one")
     parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
     options = parser.parse_args(argv)
     start = time.monotonic()
-    seeds = range(1, options.seeds + 1)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     runs = train([*MAIN, COLD], seeds, options.results, options.processes)
     report(runs, options.results)
     console.rule(f"done in {time.monotonic() - start:.0f} s")
