@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -63,6 +64,7 @@ Keys worth knowing:
   runner              episode | parallel | vector, with batch_size_run environments
   use_cuda            train on the GPU
   test_interval, test_nepisode, log_interval, save_model_interval
+  scenario            an algorithm's settings for one map, by a name from the list below
   local_results_path  results go to LOCAL_RESULTS_PATH/sacred/ALG/MAP/ID
   resume              auto, or the folder of a run to continue
   checkpoint_path, load_step, evaluate, save_replay, render
@@ -94,7 +96,8 @@ def help_text() -> str:
         listed = list_configs(kind)
         width = max(map(len, listed), default=0)
         parts.append("\n".join([f"{title}:", *(f"  {name:<{width}}  {line}" for name, line in listed.items()), ""]))
-    return "\n".join([*parts, OPTIONS])
+    names = textwrap.fill(" ".join(list_configs("scenarios")), 118, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join([*parts, f"Scenarios (scenario=NAME):\n{names}\n", OPTIONS])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -361,7 +361,7 @@ def test_an_error_never_removes_a_resumed_run(training, resumable):
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"], ["--config=qmix", "--help"]])
-def test_help_lists_algorithms_and_environments(argv, capsys):
+def test_help_lists_algorithms_environments_and_scenarios(argv, capsys):
     assert main_module.main(argv) == 0
     out = capsys.readouterr().out
     for kind, title in (("algs", "Algorithms:"), ("envs", "Environments:")):
@@ -369,6 +369,8 @@ def test_help_lists_algorithms_and_environments(argv, capsys):
         for name, line in config_module.list_configs(kind).items():
             assert line
             assert any(shown.split() == [name, *line.split()] for shown in out.splitlines())
+    names = out[out.index("Scenarios (scenario=NAME):") : out.index("Options (Sacred's):")].split()
+    assert set(config_module.list_configs("scenarios")) <= set(names)
     assert "python src/main.py report" in out
 
 
