@@ -14,6 +14,19 @@ ALPHA = {
     **dict.fromkeys(("corridor", "3s5z_vs_3s6z", "academy_3_vs_2", "academy_4_vs_3"), 0.75),
     **dict.fromkeys(("terran_5_vs_5", "zerg_5_vs_5", "protoss_5_vs_5"), 0.75),
 }
+# DAC, Table 4: k, m, the steps over which epsilon is annealed and those of training; beta is 0.001 everywhere.
+DAC = {
+    "dac_matrix_game": (1, 4, 50000, 50000),
+    "predator_prey": (10, 10, 1500000, 3050000),
+    "predator_prey_p1": (5, 10, 1500000, 3050000),
+    "2s_vs_1sc": (10, 10, 50000, 2050000),
+    "3s5z": (10, 5, 50000, 2050000),
+    "3s_vs_4z": (15, 20, 50000, 2050000),
+    "3s_vs_5z": (15, 20, 50000, 2050000),
+    "5m_vs_6m": (15, 20, 50000, 2050000),
+    "8m_vs_9m": (5, 10, 50000, 2050000),
+    "10m_vs_11m": (15, 10, 50000, 2050000),
+}
 S2Q = [name for name in list_configs("algs") if name.startswith("s2q")]
 
 
@@ -21,8 +34,26 @@ def build(*updates, algorithm="s2q"):
     return build_config(algorithm, "matrix_game", updates)
 
 
-def test_the_table_of_the_paper():
-    assert set(list_configs("scenarios")) == set(ALPHA)
+def test_every_scenario_belongs_to_a_paper():
+    assert set(list_configs("scenarios")) == set(ALPHA) | set(DAC)
+
+
+@pytest.mark.parametrize("algorithm", ["dac", "dac_phi"])
+@pytest.mark.parametrize("scenario", DAC)
+def test_the_table_of_dac(scenario, algorithm):
+    """Didactic tasks have hypernetworks, StarCraft maps a linear head; the rest is as in `dac.yaml`."""
+    plain, config = build(algorithm=algorithm), build(f"scenario={scenario}", algorithm=algorithm)
+    keys = ("dac_k", "dac_m", "epsilon_anneal_time", "t_max", "dac_beta")
+    assert tuple(config[key] for key in keys) == (*DAC[scenario], 0.001)
+    assert config["dac_head"] == ("hyper_net" if scenario.startswith(("dac", "predator")) else "normal_net")
+    changed = {key for key, value in config.items() if plain[key] != value}
+    assert changed <= {"scenario", "dac_k", "dac_m", "epsilon_anneal_time", "t_max", "dac_head", "env_args"}
+    assert (config["env_args"]["map_name"] == "climbing") == (scenario == "dac_matrix_game")
+    shared = ("optimizer", "optim_alpha", "optim_eps", "lr", "gamma", "buffer_size", "batch_size", "epsilon_finish")
+    assert [config[key] for key in shared] == ["rmsprop", 0.99, 1e-5, 0.0005, 0.99, 5000, 32, 0.05]
+
+
+def test_the_table_of_s2q():
     for name, alpha in ALPHA.items():
         config = build(f"scenario={name}", "s2q_k=7", "s2q_k=2")
         assert config["scenario"] == name

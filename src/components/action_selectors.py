@@ -20,8 +20,17 @@ REGISTRY = Registry("action selector")
 register = REGISTRY.register
 
 
-def _masked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
-    """The available action with the highest score; NaN and -inf are the lowest. [..., U] -> [...] int64."""
+def masked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
+    """The available action with the highest score: [..., U] -> [...] int64; the first one of equals.
+
+    For training: nothing is checked, which would wait for the GPU. Where no action is available (after the end of an
+    episode) it is action 0.
+    """
+    return torch.where(avail_actions != 0, scores.detach(), -torch.inf).argmax(dim=-1)
+
+
+def _checked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
+    """`masked_argmax` for acting: NaN and -inf are the lowest, and an agent without any action is a ValueError."""
     available = avail_actions != 0
     if not bool(available.any(dim=-1).all()):
         where = (~available.any(dim=-1)).nonzero()[0].tolist()
@@ -29,7 +38,7 @@ def _masked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
     # Every finite score, and what is as low as the lowest of them, stays above an unavailable action's -inf.
     lowest = torch.finfo(scores.dtype).min
     scores = torch.nan_to_num(scores, nan=lowest, neginf=lowest)
-    return scores.masked_fill(~available, -torch.inf).argmax(dim=-1)
+    return masked_argmax(scores, avail_actions)
 
 
 def greedy_actions(agent_inputs: Tensor, avail_actions: Tensor) -> Tensor:
@@ -45,7 +54,7 @@ def greedy_actions(agent_inputs: Tensor, avail_actions: Tensor) -> Tensor:
     Raises:
         ValueError: an agent has no available action.
     """
-    return _masked_argmax(agent_inputs, avail_actions)
+    return _checked_argmax(agent_inputs, avail_actions)
 
 
 def random_actions(avail_actions: Tensor) -> Tensor:
@@ -54,7 +63,7 @@ def random_actions(avail_actions: Tensor) -> Tensor:
     Raises:
         ValueError: an agent has no available action.
     """
-    return _masked_argmax(torch.rand(avail_actions.shape, device=avail_actions.device), avail_actions)
+    return _checked_argmax(torch.rand(avail_actions.shape, device=avail_actions.device), avail_actions)
 
 
 def sample_actions(weights: Tensor, avail_actions: Tensor) -> Tensor:
@@ -77,7 +86,7 @@ def sample_actions(weights: Tensor, avail_actions: Tensor) -> Tensor:
 def _race(weights: Tensor, avail_actions: Tensor) -> Tensor:
     # Of U exponential clocks with these rates, u's rings first with probability w_u / sum(w): what torch.multinomial
     # does, without its checks.
-    return _masked_argmax(weights / torch.empty_like(weights).exponential_(), avail_actions)
+    return _checked_argmax(weights / torch.empty_like(weights).exponential_(), avail_actions)
 
 
 def _available_weights(weights: Tensor, avail_actions: Tensor) -> Tensor:
@@ -120,7 +129,7 @@ class EpsilonGreedyActionSelector:
         # An exploring agent's values are replaced by noise, so one argmax serves both.
         explore = torch.rand(agent_inputs.shape[:-1], device=agent_inputs.device) < self.epsilon
         scores = torch.where(explore.unsqueeze(-1), torch.rand_like(agent_inputs), agent_inputs)
-        return _masked_argmax(scores, avail_actions)
+        return _checked_argmax(scores, avail_actions)
 
 
 @register("multinomial")
@@ -193,4 +202,4 @@ class GumbelActionSelector:
         if test_mode and self.test_greedy:
             return greedy_actions(agent_inputs, avail_actions)
         gumbel = -torch.empty_like(agent_inputs).exponential_().log()
-        return _masked_argmax(agent_inputs + gumbel, avail_actions)
+        return _checked_argmax(agent_inputs + gumbel, avail_actions)

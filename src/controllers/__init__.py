@@ -1,6 +1,7 @@
 """Multi-agent controllers (MACs): from an episode batch to actions."""
 
 from controllers.basic_controller import BasicMAC
+from controllers.dac_controller import DACMAC
 from controllers.n_controller import NMAC
 from controllers.s2q_controller import S2QMAC
 from utils.registry import Registry
@@ -11,3 +12,4 @@ register = REGISTRY.register
 register("basic_mac")(BasicMAC)
 register("n_mac")(NMAC)
 register("s2q_mac")(S2QMAC)
+register("dac_mac")(DACMAC)

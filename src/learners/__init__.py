@@ -1,5 +1,7 @@
 """Learners: losses and updates, one file per algorithm family."""
 
+from learners.dac_learner import DACLearner
+from learners.i2q_learner import I2QLearner
 from learners.max_q_learner import MaxQLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
@@ -16,3 +18,5 @@ register("dmaq_qatten_learner")(QLearner)
 register("max_q_learner")(MaxQLearner)
 register("qtran_learner")(QTranLearner)
 register("s2q_learner")(S2QLearner)
+register("dac_learner")(DACLearner)
+register("i2q_learner")(I2QLearner)

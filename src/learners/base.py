@@ -28,6 +28,51 @@ def make_optimiser(params: Iterable[nn.Parameter], args: SimpleNamespace) -> tor
     raise ConfigError(f"optimizer must be one of {', '.join(OPTIMISERS)}, got '{args.optimizer}'")
 
 
+@torch.no_grad()
+def clip_per_agent_(params: list[nn.Parameter], max_norm: float, n_agents: int) -> Tensor:
+    """`clip_grad_norm_` of every agent alone: scales agent i's gradients, the i-th of each [A, ...], to `max_norm`.
+
+    Returns:
+        [A], the norms before clipping.
+
+    Raises:
+        ConfigError: a parameter is not [A, ...].
+    """
+    for param in params:
+        if param.dim() == 0 or param.shape[0] != n_agents:
+            raise ConfigError(
+                f"agents that learn alone share no weights, but a parameter of shape {tuple(param.shape)} is not one "
+                f"per agent ({n_agents}, ...): set share_params=False, or an agent network that knows this key"
+            )
+    grads = [param.grad for param in params if param.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(grad.reshape(n_agents, -1), dim=1) for grad in grads])
+    norms = torch.linalg.vector_norm(norms, dim=0)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)  # the formula of clip_grad_norm_
+    scales = {dim: scale.view(-1, *[1] * (dim - 1)) for dim in {grad.dim() for grad in grads}}
+    torch._foreach_mul_(grads, [scales[grad.dim()] for grad in grads])
+    return norms
+
+
+def parts_of(batch: EpisodeBatch, **values: Tensor | None) -> dict[str, Tensor | None]:
+    """`parts` for `Learner.optimise`: what a batch feeds to an update, then `values` computed from it."""
+    stored = {"observations": "obs", "states": "state", "rewards": "reward"}
+    return {name: batch.stored(key) for name, key in stored.items()} | values
+
+
+def _divergence(loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, parts: Mapping[str, Tensor | None]) -> str:
+    """What to tell about an update that is not `finite` everywhere; the shapes are those of `Learner.optimise`."""
+    bad = [name for name, value in parts.items() if value is not None and not torch.isfinite(value).all()]
+    who = ""
+    if loss.dim():
+        agent = int((~finite).nonzero()[0])
+        who, loss, grad_norm = f"agent {agent}: ", loss[agent], grad_norm[agent]
+    return (
+        f"{who}loss {loss.item():g}, gradient norm {grad_norm.item():g} at t_env={t_env}: not finite in "
+        f"{', '.join(bad) or 'the gradient only (weights too large?)'}; "
+        "lower lr, or look at the rewards and observations"
+    )
+
+
 class Learner:
     """Base of the learners: a subclass sets up its networks and writes `train`.
 
@@ -85,24 +130,28 @@ class Learner:
         """Backward pass, clipping at `grad_norm_clip`, one optimiser step.
 
         Args:
+            params: with a vector of losses, [A, ...] each.
+            loss: a scalar, or [A], one loss per agent, of networks that have nothing in common: every agent's gradient
+                is then clipped on its own.
             parts: named tensors of this update, searched for the culprit if the gradient is not finite.
 
         Returns:
-            The gradient's norm before clipping.
+            The gradient's norm before clipping, of the shape of `loss`.
 
         Raises:
-            Diverged: the loss or gradient is NaN or infinite; the weights are left as they were.
+            ConfigError: a vector of losses, and a parameter that is not one per agent.
+            Diverged: a loss or gradient is NaN or infinite; the weights are left as they were.
         """
         optimiser.zero_grad()
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(params, self.args.grad_norm_clip)
-        if not torch.isfinite(grad_norm + loss.detach()):
-            bad = [name for name, value in parts.items() if value is not None and not torch.isfinite(value).all()]
-            raise Diverged(
-                f"loss {loss.item():g}, gradient norm {grad_norm.item():g} at t_env={t_env}: not finite in "
-                f"{', '.join(bad) or 'the gradient only (weights too large?)'}; "
-                "lower lr, or look at the rewards and observations"
-            )
+        loss.sum().backward()
+        # One agent's networks have no axis of agents.
+        if loss.numel() == 1:
+            grad_norm = nn.utils.clip_grad_norm_(params, self.args.grad_norm_clip).view(loss.shape)
+        else:
+            grad_norm = clip_per_agent_(params, self.args.grad_norm_clip, loss.shape[0])
+        finite = torch.isfinite(grad_norm + loss.detach())
+        if not finite.all():
+            raise Diverged(_divergence(loss.detach(), grad_norm, finite, t_env, parts))
         optimiser.step()
         return grad_norm
 

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
-from components.steps import Steps
 from controllers.basic_controller import BasicMAC
 from controllers.unroll import sequence_inputs, unroll
-from learners.q_learner import QLearner, masked_argmax, per_episode_mean, weighted_mean
+from learners.base import parts_of
+from learners.q_learner import QLearner, Rows, episode_errors, weighted_mean
 from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
 from utils.errors import ConfigError
 
@@ -64,13 +65,10 @@ class MaxQLearner(QLearner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B], the mean absolute TD error of Q_tot per episode (for prioritised buffers).
+            `td_error_abs` [B] of Q_tot if `per_weight` is given, see `episode_errors`.
         """
-        steps = batch.steps()
-        state = steps.pack(batch["state"])
-        avail = steps.pack(batch["avail_actions"])
-        actions = steps.pack(batch["actions"]).squeeze(-1)
-        inputs = sequence_inputs(self.mac, batch, steps)
+        rows = self.rows(batch)
+        steps, state, avail, actions, inputs = rows
         central_inputs = inputs if self._shared_inputs else sequence_inputs(self.central_mac, batch, steps)
 
         q = unroll(self.mac, batch, steps, inputs)
@@ -81,17 +79,14 @@ class MaxQLearner(QLearner):
             greedy = masked_argmax(q, avail)
             target_q = unroll(self.target_central_mac, batch, steps, central_inputs)
             target_greedy = self.central_values(self.target_central_mixer, target_q, greedy, state)
-            targets = self.td_targets(batch, steps, target_q, target_greedy, actions, state)
+            targets = self.td_targets(batch, rows, target_q, target_greedy)
             is_greedy = (actions == greedy).all(-1, keepdim=True)[steps.cur]
             weights = self.weights(q_tot, targets, target_greedy[steps.cur], is_greedy)
 
         td_error = q_tot - targets
         loss_td = weighted_mean(0.5 * weights * td_error.pow(2), steps, per_weight)
         loss_central = weighted_mean(0.5 * (q_star - targets).pow(2), steps, per_weight)
-        parts = {
-            "observations": inputs, "states": state, "rewards": batch["reward"], "targets": targets, "q": q_tot,
-            "central q": q_star,
-        }  # fmt: skip
+        parts = parts_of(batch, **{"targets": targets, "q": q_tot, "central q": q_star})
         grad_norm = self.optimise(self.optimiser, self.params, loss_td + loss_central, t_env, parts)
         self.update_targets_if_due(episode_num)
         self.log_means(
@@ -104,7 +99,7 @@ class MaxQLearner(QLearner):
             target_mean=targets,
             w_to_use=weights,
         )
-        return {"td_error_abs": per_episode_mean(td_error.detach().abs(), steps)}
+        return episode_errors(td_error, steps, per_weight)
 
     def central_values(self, mixer: QMixerCentralFF, q: Tensor, actions: Tensor, state: Tensor) -> Tensor:
         """Q*(s, a) of joint actions.
@@ -122,19 +117,17 @@ class MaxQLearner(QLearner):
         index = actions[..., None, None].expand(*actions.shape, 1, q.shape[-1])
         return mixer(q.gather(-2, index).squeeze(-2), state)
 
-    def td_targets(
-        self, batch: EpisodeBatch, steps: Steps, q: Tensor, greedy_values: Tensor, actions: Tensor, state: Tensor
-    ) -> Tensor:
+    def td_targets(self, batch: EpisodeBatch, rows: Rows, q: Tensor, greedy_values: Tensor) -> Tensor:
         """Targets y of Q_tot and Q* alike, [M, 1].
 
         Args:
             q: [N, A, U * E], outputs of the target central agent network.
             greedy_values: [N, 1], target Q* of the greedy joint actions.
-            actions: int64 [N, A], the ones taken.
-            state: [N, S].
         """
-        taken = self.central_values(self.target_central_mixer, q, actions, state) if self.args.q_lambda else None
-        return self.returns(batch, steps, greedy_values, taken)
+        if not self.args.q_lambda:
+            return self.returns(batch, rows.steps, greedy_values)
+        taken = self.central_values(self.target_central_mixer, q, rows.actions, rows.state)
+        return self.returns(batch, rows.steps, greedy_values, taken)
 
     def weights(self, q_tot: Tensor, targets: Tensor, greedy_values: Tensor, is_greedy: Tensor) -> Tensor:
         """Weights of the squared errors of Q_tot (Rashid et al. 2020, section 5), each 1 or `w`.

@@ -10,10 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
-from components.steps import Steps
-from controllers.unroll import sequence_inputs
-from learners.q_learner import QLearner, masked_argmax, per_episode_mean, weighted_mean
+from learners.base import parts_of
+from learners.q_learner import (
+    QLearner,
+    Rows,
+    check_hidden_states,
+    episode_errors,
+    hidden_and_values,
+    weighted_mean,
+)
 from modules.mixers.qtran import QTranBase
 from utils.errors import ConfigError
 
@@ -31,11 +38,7 @@ class QTranLearner(QLearner):
         super().__init__(mac, scheme, logger, args)
         if not isinstance(self.mixer, QTranBase):
             raise ConfigError(f"qtran_learner needs mixer=qtran_base, got '{args.mixer}'")
-        if not (hasattr(mac, "sequence_inputs") and hasattr(mac.agent, "unroll_hidden") and hasattr(mac.agent, "head")):
-            raise ConfigError(
-                "qtran_learner needs the agents' hidden states, but agent "
-                f"'{args.agent}' or its controller cannot unroll them (unroll_hidden, head); set agent=rnn"
-            )
+        check_hidden_states(mac, args)
 
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
@@ -43,19 +46,17 @@ class QTranLearner(QLearner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B], the mean absolute TD error of Q_jt per episode (for prioritised buffers).
+            `td_error_abs` [B] of Q_jt if `per_weight` is given, see `episode_errors`.
         """
-        steps, cur = batch.steps(), batch.steps().cur
-        state = steps.pack(batch["state"])
-        avail = steps.pack(batch["avail_actions"])
-        actions = steps.pack(batch["actions"]).squeeze(-1)
-        inputs = sequence_inputs(self.mac, batch, steps)
+        rows = self.rows(batch)
+        steps, state, avail, actions, _ = rows
+        cur = steps.cur
 
-        hidden, q = self.hidden_and_values(self.mac, inputs, steps)
+        hidden, q = hidden_and_values(self.mac, rows)
         joint_q, v = self.joint(self.mixer, hidden[cur], state[cur], actions[cur])
         greedy = masked_argmax(q, avail)
         with torch.no_grad():
-            targets = self.td_targets(batch, steps, inputs, state, avail, actions, greedy)
+            targets = self.td_targets(batch, rows, greedy)
             joint_greedy, _ = self.joint(self.mixer, hidden[cur], state[cur], greedy[cur])
 
         td_error = joint_q - targets
@@ -66,10 +67,7 @@ class QTranLearner(QLearner):
         loss_opt = weighted_mean(opt_error.pow(2), steps, per_weight)
         loss_nopt = weighted_mean(nopt_error.pow(2), steps, per_weight)
         loss = loss_td + self.args.opt_loss * loss_opt + self.args.nopt_min_loss * loss_nopt
-        parts = {
-            "observations": inputs, "states": state, "rewards": batch["reward"], "targets": targets, "q": q,
-            "joint q": joint_q,
-        }  # fmt: skip
+        parts = parts_of(batch, **{"targets": targets, "q": q, "joint q": joint_q})
         grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
         self.update_targets_if_due(episode_num)
         self.log_means(
@@ -82,42 +80,24 @@ class QTranLearner(QLearner):
             q_taken_mean=joint_q,
             target_mean=targets,
         )
-        return {"td_error_abs": per_episode_mean(td_error.detach().abs(), steps)}
-
-    def hidden_and_values(self, mac: Any, inputs: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
-        """Inputs [N, A, F] -> hidden states [N, A, H] and values [N, A, U] of the agent network."""
-        hidden = mac.agent.unroll_hidden(inputs, steps)
-        return hidden, mac.agent.head(hidden)
+        return episode_errors(td_error, steps, per_weight)
 
     def joint(self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Q_jt [N, 1] of the joint actions (int64 [N, A]) and V_jt [N, 1]."""
         return mixer(hidden, state, F.one_hot(actions, self.args.n_actions))
 
-    def td_targets(
-        self,
-        batch: EpisodeBatch,
-        steps: Steps,
-        inputs: Tensor,
-        state: Tensor,
-        avail: Tensor,
-        actions: Tensor,
-        greedy: Tensor,
-    ) -> Tensor:
+    def td_targets(self, batch: EpisodeBatch, rows: Rows, greedy: Tensor) -> Tensor:
         """Targets of Q_jt, [M, 1], bootstrapped from its target network at the agents' greedy actions.
 
         Args:
-            inputs: [N, A, F].
-            state: [N, S].
-            avail: [N, A, U].
-            actions: int64 [N, A], the ones taken.
             greedy: int64 [N, A], greedy under the online network; used with `double_q`.
         """
-        hidden, q = self.hidden_and_values(self.target_mac, inputs, steps)
+        hidden, q = hidden_and_values(self.target_mac, rows)
         if not self.args.double_q:
-            greedy = masked_argmax(q, avail)
-        values, _ = self.joint(self.target_mixer, hidden, state, greedy)
-        taken = self.joint(self.target_mixer, hidden, state, actions)[0] if self.args.q_lambda else None
-        return self.returns(batch, steps, values, taken)
+            greedy = masked_argmax(q, rows.avail)
+        values, _ = self.joint(self.target_mixer, hidden, rows.state, greedy)
+        taken = self.joint(self.target_mixer, hidden, rows.state, rows.actions)[0] if self.args.q_lambda else None
+        return self.returns(batch, rows.steps, values, taken)
 
 
 def sum_of_values(q: Tensor, actions: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
 from controllers.s2q_controller import S2QMAC
 from controllers.unroll import sequence_inputs, unroll
-from learners.base import Learner, make_optimiser
+from learners.base import Learner, make_optimiser, parts_of
 from learners.max_q_learner import MaxQLearner
-from learners.q_learner import masked_argmax, per_episode_mean, weighted_mean
+from learners.q_learner import episode_errors, weighted_mean
 from modules.mixers import REGISTRY as MIXERS
 from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
 from modules.stacks import copy_first
@@ -36,11 +37,11 @@ BACKBONES = {"wqmix": "qmix", "vdn": "vdn", "qplex": "dmaq"}
 
 
 class _Losses(NamedTuple):
-    """What is computed of some episodes: the loss to minimise, figures to log, TD errors per episode [B]."""
+    """What is computed of some episodes: the loss to minimise, figures to log, what `episode_errors` makes of them."""
 
     loss: Tensor | None
     figures: dict[str, Tensor]
-    td: Tensor
+    td: dict[str, Tensor]
 
 
 class _InTurn(torch.autograd.Function):
@@ -125,7 +126,7 @@ class S2QLearner(MaxQLearner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B], the mean absolute TD error of Q_0 per episode (for prioritised buffers).
+            `td_error_abs` [B] of Q_0 if `per_weight` is given, see `episode_errors`.
         """
         lengths = batch.lengths() - 1
         total, limit = int(lengths.sum()), self.args.s2q_chunk_steps
@@ -146,21 +147,16 @@ class S2QLearner(MaxQLearner):
         else:
             loss = _InTurn.apply([partial(share_of_loss, chunk) for chunk in chunks], *self.params)
         figures = {name: torch.stack([losses.figures[name] for losses in done]).sum() for name in done[0].figures}
-        parts = {"observations": batch["obs"], "states": batch["state"], "rewards": batch["reward"]}
-        parts |= {name: figures[key] for name, key in FIGURES_CHECKED.items() if key in figures}
+        parts = parts_of(batch, **{name: figures[key] for name, key in FIGURES_CHECKED.items() if key in figures})
         grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
         self.update_targets_if_due(episode_num)
         self.log_means(t_env, grad_norm=grad_norm, **figures)
-        return {"td_error_abs": torch.cat([losses.td for losses in done])}
+        return {key: torch.cat([losses.td[key] for losses in done]) for key in done[0].td}
 
     def _losses(self, batch: EpisodeBatch, per_weight: Tensor | None) -> _Losses:
         """The loss of some episodes, the mean over their transitions."""
-        steps = batch.steps()
+        steps, state, avail, actions, inputs = self.rows(batch)
         cur = steps.cur
-        state = steps.pack(batch["state"])
-        avail = steps.pack(batch["avail_actions"])
-        actions = steps.pack(batch["actions"]).squeeze(-1)
-        inputs = sequence_inputs(self.mac, batch, steps)
         central_inputs = inputs if self._shared_inputs else sequence_inputs(self.target_mac, batch, steps)
 
         with torch.no_grad():
@@ -194,16 +190,15 @@ class S2QLearner(MaxQLearner):
         decoded, logits = self.mac.decoder(z[cur])
         losses["state_loss"] = F.mse_loss(decoded, state[cur])
         losses["choice_loss"] = F.cross_entropy(logits, choice)
-        error = delta[0].detach().abs()
         figures = {
             **losses,
-            "td_error_abs": error,
+            "td_error_abs": delta[0].detach().abs(),
             "q_taken_mean": sub_values[0],
             "target_mean": targets,
             "w_to_use": weights,
             "choice_of_first": choice[:, 0],
         }
-        return _Losses(sum(losses.values()), figures, per_episode_mean(error, steps))
+        return _Losses(sum(losses.values()), figures, episode_errors(delta[0], steps, per_weight))
 
     def mix(self, mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
         """The values of joint actions under several utilities at once.
@@ -343,6 +338,8 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
         raise ConfigError(f"s2q_backbone is '{args.s2q_backbone}'; choose one of {', '.join(BACKBONES)}")
     if args.mixer is not None:
         raise ConfigError(f"s2q_backbone chooses S2Q's mixers: set it instead of mixer='{args.mixer}'")
+    if args.hysteretic_beta != 1.0:
+        raise ConfigError("hysteretic_beta is for independent learners: s2q_learner has s2q_alpha instead")
     if not args.common_reward:
         raise ConfigError("s2q_learner learns joint values: set common_reward=True")
     if not args.double_q:

@@ -1,6 +1,7 @@
 """Agent networks: from an agent's inputs to action values or policy logits."""
 
 from modules.agents.central_rnn_agent import CentralRNNAgent
+from modules.agents.dac_agent import DACAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.rnn_agent import RNNAgent
@@ -16,3 +17,4 @@ register("mlp")(MLPAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
+register("dac_rnn")(DACAgent)
