@@ -16,6 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis import plots
+from analysis.aggregate import Method, curves, final_table
+from analysis.runs import Run, load_runs
 from experiments import ROOT
 from utils.errors import RunFailure
 
@@ -103,6 +106,52 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0) -> list[Pat
     finally:
         _end(process for _, process, _, _ in running)
     return [_required(job, results) for job in jobs]
+
+
+def compare(cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: Path, ylabel: str) -> str:
+    """Draws learning curves with one panel per task and writes the table of final results.
+
+    Args:
+        cells: panel title -> label of a method -> its runs, one per seed.
+        metric: name of the scalar, e.g. `test_return_mean`; a run's final result is the mean of its last 5 evaluations.
+        out: folder of `curves.png`, `curves.pdf` and `final.md`.
+        ylabel: the metric in words.
+
+    Returns:
+        The table (Markdown): every seed's final result, their mean and its 95% bootstrap interval, time and speed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    method = Method(statistic="mean")
+    panels = {
+        title: [curves(runs, metric, label=label, method=method) for label, runs in groups.items()]
+        for title, groups in cells.items()
+    }
+    plots.save(plots.draw(panels, ylabel=ylabel, method=method, seeds=True), out / "curves")
+    head = ["task", "method", "seeds", "every seed", "mean", "95% interval", "steps", "minutes a run", "steps/s"]
+    lines = [" | ".join(["", *head, ""]).strip(), "| --- " * len(head) + "|"]
+    for title, groups in cells.items():
+        for label, runs in groups.items():
+            (row,) = final_table(runs, metric, by=("env",), method=method)
+            order = sorted(range(len(row.seeds)), key=lambda i: row.seeds[i])
+            entries = [
+                *(title, label, " ".join(str(row.seeds[i]) for i in order)),
+                " ".join(f"{row.finals[i]:.2f}" for i in order),
+                f"{row.mean:.2f}",
+                f"{row.low:.2f} to {row.high:.2f}" if len(order) > 1 else "-",
+                f"{min(row.steps):,}",
+                f"{row.wall_clock / 60:.1f}",
+                f"{row.steps_per_second:,.0f}",
+            ]
+            lines.append(" | ".join(["", *entries, ""]).strip())
+    table = "\n".join(lines) + "\n"
+    (out / "final.md").write_text(table, encoding="utf-8")
+    return table
+
+
+def finished(jobs: Iterable[Job], results: Path) -> list[Run]:
+    """The completed runs among these jobs."""
+    folders = [folder for job in jobs if (folder := job.finished_run(results)) is not None]
+    return load_runs(folders) if folders else []
 
 
 def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:

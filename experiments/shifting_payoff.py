@@ -18,7 +18,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -28,12 +27,11 @@ from matplotlib.figure import Figure
 from analysis import plots
 from analysis.aggregate import Method, curves
 from analysis.runs import Run, load_runs
-from components.episode_buffer import EpisodeBatch
-from controllers import REGISTRY as CONTROLLERS
 from controllers.s2q_controller import S2QMAC
 from envs.matrix_game import ONE_STATE
 from experiments import ROOT
 from experiments.common import Job, console, run_jobs
+from experiments.one_state import load_controller
 from utils.checkpoints import read_checkpoint
 
 RESULTS = ROOT / "results" / "shifting_payoff"
@@ -126,20 +124,7 @@ def _letters(joint: Sequence[int]) -> str:
 
 def greedy_joint_actions(run: Run, step: int) -> list[str]:
     """Greedy joint actions of the networks in a run's checkpoint, Q_0 first."""
-    sizes = {"n_agents": 2, "n_actions": 3, "obs_shape": 1, "state_shape": 1, "episode_limit": 1, "device": "cpu"}
-    args = SimpleNamespace(**(dict(run.config) | sizes))
-    scheme = {
-        "state": {"vshape": 1},
-        "obs": {"vshape": 1, "group": "agents"},
-        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
-        "avail_actions": {"vshape": (3,), "group": "agents", "dtype": torch.uint8},
-    }
-    groups = {"agents": 2}
-    batch = EpisodeBatch(scheme, groups, 1, 2)
-    batch.update({"state": np.ones((1, 1)), "obs": np.ones((1, 2, 1)), "avail_actions": np.ones((1, 2, 3))}, ts=0)
-    mac = CONTROLLERS[args.mac](scheme, groups, args)
-    mac.load_models(str(run.path / "checkpoints" / str(step)))
-    mac.init_hidden(1)
+    mac, batch = load_controller(run, step)
     with torch.no_grad():
         q = mac.forward_all(batch, 0).q[:, 0] if isinstance(mac, S2QMAC) else mac.forward(batch, 0)
     return [_letters(joint) for joint in q.argmax(-1).tolist()]

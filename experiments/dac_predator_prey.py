@@ -1,0 +1,104 @@
+"""DAC against its baselines on predator-prey with a penalty for hunting alone (DAC, figure 3b to 3e).
+
+`python -m experiments.dac_predator_prey` trains DAC, IQL, hysteretic Q-learning and I2Q, all without parameter sharing,
+for the paper's 3.05 million steps and writes `curves.png` and `final.md`. An interrupted experiment goes on from the
+runs' checkpoints. `--sweep` trains hysteretic Q-learning with every beta of the paper's appendix D.2 instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.runs import Run
+from experiments import ROOT
+from experiments.common import Job, compare, console, finished, run_jobs
+
+RESULTS = ROOT / "results" / "dac_predator_prey"
+PENALTIES = (0.5, 1.0, 0.3, 0.0)
+BETAS = (0.01, 0.1, 0.3, 0.5, 0.7)
+# The paper's settings (table 4), but one update for every eight episodes, as PyMARL makes with eight parallel workers.
+SETTINGS = {
+    "runner": "vector",
+    "batch_size_run": 32,
+    "updates_per_collection": 4,
+    "t_max": 3050000,
+    "epsilon_anneal_time": 1500000,
+    "test_interval": 50000,
+    "test_nepisode": 32,
+    "log_interval": 250000,
+    "use_cuda": False,
+}
+# The beta of the paper's sweep that did best here at P = 0.5 (`--sweep`).
+BETA = 0.5
+METHODS = {
+    "DAC": ("dac", {}),
+    "IQL": ("iql_ns", {}),
+    "hysteretic": ("hysteretic", {"hysteretic_beta": BETA}),
+    "I2Q": ("i2q", {}),
+}
+
+
+def jobs_of(method: str, penalty: float, seeds: Sequence[int]) -> list[Job]:
+    """The runs of one curve."""
+    algorithm, own = METHODS[method]
+    if algorithm == "dac":
+        own = {"scenario": "predator_prey_p1" if penalty == 1.0 else "predator_prey"}
+    return [
+        Job(algorithm, "predator_prey", {**SETTINGS, **own, "env_args.penalty": penalty, "seed": seed})
+        for seed in seeds
+    ]
+
+
+def sweep_of(beta: float, penalty: float, seeds: Sequence[int]) -> list[Job]:
+    """Runs of hysteretic Q-learning with another beta."""
+    own = {"hysteretic_beta": beta, "env_args.penalty": penalty}
+    return [Job("hysteretic", "predator_prey", {**SETTINGS, **own, "seed": seed}) for seed in seeds]
+
+
+def report(cells: dict[str, dict[str, list[Job]]], results: Path, out: Path) -> None:
+    """Numbers and pictures of the runs that are finished."""
+    done: dict[str, dict[str, list[Run]]] = {}
+    for title, groups in cells.items():
+        there = {label: runs for label, jobs in groups.items() if (runs := finished(jobs, results))}
+        if there:
+            done[title] = there
+    if not done:
+        console.print("no run is finished yet")
+        return
+    console.print(compare(done, "test_return_mean", out, "Test return"), markup=False)
+    console.print(f"pictures and numbers: {out}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--penalties", type=float, nargs="+", choices=PENALTIES, default=PENALTIES)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--sweep", action="store_true", help="hysteretic Q-learning with every beta instead of METHODS")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per curve (seeds 1, 2, ...)")
+    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
+    parser.add_argument("--report", action="store_true", help="only draw what is finished")
+    options = parser.parse_args(argv)
+    seeds = range(1, options.seeds + 1)
+    cells = {
+        f"P = {penalty:g}": {f"beta = {beta:g}": sweep_of(beta, penalty, seeds) for beta in BETAS}
+        if options.sweep
+        else {method: jobs_of(method, penalty, seeds) for method in options.methods}
+        for penalty in options.penalties
+    }
+    start = time.monotonic()
+    if not options.report:
+        # Seed by seed, so that an experiment that is stopped early has all curves.
+        todo = [group[i] for i in range(len(seeds)) for groups in cells.values() for group in groups.values()]
+        run_jobs(todo, options.results, options.processes)
+    out = options.results / ("sweep" if options.sweep else "report")
+    report(cells, options.results, out)
+    console.rule(f"done in {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
