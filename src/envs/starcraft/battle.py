@@ -1,0 +1,95 @@
+"""What an engine and the interface share: the units of B battles in flat arrays, and threads over battles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from envs.starcraft.facts import UNIT_INDEX, MapInfo
+
+ORDER_NONE = 0  # keep the present order
+ORDER_STOP = 1
+ORDER_MOVE = 2  # to x, y
+ORDER_ATTACK = 3  # unit index
+ORDER_HEAL = 4  # unit index
+ORDER_ATTACK_MOVE = 5  # to x, y
+
+
+class Battle:
+    """B battles of N units each: the agents first, in SMAC's order, then the enemies. Arrays [B, N], C order.
+
+    A dead unit has health 0 and keeps its other fields.
+
+    Attributes:
+        type: int64, index in `facts.UNIT_NAMES`.
+        x, y, health, shield, energy: float64.
+        cooldown: float64, loops until the weapon is ready.
+        health_max, shield_max, energy_max: float64.
+        alive: bool.
+    """
+
+    def __init__(self, n_envs: int, n_agents: int, n_enemies: int) -> None:
+        self.n_envs = n_envs
+        self.n_agents = n_agents
+        self.n_enemies = n_enemies
+        shape = (n_envs, n_agents + n_enemies)
+        self.type = np.zeros(shape, dtype=np.int64)
+        self.alive = np.zeros(shape, dtype=np.bool_)
+        self.x = np.zeros(shape)
+        self.y = np.zeros(shape)
+        self.health = np.zeros(shape)
+        self.shield = np.zeros(shape)
+        self.energy = np.zeros(shape)
+        self.cooldown = np.zeros(shape)
+        self.health_max = np.zeros(shape)
+        self.shield_max = np.zeros(shape)
+        self.energy_max = np.zeros(shape)
+
+    @property
+    def n_units(self) -> int:
+        return self.n_agents + self.n_enemies
+
+    @classmethod
+    def of_map(cls, info: MapInfo, n_envs: int) -> Battle:
+        """Battles with the types and maxima of a map's units; nobody is alive yet."""
+        battle = cls(n_envs, info.n_agents, info.n_enemies)
+        for i, name in enumerate((*info.agents, *info.enemies)):
+            unit = info.unit_type(name)
+            battle.type[:, i] = UNIT_INDEX[name]
+            battle.health_max[:, i] = unit.health
+            battle.shield_max[:, i] = unit.shield
+            battle.energy_max[:, i] = unit.energy_max
+        return battle
+
+
+class Workers:
+    """Runs compiled kernels over ranges of battles, each in a thread: `kernel(first, end, *args)`, `nogil=True`.
+
+    Battles do not see each other, so results do not depend on the number of threads.
+    """
+
+    def __init__(self, threads: int, n_envs: int) -> None:
+        threads = max(1, min(threads, n_envs))
+        bounds = [n_envs * i // threads for i in range(threads + 1)]
+        self._ranges = list(pairwise(bounds))
+        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="battles") if threads > 1 else None
+
+    def run(self, kernel: Callable[..., None], *args: Any) -> None:
+        """Calls `kernel` for all battles and returns when all are done."""
+        if self._pool is None:
+            kernel(*self._ranges[0], *args)
+            return
+        pending = [self._pool.submit(kernel, first, end, *args) for first, end in self._ranges[1:]]
+        kernel(*self._ranges[0], *args)
+        for task in pending:
+            task.result()
+
+    def close(self) -> None:
+        """Ends the threads; may be called twice."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
