@@ -31,6 +31,19 @@ def episode_lengths(kind: str, episodes: int, steps: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(lengths.clip(2, steps))
 
 
+def update(algorithm, episodes, steps, kind, **overrides):
+    """What `in_turn` times: `train` on a fresh copy of one batch for every repetition."""
+    args = make_args(algorithm, **overrides)
+    learner = make_learner(args)
+    batch = make_batch(args, episode_lengths(kind, episodes, steps), steps, terminated=kind == "spread")
+
+    def prepare():
+        fresh = batch[:]  # the same data without anything derived from it
+        return lambda: learner.train(fresh, 0, 0)
+
+    return prepare
+
+
 def compare(episodes: int, steps: int, kind: str, repetitions: int, device: str = "cpu") -> Ratio:
     """Time of `train` on a batch that nobody has looked at before."""
     args = make_args(device=device)

@@ -8,7 +8,7 @@ import sys
 
 import torch
 from benchmarks.common import ROOT, Table, in_turn, make_args, make_batch, make_learner
-from benchmarks.learner_update import KINDS, episode_lengths
+from benchmarks.learner_update import KINDS, episode_lengths, update
 from benchmarks.reference import QMIX, dense_batch
 
 from utils.memory import keep_freed_memory
@@ -19,19 +19,6 @@ AUTHORS = {(32, 60): (321, 89), (128, 60): (1127, 274)}
 LIMIT = 2.6
 TARGETS = {"full": "<= 0.85", "spread": "<= 0.4"}
 UPDATES = 3
-
-
-def update(algorithm, episodes, steps, kind):
-    """What `in_turn` times: `train` on a fresh copy of one batch for every repetition."""
-    args = make_args(algorithm)
-    learner = make_learner(args)
-    batch = make_batch(args, episode_lengths(kind, episodes, steps), steps, terminated=kind == "spread")
-
-    def prepare():
-        fresh = batch[:]
-        return lambda: learner.train(fresh, 0, 0)
-
-    return prepare
 
 
 def stepping(episodes, steps):
