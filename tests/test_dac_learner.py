@@ -1,6 +1,7 @@
 """DAC's update against plain loops over agents, episodes, steps and contexts."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from dac_fixtures import (
 )
 from learner_fixtures import LENGTHS, TERMINATED, assert_same_gradients, make_batch, make_learner
 
+from components.steps import Steps
 from components.windows import Windows
 from learners.dac_learner import context_losses, transitions_of
+from modules.context import DynamicsDecoder
 from utils.errors import ConfigError
 
 SEED = 11
@@ -136,6 +139,52 @@ def test_contexts_and_their_losses():
                 rec[i] += float(error.detach()) / windows.n
     assert losses.rec.tolist() == pytest.approx(rec, rel=1e-5)
     assert losses.kl.tolist() == pytest.approx(kl, rel=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_reconstruction_against_its_definition(weighted):
+    """Value and gradients of L_REC from the decoder's predictions and autograd, with a factor of its own per agent."""
+    args = dac_args()
+    batch = make_batch(args)
+    learner, _ = make_learner(args)
+    decoder, steps = learner.decoder, batch.steps()
+    windows, transitions = Windows(steps, args.dac_k), transitions_of(batch, steps)
+    contexts = torch.randn(args.n_agents, windows.n, args.dac_m).requires_grad_()
+    weights = torch.rand(windows.n) if weighted else None
+    expected = torch.zeros(args.n_agents)
+    for j in range(args.dac_k):
+        to, rows = windows.lag(j)
+        obs, actions, rewards, next_obs = (x[:, rows] for x in transitions)
+        state, reward = decoder(obs, actions, contexts[:, to])
+        errors = (state - next_obs).pow(2).sum(-1) + (reward - rewards).pow(2)
+        expected = expected + (errors * (weights[to] if weighted else 1.0)).sum(1) / windows.n
+    loss = decoder.loss(*transitions, contexts, windows, weights)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    factor, inputs = torch.tensor([1.0, -0.5, 2.0]), [*decoder.parameters(), contexts]
+    grads = (torch.autograd.grad(value, inputs, factor) for value in (loss, expected))
+    for mine, reference in zip(*grads, strict=True):
+        assert torch.allclose(mine, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_reconstruction_is_accurate_where_it_is_good():
+    """Large observations that are predicted well: what is left of the error, and its gradient, are not rounding."""
+    torch.manual_seed(1)
+    windows = Windows(Steps(torch.tensor([40, 40]), 40), 5)
+    decoder = DynamicsDecoder(2, SimpleNamespace(n_agents=1, n_actions=2, dac_m=3, dac_hidden_dim=16))
+    obs = 30 * torch.randn(1, windows.n, 2)
+    actions, contexts = (torch.eye(n)[torch.randint(n, (1, windows.n))] for n in (2, 3))
+    with torch.no_grad():
+        decoder.fc1.weight[..., -3:] = 0.0  # all windows that hold a transition predict the same of it
+        state, reward = decoder(obs, actions, contexts)
+    data = [obs, actions, *(x + 0.1 * torch.randn_like(x) for x in (reward, state))]
+    loss = decoder.loss(*data, contexts, windows)
+    grads = torch.autograd.grad(loss.sum(), decoder.parameters())
+    exact = copy.deepcopy(decoder).double()
+    loss_exact = exact.loss(*(x.double() for x in data), contexts.double(), windows)
+    assert float(loss_exact.detach()) == pytest.approx(3 * 0.01 * 4.75, rel=0.3)
+    assert float(loss.detach()) == pytest.approx(float(loss_exact.detach()), rel=0.02)
+    for mine, reference in zip(grads, torch.autograd.grad(loss_exact.sum(), exact.parameters()), strict=True):
+        assert float((mine - reference).norm()) <= 0.01 * float(reference.norm())
 
 
 def test_where_the_encoder_learns_from():

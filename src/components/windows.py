@@ -45,19 +45,6 @@ class Windows:
         following = np.where(after, starts[self._time + 1] + self._place, np.arange(self.n))
         self.following = torch.from_numpy(following).to(self.device)
 
-    @cached_property
-    def rows(self) -> Tensor:
-        """int64 [M, k]: the rows of the transitions t-k+1..t; 0 where `valid` is False."""
-        time = self._time[:, None] - np.arange(self.k - 1, -1, -1)
-        rows = np.where(time >= 0, np.array(self.starts)[time.clip(0)] + self._place[:, None], 0)
-        return torch.from_numpy(rows).to(self.device)
-
-    @cached_property
-    def valid(self) -> Tensor:
-        """bool [M, k]: whether the window has a transition at this place."""
-        time = self._time[:, None] - np.arange(self.k - 1, -1, -1)
-        return torch.from_numpy(time >= 0).to(self.device)
-
     def lag(self, j: int) -> tuple[slice, slice | Tensor]:
         """The windows that contain the transition j steps before their last one, and the rows of those transitions.
 

@@ -2,9 +2,8 @@
 
 An agent alone sees a task whose dynamics change with what the others do. A VAE-like network gives each window of its
 last transitions a discrete context; Q(s, a, c) is learned for each context, and the agent acts on the best of them.
-"DAC" in the docstrings is the paper "Fully Decentralized Cooperative Multi-Agent
-Reinforcement Learning is A Context Modeling Problem" (`controllers.dac_controller`
-has the behaviour).
+"DAC" in the docstrings is the paper "Fully Decentralized Cooperative Multi-Agent Reinforcement Learning is A Context
+Modeling Problem"; `controllers.dac_controller` has the behaviour.
 """
 
 from __future__ import annotations
