@@ -84,7 +84,12 @@ def register_vector(name: str) -> Callable[[Callable[..., VectorEnv]], Callable[
 register_vector("matrix_game")(Lazy("envs.matrix_game", "MatrixGame"))
 register_vector("predator_prey")(Lazy("envs.predator_prey", "PredatorPrey"))
 register_vector("switching_wind")(Lazy("envs.switching_wind", "SwitchingWind"))
+register_vector("sc2sim")(Lazy("envs.starcraft.env", "SC2Sim"))
+register_vector("spread")(Lazy("envs.particle.spread", "Spread"))
+register_vector("rover_tower")(Lazy("envs.particle.rover_tower", "RoverTower"))
+register_vector("treasure_collection")(Lazy("envs.particle.treasure_collection", "TreasureCollection"))
 register("gymma")(Lazy("envs.gymma", "GymmaEnv"))
+register("sc2")(Lazy("envs.starcraft.game", "make_env"))
 
 
 def make_vector_env(
