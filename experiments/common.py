@@ -86,6 +86,8 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0) -> list[Pat
     env = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else None
     running: list[tuple[Job, subprocess.Popen[bytes], Any, float]] = []
     done = 0
+    # As after Ctrl-C: the runs must not go on without the one who started them.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         while todo or running:
             while todo and len(running) < processes:
@@ -105,6 +107,7 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0) -> list[Pat
                 console.log(f"done ({done}/{done + len(running) + len(todo)}, {time.monotonic() - start:.0f} s): {job}")
     finally:
         _end(process for _, process, _, _ in running)
+        signal.signal(signal.SIGTERM, before)
     return [_required(job, results) for job in jobs]
 
 

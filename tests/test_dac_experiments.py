@@ -1,8 +1,14 @@
 """DAC's experiments: small versions that a broken learner fails, and the experiments' own numbers."""
 
+import json
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
-from experiments import dac_ablations, dac_matrix_game, dac_predator_prey, switching_wind
+from experiments import ROOT, dac_ablations, dac_matrix_game, dac_predator_prey, switching_wind
 
 from analysis.runs import Run, Series
 from utils.config import build_config
@@ -117,3 +123,21 @@ def test_comparison_table(tmp_path):
     assert table[2].startswith("| P = 1 | DAC | 1 2 | 2.00 1.00 | 1.50 | ")
     assert table[3].startswith("| P = 1 | IQL | 1 | 5.00 | 5.00 | - | 100 |")
     assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+
+
+def test_a_terminated_experiment_ends_its_runs(tmp_path):
+    program = (
+        "from pathlib import Path; from experiments.common import Job, run_jobs; "
+        "run_jobs([Job('iql', 'predator_prey', {'t_max': 10**7, 'use_cuda': False, 'seed': 1})], Path('results'), 1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    experiment = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    metrics = tmp_path / "results/sacred/iql/predator_prey/1/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    experiment.terminate()
+    assert experiment.wait(60) == 143
+    record = json.loads((metrics.parent / "run.json").read_text())
+    assert record["status"] == "INTERRUPTED"
+    assert list((metrics.parent / "checkpoints").iterdir())
