@@ -1,4 +1,4 @@
-"""All benchmarks: `python benchmarks/run.py [--only learner,gpu,s2q,dac,rollout,replay,training,particle] [--quick]`.
+"""All benchmarks: `python benchmarks/run.py [--only PART,PART,...] [--quick]`; --help lists the parts.
 
 Prints the tables and writes them to results/bench/: one CSV file each, and all of them in bench.md.
 """
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 import torch  # noqa: E402
-from benchmarks import dac_update, learner_update, particle, replay, rollout, s2q_update, training_speed  # noqa: E402
+from benchmarks import dac_update, learner_update, particle, replay, rollout, s2q_update, starcraft, training_speed  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 # In this order: the first one also measures what the memory settings of the later ones are for.
@@ -29,6 +29,7 @@ PARTS = {
     "replay": replay.run,
     "training": training_speed.run,
     "particle": particle.run,
+    "starcraft": starcraft.run,
 }
 
 
