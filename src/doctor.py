@@ -22,7 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 OK, MISSING, BROKEN, NOTE = "ok", "missing", "broken", "note"
 _COLOURS = {OK: "green", MISSING: "yellow", BROKEN: "red", NOTE: "cyan"}
 # What has to work of distributions with several modules.
-_MODULES = {"protobuf": "google.protobuf", "setuptools": "pkg_resources"}
+_MODULES = {
+    "protobuf": "google.protobuf",
+    "setuptools": "pkg_resources",
+    "pysc2": "pysc2.run_configs",
+    "s2clientprotocol": "s2clientprotocol.sc2api_pb2",  # generated code: shows a protobuf that does not fit
+}
+# group -> the part of its requirements file's name, where that is another
+_FILES = {"starcraft": "sc2", "jaxmarl": "smax"}
 _MIN_PYTHON = (3, 10)
 
 
@@ -182,7 +189,7 @@ def _results(folder: Path) -> Check:
 
 def _install(group: str, packages: str) -> str:
     """How to install a group: its requirements file if there is one, else the packages."""
-    file = ROOT / f"requirements-{group}.txt"
+    file = ROOT / f"requirements-{_FILES.get(group, group)}.txt"
     return f"pip install -r {file.name}" if file.is_file() else f"pip install {packages}"
 
 
@@ -197,8 +204,7 @@ def _optional() -> Iterator[Check]:
         ("sql", ("sqlalchemy",)),
     ):
         for package in packages:
-            module = "s2clientprotocol.sc2api_pb2" if package == "s2clientprotocol" else None
-            yield check_package(group, package, "", _install(group, " ".join(packages)), module=module)
+            yield check_package(group, package, "", _install(group, " ".join(packages)))
         if group == "starcraft":
             yield _smac()
             yield from check_starcraft(Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser())
