@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -149,6 +150,49 @@ def compare(cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: 
     table = "\n".join(lines) + "\n"
     (out / "final.md").write_text(table, encoding="utf-8")
     return table
+
+
+def parser_of(description: str, results: Path, seeds: int) -> argparse.ArgumentParser:
+    """The options that experiments with several curves share; see `carry_out`."""
+    parser = argparse.ArgumentParser(description=description.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=seeds, help="runs per curve (seeds 1, 2, ...)")
+    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
+    parser.add_argument("--results", type=Path, default=results, help="folder of the runs, the numbers and pictures")
+    parser.add_argument("--report", action="store_true", help="only draw what is finished")
+    return parser
+
+
+def carry_out(
+    cells: Mapping[str, Mapping[str, Sequence[Job]]],
+    options: argparse.Namespace,
+    metric: str,
+    ylabel: str,
+    out: Path | None = None,
+) -> None:
+    """Runs what is not there yet, seed by seed, then compares what is finished.
+
+    Args:
+        cells: panel title -> label of a curve -> its runs, one per seed, as many for all; a run may be in several.
+        options: of `parser_of`.
+        metric, ylabel: as for `compare`.
+        out: folder of the numbers and pictures; None: that of the results.
+    """
+    start = time.monotonic()
+    if not options.report:
+        # So that an experiment that is stopped early has all curves.
+        curves_of = [jobs for groups in cells.values() for jobs in groups.values()]
+        todo = {str(job): job for jobs in zip(*curves_of, strict=True) for job in jobs}
+        run_jobs(list(todo.values()), options.results, options.processes)
+    out = options.results if out is None else out
+    done = {
+        title: {label: runs for label, jobs in groups.items() if (runs := finished(jobs, options.results))}
+        for title, groups in cells.items()
+    }
+    done = {title: groups for title, groups in done.items() if groups}
+    if done:
+        console.print(compare(done, metric, out, ylabel), markup=False)
+    console.rule(f"done in {time.monotonic() - start:.0f} s")
+    console.print(f"pictures and numbers: {out}" if done else "no run is finished yet")
 
 
 def finished(jobs: Iterable[Job], results: Path) -> list[Run]:

@@ -6,13 +6,10 @@ table (`final.md`) and the learning curves. An interrupted experiment goes on fr
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments import ROOT
-from experiments.common import Job, compare, console, finished, run_jobs
+from experiments.common import Job, carry_out, parser_of
 from experiments.dac_predator_prey import SETTINGS
 
 RESULTS = ROOT / "results" / "dac_ablations"
@@ -37,13 +34,7 @@ VARIANTS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=2, help="runs per variant (seeds 1, 2, ...)")
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
-    parser.add_argument("--report", action="store_true", help="only draw what is finished")
-    options = parser.parse_args(argv)
-    start = time.monotonic()
+    options = parser_of(__doc__, RESULTS, seeds=2).parse_args(argv)
     cells = {
         panel: {
             label: [
@@ -54,19 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for panel, variants in VARIANTS.items()
     }
-    if not options.report:
-        # Seed by seed, so that an experiment that is stopped early has all curves. The default is in every panel.
-        todo = [group[i] for i in range(options.seeds) for groups in cells.values() for group in groups.values()]
-        run_jobs(list({str(job): job for job in todo}.values()), options.results, options.processes)
-    done = {
-        panel: {label: runs for label, jobs in groups.items() if (runs := finished(jobs, options.results))}
-        for panel, groups in cells.items()
-    }
-    done = {panel: groups for panel, groups in done.items() if groups}
-    if done:
-        console.print(compare(done, "test_return_mean", options.results, "Test return"), markup=False)
-    console.rule(f"done in {time.monotonic() - start:.0f} s")
-    console.print(f"pictures and numbers: {options.results}")
+    carry_out(cells, options, "test_return_mean", "Test return")
 
 
 if __name__ == "__main__":

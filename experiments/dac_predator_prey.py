@@ -7,14 +7,10 @@ runs' checkpoints. `--sweep` trains hysteretic Q-learning with every beta of the
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from analysis.runs import Run
 from experiments import ROOT
-from experiments.common import Job, compare, console, finished, run_jobs
+from experiments.common import Job, carry_out, parser_of
 
 RESULTS = ROOT / "results" / "dac_predator_prey"
 PENALTIES = (0.5, 1.0, 0.3, 0.0)
@@ -58,30 +54,12 @@ def sweep_of(beta: float, penalty: float, seeds: Sequence[int]) -> list[Job]:
     return [Job("hysteretic", "predator_prey", {**SETTINGS, **own, "seed": seed}) for seed in seeds]
 
 
-def report(cells: dict[str, dict[str, list[Job]]], results: Path, out: Path) -> None:
-    """Numbers and pictures of the runs that are finished."""
-    done: dict[str, dict[str, list[Run]]] = {}
-    for title, groups in cells.items():
-        there = {label: runs for label, jobs in groups.items() if (runs := finished(jobs, results))}
-        if there:
-            done[title] = there
-    if not done:
-        console.print("no run is finished yet")
-        return
-    console.print(compare(done, "test_return_mean", out, "Test return"), markup=False)
-    console.print(f"pictures and numbers: {out}")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = parser_of(__doc__, RESULTS, seeds=3)
     parser.add_argument("--penalties", type=float, nargs="+", choices=PENALTIES, default=PENALTIES)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--sweep", action="store_true", help="hysteretic Q-learning with every beta instead of METHODS")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per curve (seeds 1, 2, ...)")
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
-    parser.add_argument("--report", action="store_true", help="only draw what is finished")
     options = parser.parse_args(argv)
     seeds = range(1, options.seeds + 1)
     cells = {
@@ -90,14 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else {method: jobs_of(method, penalty, seeds) for method in options.methods}
         for penalty in options.penalties
     }
-    start = time.monotonic()
-    if not options.report:
-        # Seed by seed, so that an experiment that is stopped early has all curves.
-        todo = [group[i] for i in range(len(seeds)) for groups in cells.values() for group in groups.values()]
-        run_jobs(todo, options.results, options.processes)
     out = options.results / ("sweep" if options.sweep else "report")
-    report(cells, options.results, out)
-    console.rule(f"done in {time.monotonic() - start:.0f} s")
+    carry_out(cells, options, "test_return_mean", "Test return", out)
 
 
 if __name__ == "__main__":

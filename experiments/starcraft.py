@@ -7,13 +7,10 @@ goes on from the runs' checkpoints.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments import ROOT
-from experiments.common import Job, compare, console, finished, run_jobs
+from experiments.common import Job, carry_out, parser_of
 from utils.config import list_configs
 
 RESULTS = ROOT / "results" / "starcraft"
@@ -39,34 +36,17 @@ def jobs_of(method: str, map_name: str, steps: int, seeds: Sequence[int]) -> lis
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = parser_of(__doc__, RESULTS, seeds=3)
     parser.add_argument("--maps", nargs="+", default=MAPS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=500000, help="environment steps of a run")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per curve (seeds 1, 2, ...)")
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
-    parser.add_argument("--report", action="store_true", help="only draw what is finished")
     options = parser.parse_args(argv)
-    start = time.monotonic()
     seeds = range(1, options.seeds + 1)
     cells = {
         name: {method: jobs_of(method, name, options.steps, seeds) for method in options.methods}
         for name in options.maps
     }
-    if not options.report:
-        # Seed by seed, so that an experiment that is stopped early has all curves.
-        todo = [group[i] for i in range(len(seeds)) for groups in cells.values() for group in groups.values()]
-        run_jobs(todo, options.results, options.processes)
-    done = {
-        name: {method: runs for method, jobs in groups.items() if (runs := finished(jobs, options.results))}
-        for name, groups in cells.items()
-    }
-    done = {name: groups for name, groups in done.items() if groups}
-    if done:
-        console.print(compare(done, "test_battle_won_mean", options.results, "Test win rate"), markup=False)
-    console.rule(f"done in {time.monotonic() - start:.0f} s")
-    console.print(f"pictures and numbers: {options.results}")
+    carry_out(cells, options, "test_battle_won_mean", "Test win rate")
 
 
 if __name__ == "__main__":
