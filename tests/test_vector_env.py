@@ -699,6 +699,11 @@ def test_a_missing_argument():
         del envs.REGISTRY["needy"]
 
 
+def test_worker_processes_for_a_batched_environment_are_advised_against(caplog):
+    with caplog.at_level(logging.INFO), envs.make_vector_env("predator_prey", {}, 1, 7, "subproc", "train_env"):
+        assert "'predator_prey' is natively batched: runner=vector" in caplog.text
+
+
 def test_environments_import_no_torch():
     code = "import sys, envs, envs.subproc, envs.serial, envs.worker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(SRC)})

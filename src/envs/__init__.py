@@ -85,6 +85,7 @@ register_vector("matrix_game")(Lazy("envs.matrix_game", "MatrixGame"))
 register_vector("predator_prey")(Lazy("envs.predator_prey", "PredatorPrey"))
 register_vector("switching_wind")(Lazy("envs.switching_wind", "SwitchingWind"))
 register_vector("sc2sim")(Lazy("envs.starcraft.env", "SC2Sim"))
+register_vector("sc2sim_v2")(Lazy("envs.starcraft.v2", "SC2SimV2"))
 register_vector("spread")(Lazy("envs.particle.spread", "Spread"))
 register_vector("rover_tower")(Lazy("envs.particle.rover_tower", "RoverTower"))
 register_vector("treasure_collection")(Lazy("envs.particle.treasure_collection", "TreasureCollection"))
@@ -141,6 +142,8 @@ def make_vector_env(
         from envs.serial import SerialVectorEnv
 
         return SerialVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts)
+    if name in VECTOR_REGISTRY:
+        _log.info("environment '%s' is natively batched: runner=vector needs no worker processes and is faster", name)
     from envs.subproc import SubprocVectorEnv
 
     return SubprocVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts, plugins, env_timeout)
