@@ -61,13 +61,20 @@ CASES = [
     Case("rover_tower", {"n_pairs": 3, "n_landmarks": 2, "episode_limit": 5}, "truncated"),
     Case("treasure_collection", {"episode_limit": 8}, "truncated", backends=("native", "serial")),
     Case("treasure_collection", {"common_reward": True, "episode_limit": 3}, backends=("native",), label="common"),
-    Case("sc2sim", {"map_name": "3m"}, renders=False),
+    Case("sc2sim", {"map_name": "3m"}),
     Case(
         "sc2sim",
         {"map_name": "1o_2r_vs_4r", "continuing_episode": True, "obs_timestep_number": True, "threads": 2},
-        renders=False,
         backends=("native",),
         label="comm",
+    ),
+    Case("sc2sim", {"map_name": "MMM", "opponents": "mixture"}, backends=("native",), label="mixture"),
+    Case("sc2sim_v2", {"map_name": "terran_5_vs_5"}),
+    Case(
+        "sc2sim_v2",
+        {"map_name": "zerg_10_vs_11", "conic_fov": True, "prob_obs_enemy": 0.5, "action_mask": False, "threads": 2},
+        backends=("native",),
+        label="partial",
     ),
     Case(
         "gymma",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_env_contract import CHECKS, Case
 
 from envs import REGISTRY, make_vector_env
@@ -26,6 +27,10 @@ class Engine:
         self.rngs: list[Any] = [None] * n_envs
         self.calls: list[dict[str, Any]] = []
         self.closed = False
+        self.targets = np.full((n_envs, self.battle.n_units), -1, dtype=np.int64)
+
+    def find_targets(self, mask: np.ndarray) -> None:
+        self.targets[mask] = 0
 
     def close(self) -> None:
         self.closed = True
@@ -77,7 +82,7 @@ def gather(env: Sim) -> None:
     ids=lambda args: args["map_name"],
 )
 def test_contract_on_the_small_engine(check, args):
-    check(lambda n_envs, seed: Sim(n_envs, seed, **args), Case("sc2sim", args, renders=False))
+    check(lambda n_envs, seed: Sim(n_envs, seed, **args), Case("sc2sim", args))
 
 
 def test_sizes_and_features():
@@ -167,39 +172,51 @@ def test_heuristic_agents_win_whatever_the_actions_are():
         assert np.flatnonzero(env.state[0, -27:]).tolist() == [1, 10, 19], "SMAC remembers the actions it was given"
 
 
+def test_an_engine_is_closed():
+    with Sim(1, 0) as env:
+        env.reset()
+    assert env.engine.closed
+
+
 def test_replay(tmp_path):
     folder = tmp_path / "replays"
     with Sim(2, 0, map_name="MMM", replay_dir=str(folder), replay_prefix="mine") as env:
-        with pytest.raises(ValueError, match="not begun"):
-            env.save_replay(1)
+        for show in (env.save_replay, env.render):
+            with pytest.raises(ValueError, match="not begun"):
+                show(1)
         env.reset()
-        seen = [env.battle.health[1].copy()]
+        seen, rewards = [env.battle.health[1].copy()], [0.0]
         for _ in range(4):
             env.step(np.ones((2, 10), dtype=np.int64))
             seen.append(env.battle.health[1].copy())
+            rewards.append(env.reward[1])
         env.step(np.ones((2, 10), dtype=np.int64), np.array([True, False]))
         env.save_replay(1)
         env.save_replay(0)
+        last = env.render(0)
         env.reset()
         env.save_replay(0)
-    assert sorted(path.name for path in folder.iterdir()) == [f"mine_000{i}.npz" for i in range(3)]
+    names = [f"mine_000{i}.{kind}" for i in range(3) for kind in ("gif", "npz")]
+    assert sorted(path.name for path in folder.iterdir()) == names
     with np.load(folder / "mine_0000.npz") as replay:
         assert replay["map_name"] == "MMM"
-        np.testing.assert_array_equal(replay["health"], seen)
+        assert replay["unit_names"][replay["type"][[0, 2, 9]]].tolist() == ["Marauder", "Marine", "Medivac"]
+        np.testing.assert_array_equal(replay["health"], np.array(seen, dtype=np.float32))
+        np.testing.assert_array_equal(replay["reward"], np.array(rewards, dtype=np.float32))
         assert replay["actions"][1:].tolist() == [[1] * 10] * 4
-        assert replay["alive"].shape == (5, 20)
-    with np.load(folder / "mine_0001.npz") as replay:
-        assert len(replay["x"]) == 6
-    with np.load(folder / "mine_0002.npz") as replay:
-        assert len(replay["x"]) == 1
-
-
-def test_without_a_folder_nothing_is_recorded():
-    with Sim(1, 0) as env:
-        env.reset()
-        with pytest.raises(ConfigError, match="replay_dir"):
-            env.save_replay()
-    assert env.engine.closed
+        assert replay["x"].shape == (5, 20)
+        assert replay["target"].tolist() == [[0] * 20] * 5
+    for number, frames in enumerate((5, 6, 1)):
+        with np.load(folder / f"mine_000{number}.npz") as replay:
+            assert len(replay["x"]) == frames
+        with Image.open(folder / f"mine_000{number}.gif") as film:
+            assert film.size == last.shape[1::-1]
+            assert film.n_frames == frames
+            if number == 1:
+                film.seek(frames - 1)
+                there = np.array(film.convert("RGB"))
+    # the film has few colours
+    assert np.abs(there.astype(int) - last).mean() < 2
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,38 @@ class Scenario:
     bits: dict[str, int]
     sizes: tuple[int, int, int]
 
+    def map_info(self, n_agents: int, n_enemies: int) -> MapInfo:
+        """A map for teams of these sizes. Units and their places are not the map's to say: they come from who draws the
+        teams; the units named here only fill the places.
+
+        `max_reward` is NaN (it depends on the first team), `sizes` are the scenario's own.
+        """
+        pathing, height = terrain(self.terrain)
+        return MapInfo(
+            name=self.name,
+            suite="SMACv2",
+            limit=self.limit,
+            agent_race=self.race,
+            enemy_race=self.race,
+            map_type=self.map_type,
+            agents=(self.units[0],) * n_agents,
+            enemies=(self.units[0],) * n_enemies,
+            agent_creations=(Creation(self.units[0], n_agents, 0, together=True),),
+            enemy_creations=(Creation(self.units[0], n_enemies, 0, together=True),),
+            spawns=(Spawn(points=((pathing.shape[0] / 2, pathing.shape[1] / 2),)),),
+            enemy_order=EnemyOrder("none"),
+            unit_type_bits=len(self.units),
+            agent_bits=self.bits,
+            enemy_bits=self.bits,
+            unit_overrides={},
+            normalise_as={},
+            terrain=self.terrain,
+            pathing=pathing,
+            height=height,
+            max_reward=float("nan"),
+            sizes=self.sizes,
+        )
+
 
 def _read(name: str) -> dict[str, Any]:
     return json.loads((resources.files(__package__) / "data" / name).read_text(encoding="utf-8"))

@@ -1,12 +1,15 @@
-"""SMAC's actions, availability, observations, state, reward and end of episode on arrays of units, B battles at once.
+"""SMAC's and SMACv2's actions, availability, observations, state, reward and end of episode on arrays of units, B
+battles at once.
 
-Samvelyan et al. 2019, sections 4 and 5, with the public environment's options and oddities. Distances are between
-centres. The kernels run over a range of battles each (`Workers`) and write into the arrays that they are given.
+Samvelyan et al. 2019, sections 4 and 5, and Ellis et al. 2023, with the public environments' options and oddities.
+Distances are between centres. The kernels run over a range of battles each (`Workers`) and write into the arrays that
+they are given.
 """
 
 # ruff: noqa: ANN001, ANN202 -- numba infers the types of the kernels at the end of this file
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import hypot, isfinite, sqrt
 from typing import Any, NamedTuple
@@ -40,6 +43,11 @@ N_MOVES = 4
 N_PATHING = 8
 N_HEIGHT = 9
 UNKNOWN_ACTION = -1  # the last action before the first one
+# SMACv2's cone of view: looks to N_LOOKS directions, counter-clockwise from the east; half of its angle
+N_LOOKS = 12
+LOOK_X = np.cos(2 * np.pi * np.arange(N_LOOKS) / N_LOOKS)
+LOOK_Y = np.sin(2 * np.pi * np.arange(N_LOOKS) / N_LOOKS)
+CONE_COS = float(np.cos(np.pi / N_LOOKS))
 DX = np.array([0.0, 0.0, 0.0, 0.0, 1.0, -1.0])
 DY = np.array([0.0, 0.0, 1.0, -1.0, 0.0, 0.0])
 # where pathing (the first 8) and height are looked up, in move amounts
@@ -92,13 +100,35 @@ class Options:
                 raise ConfigError(f"StarCraft: {name} is {getattr(self, name)}, must be above 0")
 
 
+@dataclass(frozen=True)
+class V2Options(Options):
+    """SMACv2's options besides (comments: config/envs/sc2sim_v2.yaml), off; and its rule for rewards: what is only
+    positive is cut at zero, where SMAC takes the absolute value.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    obs_own_pos: bool = False
+    conic_fov: bool = False
+    prob_obs_enemy: float = 1.0
+    action_mask: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.prob_obs_enemy <= 1:
+            raise ConfigError(f"StarCraft: prob_obs_enemy is {self.prob_obs_enemy}, must be from 0 to 1")
+
+
 class _Rules(NamedTuple):
     """What the kernels need to know of map and options; one signature for all maps."""
 
     n_agents: int
     n_enemies: int
     limit: int
+    first_attack: int  # number of the first attack (or heal) action
     heals: bool
+    cuts_rewards: bool
     move_amount: float
     map_x: float
     map_y: float
@@ -124,6 +154,10 @@ class _Rules(NamedTuple):
     reward_negative_scale: float
     reward_scale: bool
     reward_scale_rate: float
+    obs_own_pos: bool
+    conic_fov: bool
+    prob_obs_enemy: float
+    action_mask: bool
 
 
 class _Tables(NamedTuple):
@@ -155,6 +189,15 @@ class _Units(NamedTuple):
     shield_max: np.ndarray
 
 
+class _Views(NamedTuple):
+    """SMACv2's limits of view: the direction that each agent looks to (int64 [B, A]); who found each enemy
+    (int64 [B, E], -1: nobody yet); the battle's draw for what follows from chance (uint64 [B])."""
+
+    look: np.ndarray
+    finder: np.ndarray
+    draw: np.ndarray
+
+
 class Interface:
     """The rules of SMAC between a `Battle` and a `VectorEnv`'s arrays.
 
@@ -163,7 +206,7 @@ class Interface:
     Args:
         info: the map.
         battle: of B battles with the map's numbers of units; unit types may differ from battle to battle.
-        options: see `Options`.
+        options: see `Options`; with `V2Options` the rules are SMACv2's.
         sight, shoot: an agent's ranges by unit type, float64 [types]; default 9 and 6 for all.
         threads: over battles.
 
@@ -192,14 +235,18 @@ class Interface:
         b, a, n = battle.n_envs, battle.n_agents, battle.n_units
         self.info, self.options, self.battle = info, options, battle
         self.n_agents, self.n_enemies = a, battle.n_enemies
-        self.n_actions = N_ACTIONS_NO_ATTACK + battle.n_enemies
-        if info.heals and a > battle.n_enemies:
-            raise ValueError(f"map {info.name}: heal actions need at least as many enemies as agents")
+        v2 = options if isinstance(options, V2Options) else V2Options()
+        first_attack = N_ACTIONS_NO_ATTACK + (N_LOOKS if v2.conic_fov else 0)
+        # a healer's targets are agents
+        self.n_actions = first_attack + (max(a, battle.n_enemies) if info.heals else battle.n_enemies)
+        self._draws_views = v2.prob_obs_enemy < 1
         self._rules = _Rules(
             n_agents=a,
             n_enemies=battle.n_enemies,
             limit=info.limit,
+            first_attack=first_attack,
             heals=info.heals,
+            cuts_rewards=isinstance(options, V2Options),
             map_x=float(info.map_size[0]),
             map_y=float(info.map_size[1]),
             playable_x=float(info.playable_size[0]),
@@ -207,7 +254,7 @@ class Interface:
             agent_shields=info.agent_race == "P",
             enemy_shields=info.enemy_race == "P",
             type_bits=info.unit_type_bits,
-            **_kernel_options(options),
+            **{**_kernel_options(v2), **_kernel_options(options)},
         )
         self._tables = _Tables(
             sight=_ranges(sight, SIGHT_RANGE),
@@ -224,7 +271,7 @@ class Interface:
         self._units = _Units(*(getattr(battle, name) for name in _Units._fields))
         self._workers = Workers(threads, b)
 
-        self.move_feature_size, self.enemy_feature_size, self.ally_feature_size, self.own_feature_size = self._parts()
+        self.move_feature_size, self.enemy_feature_size, self.ally_feature_size, self.own_feature_size = self._parts(v2)
         self.obs_size = (
             self.move_feature_size
             + self.n_enemies * self.enemy_feature_size
@@ -236,7 +283,10 @@ class Interface:
         self.enemy_attributes = ["health", "rel_x", "rel_y"]
         bits = [f"type_{i}" for i in range(info.unit_type_bits)]
         for attributes, race in ((self.agent_attributes, info.agent_race), (self.enemy_attributes, info.enemy_race)):
-            attributes += (["shield"] if race == "P" else []) + bits
+            attributes += ["shield"] if race == "P" else []
+            if v2.conic_fov and attributes is self.agent_attributes:
+                attributes += ["fov_x", "fov_y"]
+            attributes += bits
         self.state_size = (
             a * self.obs_size
             if options.obs_instead_of_state
@@ -258,12 +308,17 @@ class Interface:
         self.dead_agents = np.zeros(b, dtype=np.int64)
         self.dead_enemies = np.zeros(b, dtype=np.int64)
         self.max_reward = np.full(b, np.nan)
+        self._views = _Views(
+            look=np.zeros((b, a), dtype=np.int64),
+            finder=np.full((b, battle.n_enemies), -1, dtype=np.int64),
+            draw=np.zeros(b, dtype=np.uint64),
+        )
         self._everyone = np.ones(b, dtype=np.bool_)
         self._heuristic_target = np.full((b, a), -1, dtype=np.int64)
         self._points = np.zeros((b, n))  # health and shield after the last step
         self._counted_dead = np.zeros((b, n), dtype=np.bool_)
 
-    def _parts(self) -> tuple[int, int, int, int]:
+    def _parts(self, v2: V2Options) -> tuple[int, int, int, int]:
         """Sizes of the move features, of one enemy's, of one ally's and of the own features, as SMAC reports them."""
         o, info = self.options, self.info
         agent_shield, enemy_shield = int(info.agent_race == "P"), int(info.enemy_race == "P")
@@ -272,11 +327,21 @@ class Interface:
         enemy = 4 + bits + int(o.obs_all_health) * (1 + enemy_shield)
         ally = 4 + bits + int(o.obs_all_health) * (1 + agent_shield) + self.n_actions * int(o.obs_last_action)
         own = bits + int(o.obs_own_health) * (1 + agent_shield) + int(o.obs_timestep_number)
+        own += 2 * int(v2.obs_own_pos) + 2 * int(v2.conic_fov)
         return move, enemy, ally, own
 
-    def begin(self, mask: np.ndarray) -> None:
-        """Starts episodes in `mask` (bool [B]): the battles' units are those of the first observation."""
+    def begin(self, mask: np.ndarray, rngs: Sequence[np.random.Generator] = ()) -> None:
+        """Starts episodes in `mask` (bool [B]): the battles' units are those of the first observation.
+
+        Args:
+            rngs: B generators; drawn from only where what agents see is random (`prob_obs_enemy` below 1).
+        """
         battle, a = self.battle, self.n_agents
+        self._views.look[mask] = 0
+        if self._draws_views:
+            self._views.finder[mask] = -1
+            for b in np.flatnonzero(mask):
+                self._views.draw[b] = rngs[b].integers(2**64, dtype=np.uint64)
         self.steps[mask] = 0
         self.last_action[mask] = UNKNOWN_ACTION
         self.won[mask] = False
@@ -312,8 +377,8 @@ class Interface:
             self.last_action[mask] = actions[mask]
         else:
             self._workers.run(
-                _give_orders, mask, self._rules, self._units, actions, self.executed, self.last_action,
-                self.order, self.target, self.target_x, self.target_y,
+                _give_orders, mask, self._rules, self._tables, self._units, self._views, actions, self.executed,
+                self.last_action, self.order, self.target, self.target_x, self.target_y,
             )  # fmt: skip
 
     def score(self, mask: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
@@ -331,15 +396,19 @@ class Interface:
     def observe(self, mask: np.ndarray, obs: np.ndarray, state: np.ndarray, avail: np.ndarray) -> None:
         """Writes obs (float32 [B, A, O]), state (float32 [B, S]) and avail (uint8 [B, A, U]) of `mask` (bool [B])."""
         self._workers.run(
-            _observe, mask, self._rules, self._tables, self._units, self.steps, self.last_action, obs, state, avail
-        )
+            _observe, mask, self._rules, self._tables, self._units, self._views, self.steps, self.last_action,
+            obs, state, avail,
+        )  # fmt: skip
 
     def env_info(self) -> dict[str, Any]:
         """SMAC's own entries of `get_env_info`."""
         return {"agent_features": list(self.agent_attributes), "enemy_features": list(self.enemy_attributes)}
 
     def visibility(self) -> np.ndarray:
-        """What SMAC's `get_visibility_matrix` tells: bool [B, A, N], agents first; a unit does not see itself."""
+        """What SMAC's `get_visibility_matrix` tells: bool [B, A, N], agents first; a unit does not see itself.
+
+        SMACv2's cone and `prob_obs_enemy` are not counted.
+        """
         u, a = self.battle, self.n_agents
         dx = u.x[:, None, :] - u.x[:, :a, None]
         dy = u.y[:, None, :] - u.y[:, :a, None]
@@ -379,7 +448,7 @@ def _ranges(given: np.ndarray | None, default: float) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _give_orders(
-    first, end, mask, rules, units, actions, executed, last_action, order, target, target_x, target_y
+    first, end, mask, rules, tables, units, views, actions, executed, last_action, order, target, target_x, target_y
 ):  # fmt: skip
     for b in range(first, end):
         if not mask[b]:
@@ -396,12 +465,16 @@ def _give_orders(
                 order[b, a] = ORDER_MOVE
                 target_x[b, a] = units.x[b, a] + rules.move_amount * DX[action]
                 target_y[b, a] = units.y[b, a] + rules.move_amount * DY[action]
-            elif rules.heals and units.type[b, a] == MEDIVAC:
-                order[b, a] = ORDER_HEAL
-                target[b, a] = action - N_ACTIONS_NO_ATTACK
+            elif action < rules.first_attack:
+                views.look[b, a] = action - N_ACTIONS_NO_ATTACK
+                order[b, a] = ORDER_NONE
             else:
-                order[b, a] = ORDER_ATTACK
-                target[b, a] = rules.n_agents + action - N_ACTIONS_NO_ATTACK
+                healer = rules.heals and units.type[b, a] == MEDIVAC
+                i = action - rules.first_attack + (0 if healer else rules.n_agents)
+                order[b, a] = ORDER_HEAL if healer else ORDER_ATTACK
+                target[b, a] = i
+                if not rules.action_mask and not _in_reach(b, a, i, rules, tables, units, views):
+                    order[b, a] = ORDER_NONE
 
 
 @njit(cache=True, nogil=True)
@@ -443,7 +516,7 @@ def _heuristic(
             if goal < 0:
                 continue
             i = offset + goal
-            action = N_ACTIONS_NO_ATTACK + goal
+            action = rules.first_attack + goal
             if rest and avail[b, a, action] == 0:
                 dx = units.x[b, i] - units.x[b, a]
                 dy = units.y[b, i] - units.y[b, a]
@@ -503,7 +576,7 @@ def _score(
             value = dealt + enemy_deaths
             if rules.reward_only_positive:
                 # SMAC takes the absolute value: what enemies regenerate is paid too
-                value = abs(value)
+                value = max(value, 0.0) if rules.cuts_rewards else abs(value)
             else:
                 value -= rules.reward_negative_scale * (hurt + agent_deaths)
 
@@ -531,24 +604,84 @@ def _score(
 
 
 @njit(cache=True, nogil=True)
-def _observe(first, end, mask, rules, tables, units, steps, last_action, obs, state, avail):
+def _observe(first, end, mask, rules, tables, units, views, steps, last_action, obs, state, avail):
     for b in range(first, end):
         if not mask[b]:
             continue
+        if rules.prob_obs_enemy < 1.0:
+            _find_enemies(b, rules, tables, units, views, steps[b])
         for a in range(rules.n_agents):
-            _available(b, a, rules, tables, units, avail[b, a])
-            _observe_agent(b, a, rules, tables, units, steps, last_action, avail[b, a], obs[b, a])
+            _available(b, a, rules, tables, units, views, avail[b, a])
+            _observe_agent(b, a, rules, tables, units, views, steps, last_action, avail[b, a], obs[b, a])
         if rules.obs_instead_of_state:
             size = obs.shape[2]
             for a in range(rules.n_agents):
                 for k in range(size):
                     state[b, a * size + k] = obs[b, a, k]
         else:
-            _describe(b, rules, tables, units, steps, last_action, avail.shape[2], state[b])
+            _describe(b, rules, tables, units, views, steps, last_action, avail.shape[2], state[b])
 
 
 @njit(inline="always")
-def _available(b, a, rules, tables, units, row):
+def _in_cone(b, a, dx, dy, distance, views):
+    """Whether agent a looks to where (dx, dy), `distance` away, is from it."""
+    look = views.look[b, a]
+    # what is at the very border is inside, whatever the rounding
+    return dx * LOOK_X[look] + dy * LOOK_Y[look] >= CONE_COS * distance - 1e-9
+
+
+@njit(inline="always")
+def _in_reach(b, a, i, rules, tables, units, views):
+    """Whether agent a may attack (heal) unit i: near enough and, with a cone of view, in the cone."""
+    dx, dy = units.x[b, i] - units.x[b, a], units.y[b, i] - units.y[b, a]
+    distance = sqrt(dx * dx + dy * dy)
+    near = distance <= tables.shoot[units.type[b, a]]
+    return near and (not rules.conic_fov or _in_cone(b, a, dx, dy, distance, views))
+
+
+@njit(inline="always")
+def _chance(draw, number):
+    """Random number `number` of the stream `draw`, in [0, 1): SplitMix64 (Steele, Lea, Flood 2014)."""
+    z = draw + np.uint64(number + 1) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(inline="always")
+def _find_enemies(b, rules, tables, units, views, step):
+    """Who sees an enemy first; of several in one step, the first in an order that is drawn for the step."""
+    n_agents = rules.n_agents
+    for k in range(rules.n_enemies):
+        if views.finder[b, k] >= 0 or not units.alive[b, n_agents + k]:
+            continue
+        best = 2.0
+        for a in range(n_agents):
+            if not units.alive[b, a]:
+                continue
+            dx, dy = units.x[b, n_agents + k] - units.x[b, a], units.y[b, n_agents + k] - units.y[b, a]
+            distance = sqrt(dx * dx + dy * dy)
+            if distance >= tables.sight[units.type[b, a]]:
+                continue
+            if rules.conic_fov and not _in_cone(b, a, dx, dy, distance, views):
+                continue
+            place = _chance(views.draw[b], (rules.n_enemies + step) * n_agents + a)
+            if place < best:
+                best = place
+                views.finder[b, k] = a
+
+
+@njit(inline="always")
+def _may_see(b, a, k, rules, views):
+    """Whether agent a is told of enemy k when that is in sight."""
+    if rules.prob_obs_enemy >= 1.0 or views.finder[b, k] == a:
+        return True
+    return _chance(views.draw[b], k * rules.n_agents + a) < rules.prob_obs_enemy
+
+
+@njit(inline="always")
+def _available(b, a, rules, tables, units, views, row):
     """Fills one agent's mask, `row` [U]."""
     row[:] = 0
     if not units.alive[b, a]:
@@ -563,19 +696,20 @@ def _available(b, a, rules, tables, units, row):
         cell_y = int(y + half * DY[action])
         if 0 <= cell_x < rules.map_x and 0 <= cell_y < rules.map_y and tables.pathing[cell_x, cell_y]:
             row[action] = 1
-    reach = tables.shoot[units.type[b, a]]
+    for action in range(N_ACTIONS_NO_ATTACK, rules.first_attack):
+        row[action] = 1
     healer = rules.heals and units.type[b, a] == MEDIVAC
     offset, count = (0, rules.n_agents) if healer else (rules.n_agents, rules.n_enemies)
     for k in range(count):
         i = offset + k
-        if units.alive[b, i] and not (healer and units.type[b, i] == MEDIVAC):
-            dx, dy = units.x[b, i] - x, units.y[b, i] - y
-            if sqrt(dx * dx + dy * dy) <= reach:
-                row[N_ACTIONS_NO_ATTACK + k] = 1
+        if not units.alive[b, i] or (healer and units.type[b, i] == MEDIVAC):
+            continue
+        if not rules.action_mask or _in_reach(b, a, i, rules, tables, units, views):
+            row[rules.first_attack + k] = 1
 
 
 @njit(inline="always")
-def _observe_agent(b, a, rules, tables, units, steps, last_action, avail, out):
+def _observe_agent(b, a, rules, tables, units, views, steps, last_action, avail, out):
     """Fills one agent's observation, `out` [O]."""
     out[:] = 0.0
     if rules.obs_timestep_number:
@@ -606,8 +740,11 @@ def _observe_agent(b, a, rules, tables, units, steps, last_action, avail, out):
         i = n_agents + k
         dx, dy = units.x[b, i] - x, units.y[b, i] - y
         distance = sqrt(dx * dx + dy * dy)
-        if units.alive[b, i] and distance < sight:
-            out[at] = avail[N_ACTIONS_NO_ATTACK + k]
+        seen = units.alive[b, i] and distance < sight
+        if rules.conic_fov:
+            seen = seen and _in_cone(b, a, dx, dy, distance, views)
+        if seen and _may_see(b, a, k, rules, views):
+            out[at] = avail[rules.first_attack + k]
             out[at + 1] = distance / sight
             out[at + 2] = dx / sight
             out[at + 3] = dy / sight
@@ -633,7 +770,10 @@ def _observe_agent(b, a, rules, tables, units, steps, last_action, avail, out):
             continue
         dx, dy = units.x[b, i] - x, units.y[b, i] - y
         distance = sqrt(dx * dx + dy * dy)
-        if units.alive[b, i] and distance < sight:
+        seen = units.alive[b, i] and distance < sight
+        if rules.conic_fov:
+            seen = seen and _in_cone(b, a, dx, dy, distance, views)
+        if seen:
             out[at] = 1.0
             out[at + 1] = distance / sight
             out[at + 2] = dx / sight
@@ -658,6 +798,14 @@ def _observe_agent(b, a, rules, tables, units, steps, last_action, avail, out):
         if rules.agent_shields:
             out[at] = units.shield[b, a] / tables.agent_shield[units.type[b, a]]
             at += 1
+    if rules.obs_own_pos:
+        out[at] = x / rules.map_x
+        out[at + 1] = y / rules.map_y
+        at += 2
+    if rules.conic_fov:
+        out[at] = LOOK_X[views.look[b, a]]
+        out[at + 1] = LOOK_Y[views.look[b, a]]
+        at += 2
     if bits > 0:
         out[at + tables.agent_bit[units.type[b, a]]] = 1.0
 
@@ -673,7 +821,7 @@ def _look_up(grid, x, y, offset, rules):
 
 
 @njit(inline="always")
-def _describe(b, rules, tables, units, steps, last_action, n_actions, out):
+def _describe(b, rules, tables, units, views, steps, last_action, n_actions, out):
     """Fills one battle's state, `out` [S]."""
     out[:] = 0.0
     n_agents, bits = rules.n_agents, rules.type_bits
@@ -682,7 +830,7 @@ def _describe(b, rules, tables, units, steps, last_action, n_actions, out):
     for i in range(n_agents + rules.n_enemies):
         agent = i < n_agents
         shields = rules.agent_shields if agent else rules.enemy_shields
-        width = (4 if agent else 3) + (1 if shields else 0) + bits
+        width = (4 if agent else 3) + (1 if shields else 0) + (2 if agent and rules.conic_fov else 0) + bits
         if units.alive[b, i]:
             kind = units.type[b, i]
             out[at] = units.health[b, i] / units.health_max[b, i]
@@ -698,6 +846,10 @@ def _describe(b, rules, tables, units, steps, last_action, n_actions, out):
                 divisor = tables.agent_shield[kind] if agent else tables.enemy_shield[kind]
                 out[c] = units.shield[b, i] / divisor
                 c += 1
+            if agent and rules.conic_fov:
+                out[c] = LOOK_X[views.look[b, i]]
+                out[c + 1] = LOOK_Y[views.look[b, i]]
+                c += 2
             if bits > 0:
                 out[c + (tables.agent_bit[kind] if agent else tables.enemy_bit[kind])] = 1.0
         at += width

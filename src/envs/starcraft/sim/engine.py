@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Engine:
 
     Attributes:
         battle: the units, see `Battle`; may be changed between steps.
+        targets: int64 [B, N], the unit that each attacks or heals or is on its way to, -1: none; after `find_targets`.
         damage_taken, restored: float64 [B, N], health and shield lost to hits, and regained, since the last reset.
 
     Args:
@@ -38,6 +39,8 @@ class Engine:
         jitter: whether the game's random loops are added to attack periods.
         spread: see `SPAWN_SPREAD`.
         settle_loops: see `SETTLE_LOOPS`.
+        draw: gives a new battle's unit types (int64 [N]) and creation points (float64 [N, 2]), the agents first, from
+            its generator; default: the map's own.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Engine:
         jitter: bool = True,
         spread: float = SPAWN_SPREAD,
         settle_loops: int = SETTLE_LOOPS,
+        draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> None:
         self.info = info
         self.battle = Battle.of_map(info, n_envs)
@@ -73,7 +77,9 @@ class Engine:
         self._kinds = np.tile(np.array([UNIT_INDEX[unit] for unit in created]), (n_envs, 1))
         self._points = np.zeros((n_envs, n_units, 2))
         self._enemy_orders = np.zeros((n_envs, 3))
-        self._fixed = _is_fixed(info)
+        self.targets = np.full((n_envs, n_units), -1, dtype=np.int64)
+        self._draw_units = draw
+        self._fixed = draw is None and _is_fixed(info)
         if self._fixed:
             self._draw(range(n_envs), [np.random.default_rng(0)] * n_envs)
         self._offsets = _lattice()
@@ -113,15 +119,15 @@ class Engine:
     def step(
         self, order: np.ndarray, target: np.ndarray, tx: np.ndarray, ty: np.ndarray, mask: np.ndarray, loops: int = 8
     ) -> None:
-        """Gives orders to the agents and advances.
+        """Gives orders and advances.
 
         An order stays in force until it is done or replaced; one that cannot be followed (a target that is dead or out
         of the weapon's kind, a patient in full health) is refused and changes nothing.
 
         Args:
-            order: int8 [B, A], codes of `battle`.
-            target: int64 [B, A], unit index, for ORDER_ATTACK and ORDER_HEAL.
-            tx, ty: float64 [B, A], for ORDER_MOVE and ORDER_ATTACK_MOVE.
+            order: int8 [B, A] for the agents, or [B, N] for all units; codes of `battle`.
+            target: int64, likewise, unit index, for ORDER_ATTACK and ORDER_HEAL.
+            tx, ty: float64, likewise, for ORDER_MOVE and ORDER_ATTACK_MOVE.
             mask: bool [B], the battles to advance.
             loops: game loops.
         """
@@ -141,6 +147,10 @@ class Engine:
             self._tables,
         )
 
+    def find_targets(self, mask: np.ndarray) -> None:
+        """Writes `targets` in `mask` (bool [B])."""
+        self._workers.run(kernels.find_targets, mask, self._state, self.targets)
+
     def close(self) -> None:
         """Ends the threads; may be called twice."""
         self._workers.close()
@@ -148,8 +158,10 @@ class Engine:
     def _draw(self, chosen: Sequence[int] | np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
         """Creation points and the enemies' orders of new battles."""
         for b in chosen:
-            agents, enemies = self.info.draw_points(rngs[b])
-            self._points[b] = np.concatenate([agents, enemies])
+            if self._draw_units is None:
+                self._points[b] = np.concatenate(self.info.draw_points(rngs[b]))
+            else:
+                self._kinds[b], self._points[b] = self._draw_units(rngs[b])
             self._enemy_orders[b] = _draw_order(self.info.enemy_order, rngs[b])
 
 

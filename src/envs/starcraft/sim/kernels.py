@@ -1,6 +1,7 @@
-"""The compiled battle: `create` puts the units of new battles in place, `advance` runs game loops.
+"""The compiled battle: `create` puts the units of new battles in place, `advance` runs game loops, `find_targets` tells
+who goes for whom.
 
-Both work on ranges of battles and touch nothing but those battles, so threads may run ranges side by side.
+They work on ranges of battles and touch nothing but those battles, so threads may run ranges side by side.
 
 One game loop: (1) cooldowns, regeneration; (2) units that act by themselves look for targets; (3) every unit starts,
 continues or breaks off an attack or a heal, or says where it wants to go; (4) movement, around standing units and
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from numba import njit
 
+from envs.starcraft.battle import ORDER_ATTACK, ORDER_HEAL
 from envs.starcraft.sim import tables as t
 from envs.starcraft.sim.actions import act, give_order
 from envs.starcraft.sim.creation import create_units
@@ -23,6 +25,7 @@ from envs.starcraft.sim.damage import bury, land_hits
 from envs.starcraft.sim.movement import count_stall, move, push_apart
 from envs.starcraft.sim.pathing import INNER, Ground
 from envs.starcraft.sim.state import (
+    ALIVE,
     BACKSWING,
     CALLED,
     COOLDOWN,
@@ -37,6 +40,7 @@ from envs.starcraft.sim.state import (
     N_LIVING,
     OLD_X,
     OLD_Y,
+    ORDER,
     OWN_WILL,
     QUIET,
     RESTLESS,
@@ -45,12 +49,15 @@ from envs.starcraft.sim.state import (
     SHIELD_MAX,
     SPEED,
     STALLED,
+    SUBJECT,
+    TARGET,
     TYPE,
     Array,
     Battle,
     State,
     X,
     Y,
+    is_living,
     load,
     store,
 )
@@ -141,8 +148,8 @@ def _run_loop(
         respond(f, k, c, n_agents, tables)
 
 
-def _compile(version: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The two functions that Python calls.
+def _compile(version: int) -> tuple[Callable[..., None], ...]:
+    """The three functions that Python calls.
 
     numba's cache on disk looks at one file only; as a variable of the enclosing function, `version` (a digest of all
     sources of the simulator) is part of the cache's key, so a change in any of them compiles anew.
@@ -201,7 +208,22 @@ def _compile(version: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     _run_loop(f, k, c, events, state.rng, b, n_agents, jitter, ground, tables)
                 store(battle, b, f, k)
 
-    return create, advance
+    @njit(cache=True, nogil=True, _nrt=False)
+    def find_targets(first: int, end: int, mask: Array, state: State, out: Array) -> None:
+        if version == 0:
+            return
+        for b in range(first, end):
+            if mask[b]:
+                k = state.ints[b]
+                for u in range(k.shape[1]):
+                    target = -1
+                    if k[ALIVE, u] == 1:
+                        target = k[TARGET, u]
+                        if (k[ORDER, u] == ORDER_ATTACK or k[ORDER, u] == ORDER_HEAL) and is_living(k, k[SUBJECT, u]):
+                            target = k[SUBJECT, u]
+                    out[b, u] = target if is_living(k, target) else -1
+
+    return create, advance, find_targets
 
 
 def _digest() -> int:
@@ -210,4 +232,4 @@ def _digest() -> int:
     return zlib.crc32(b"".join(source.read_bytes() for source in sources)) + 1
 
 
-create, advance = _compile(_digest())
+create, advance, find_targets = _compile(_digest())
