@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from sc2_stand_in import Installation
 
 from envs import REGISTRY, VECTOR_REGISTRY, Lazy, Single, VectorEnv, make_vector_env
 from envs.matrix_game import MatrixGame
@@ -76,6 +77,8 @@ CASES = [
         backends=("native",),
         label="partial",
     ),
+    # the stand-in for the game, see `stand_in`
+    Case("sc2", {"map_name": "3m", "start_interval": 0.0}, resumable=False, backends=("subproc",)),
     Case(
         "gymma",
         {"key": "mpe2.simple_speaker_listener_v4", "time_limit": 6},
@@ -92,6 +95,16 @@ ARRAYS = ("obs", "state", "avail_actions", "reward", "terminated", "truncated", 
 
 
 # helpers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stand_in(tmp_path_factory):
+    """What stands where StarCraft II is expected."""
+    installation = Installation(tmp_path_factory.mktemp("sc2") / "StarCraftII", maps=["3m"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SC2PATH", str(installation.folder))
+        yield
+    assert not installation.running(), "games are left"
 
 
 @contextmanager
@@ -533,7 +546,7 @@ def test_pymarl_interface(case):
             reward, terminated, step_info = env.step([rng.choice(np.flatnonzero(one)) for one in avail])
             assert equal(obs, kept), "observations handed out earlier change"
             assert isinstance(terminated, bool)
-            assert np.shape(reward) == ((sizes[0],) if info["individual_rewards"] else ())
+            assert np.shape(reward) == ((sizes[0],) if info.get("individual_rewards", False) else ())
             steps += 1
             assert terminated or not step_info.get("episode_limit", False)
         assert steps <= info["episode_limit"]
