@@ -145,7 +145,7 @@ def test_episodes_equal_those_of_the_simulator(build, sc2, map_name, options):
     assert len(pids) == 1
     assert env.get_stats() == {key: values[0] for key, values in sim.get_stats().items()}
     assert env.get_stats()["battles_game"] == 2
-    with pytest.raises(ValueError, match="no episode is running"):
+    with pytest.raises(ValueError, match="no running episode"):
         env.step(actions)
 
 
@@ -308,7 +308,7 @@ def test_games_that_break(build, sc2, caplog):
         assert env.game_pid is None
         assert wait_for(lambda: not alive(pids[-1]), 1)
         assert env.get_stats()["restarts"] == number + 1
-        with pytest.raises(ValueError, match="no episode is running"):
+        with pytest.raises(ValueError, match="no running episode"):
             env.step([1, 1, 1])
     assert build.pauses == [1.0, 2.0, 4.0, 8.0, 16.0]
     assert seeds == [7, *(derive_seed(7, "game", i) for i in range(1, 6))]

@@ -174,7 +174,7 @@ class StarCraft2Env(MultiAgentEnv):
             ValueError: an action that is not available, or no running episode.
         """
         if not self._running:
-            raise ValueError("no episode is running: reset the environment before the next step")
+            raise ValueError("no running episode: reset the environment before the next step")
         chosen = np.asarray(actions).astype(np.int64).reshape(1, -1)
         self._check(chosen)
         rules = self._rules
