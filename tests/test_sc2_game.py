@@ -574,13 +574,23 @@ def test_config_and_arguments_agree():
 # engine: smac
 
 
+@pytest.fixture(autouse=True)
+def _no_fake_left():
+    yield
+    forget_smac()
+
+
+def forget_smac():
+    for name in [name for name in sys.modules if name.split(".")[0] == "smac"]:
+        del sys.modules[name]
+
+
 def fake_package(tmp_path, monkeypatch, files):
     for name, text in files.items():
         path = tmp_path / "packages" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for name in [name for name in sys.modules if name.split(".")[0] == "smac"]:
-        monkeypatch.delitem(sys.modules, name)
+    forget_smac()
     monkeypatch.syspath_prepend(tmp_path / "packages")
 
 
