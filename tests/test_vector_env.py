@@ -11,6 +11,7 @@ import pytest
 from env_fakes import BadRewardEnv, CountingEnv, PaddedUnevenEnv, ReseedableEnv, ShiftingEnv, TroubleEnv, UnevenEnv
 
 import envs
+from envs.predator_prey import PredatorPrey
 from envs.serial import SerialVectorEnv
 from envs.subproc import SubprocVectorEnv
 from envs.vector_env import EnvSpec, SingleEnv, VectorEnv
@@ -699,9 +700,22 @@ def test_a_missing_argument():
         del envs.REGISTRY["needy"]
 
 
-def test_worker_processes_for_a_batched_environment_are_advised_against(caplog):
-    with caplog.at_level(logging.INFO), envs.make_vector_env("predator_prey", {}, 1, 7, "subproc", "train_env"):
+def test_worker_processes_for_a_batched_environment(caplog, monkeypatch):
+    """They are advised against, and start after this process has made one step (and compiled what that takes)."""
+    made = []
+
+    class Noted(PredatorPrey):
+        def __init__(self, n_envs, **kwargs):
+            super().__init__(n_envs, **kwargs)
+            made.append(self)
+
+    monkeypatch.setitem(envs.VECTOR_REGISTRY, "predator_prey", Noted)
+    args = {"n_predators": 3, "episode_limit": 1}
+    with caplog.at_level(logging.INFO), envs.make_vector_env("predator_prey", args, 1, 7, "subproc", "train_env"):
         assert "'predator_prey' is natively batched: runner=vector" in caplog.text
+    (env,) = made
+    assert env.n_agents == 3
+    assert env.truncated.all()
 
 
 def test_environments_import_no_torch():

@@ -144,9 +144,17 @@ def make_vector_env(
         return SerialVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts)
     if name in VECTOR_REGISTRY:
         _log.info("environment '%s' is natively batched: runner=vector needs no worker processes and is faster", name)
+        _warm_up(VECTOR_REGISTRY[name], env_args)
     from envs.subproc import SubprocVectorEnv
 
     return SubprocVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts, plugins, env_timeout)
+
+
+def _warm_up(factory: Callable[..., VectorEnv], env_args: dict[str, Any]) -> None:
+    """One step, so that what an environment compiles is on the disk before all its workers ask for it at once."""
+    with factory(1, **{**env_args, "seed": 0}) as env:
+        env.reset()
+        env.step(env.avail_actions.argmax(-1))
 
 
 def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:

@@ -131,8 +131,8 @@ class VectorEnv:
             setattr(self, name, array)
         self.info = {key: np.full(self.n_envs, np.nan) for key in info_keys}
         self._running = np.zeros(self.n_envs, dtype=bool)
+        # Not to be written to. Not marked so either: numba would compile its kernels again for read-only masks.
         self._everyone = np.ones(self.n_envs, dtype=bool)
-        self._everyone.flags.writeable = False
         # where agent a of environment b begins in the flat avail_actions
         self._avail_offsets = (np.arange(self.n_envs * self.n_agents) * self.n_actions).reshape(self.n_envs, -1)
         if seed is not None:
