@@ -190,7 +190,7 @@ def carry_out(
     }
     done = {title: groups for title, groups in done.items() if groups}
     if done:
-        console.print(compare(done, metric, out, ylabel), markup=False)
+        console.print(compare(done, metric, out, ylabel), markup=False, soft_wrap=True)
     console.rule(f"done in {time.monotonic() - start:.0f} s")
     console.print(f"pictures and numbers: {out}" if done else "no run is finished yet")
 

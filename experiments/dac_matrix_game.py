@@ -140,10 +140,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     start = time.monotonic()
     runs = train(METHODS, range(1, options.seeds + 1), options.results, options.processes)
-    console.print(compare({"matrix game": runs}, METRIC, options.results, "Value of the greedy joint action"))
+    table = compare({"matrix game": runs}, METRIC, options.results, "Value of the greedy joint action")
+    console.print(table, markup=False, soft_wrap=True)
     text = values_table([values_of(run) for run in runs["DAC"]])
     (options.results / "values.md").write_text(text, encoding="utf-8")
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)
     console.rule(f"done in {time.monotonic() - start:.0f} s")
 
 

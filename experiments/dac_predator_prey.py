@@ -27,8 +27,8 @@ SETTINGS = {
     "log_interval": 250000,
     "use_cuda": False,
 }
-# The beta of the paper's sweep that did best here at P = 0.5 (`--sweep`).
-BETA = 0.5
+# Of the paper's sweep, 0.1 and 0.5 were tried at P = 0.5 (one seed): only 0.1 learned to capture.
+BETA = 0.1
 METHODS = {
     "DAC": ("dac", {}),
     "IQL": ("iql_ns", {}),

@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines.append("| median | " + " | ".join(f"**{score:.3f}**" for score in np.median(scores, axis=0)) + " |")
     table = "\n".join(lines) + "\n"
     (options.results / "agreement.md").write_text(table, encoding="utf-8")
-    console.print(table, markup=False)
+    console.print(table, markup=False, soft_wrap=True)
     console.rule(f"done in {time.monotonic() - start:.0f} s")
     console.print(f"pictures and numbers: {options.results}")
 
