@@ -7,8 +7,10 @@ import os
 import time
 
 import numpy as np
+import torch
 from benchmarks.common import Table, median_seconds
 
+from components.action_selectors import random_actions
 from envs import make_vector_env
 from envs.starcraft.battle import Battle
 from envs.starcraft.facts import map_info
@@ -17,24 +19,18 @@ from envs.starcraft.sim.engine import Engine
 
 N_ENVS = 64
 MAPS = {"3m": 100000, "8m": None, "2s3z": None, "6h_vs_8z": 30000, "27m_vs_30m": None}
-SMAX_MAPS = {"3m": "3m", "8m": "8m", "2s3z": "2s3z", "6h_vs_8z": "6h_vs_8z", "27m_vs_30m": "27m_vs_30m"}
 SMAX_FACTOR = 10
 LARGE = "27m_vs_30m"
-
-
-def random_available(avail: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A uniformly random available action: [B, A, U] -> [B, A]."""
-    return np.where(avail, rng.random(avail.shape, dtype=np.float32), -1.0).argmax(-1)
 
 
 def steps_per_second(map_name: str, threads: int, steps: int) -> float:
     """Random available actions at 64 battles; the time of `reset` and `step` alone, observations and state included."""
     env = make_vector_env("sc2sim", {"map_name": map_name, "threads": threads}, N_ENVS, 0, "native", "train_env")
-    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
     env.reset()
     taken = 0.0
     for t in range(steps + 20):
-        actions = random_available(env.avail_actions, rng)
+        actions = random_actions(torch.from_numpy(env.avail_actions)).numpy()
         start = time.perf_counter()
         env.step(actions)
         ended = env.terminated | env.truncated
@@ -93,7 +89,7 @@ def rollout(quick: bool) -> Table:
     for name, target in list(MAPS.items())[: 1 if quick else None]:
         wanted = steps if name != LARGE else steps // 5
         one, two = (np.median([steps_per_second(name, n, wanted) for _ in range(3)]) for n in (1, threads))
-        other = smax_steps_per_second(SMAX_MAPS[name], wanted // 5) if smax else None
+        other = smax_steps_per_second(name, wanted // 5) if smax else None
         table.add(
             *(name, f"{one:,.0f}", f">= {target:,}" if target else "-", f"{two:,.0f}"),
             *((f"{other:,.0f}", f"{one / other:.1f}", f">= {SMAX_FACTOR}") if other else ("-", "-", "-")),

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from analysis import plots
 from analysis.aggregate import Method, curves, final_table
+from analysis.report import markdown_table
 from analysis.runs import Run, load_runs
 from experiments import ROOT
 from utils.errors import RunFailure
@@ -132,7 +133,7 @@ def compare(cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: 
     }
     plots.save(plots.draw(panels, ylabel=ylabel, method=method, seeds=True), out / "curves")
     head = ["task", "method", "seeds", "every seed", "mean", "95% interval", "steps", "minutes a run", "steps/s"]
-    lines = [" | ".join(["", *head, ""]).strip(), "| --- " * len(head) + "|"]
+    rows = []
     for title, groups in cells.items():
         for label, runs in groups.items():
             (row,) = final_table(runs, metric, by=("env",), method=method)
@@ -146,8 +147,8 @@ def compare(cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: 
                 f"{row.wall_clock / 60:.1f}",
                 f"{row.steps_per_second:,.0f}",
             ]
-            lines.append(" | ".join(["", *entries, ""]).strip())
-    table = "\n".join(lines) + "\n"
+            rows.append(entries)
+    table = "\n".join(markdown_table(head, rows)) + "\n"
     (out / "final.md").write_text(table, encoding="utf-8")
     return table
 

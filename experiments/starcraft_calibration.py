@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from analysis.report import markdown_table
 from components.action_selectors import random_actions
 from envs import make_vector_env
 from envs.starcraft.facts import map_names
@@ -60,7 +61,7 @@ def play(map_name: str, battles: int, heuristic: bool, seed: int = 1) -> Played:
 def table(maps: Sequence[str], battles: int) -> str:
     """One row per map (Markdown)."""
     head = ["map", "heuristic wins [%]", "in the game [%]", "return", "length", "random: wins [%]", "return", "length"]
-    lines = [" | ".join(["", *head, ""]).strip(), "| --- " * len(head) + "|"]
+    rows = []
     for name in maps:
         heuristic, random = (play(name, battles, kind) for kind in (True, False))
         cells = [
@@ -68,9 +69,9 @@ def table(maps: Sequence[str], battles: int) -> str:
             *(f"{heuristic.returns:.1f}", f"{heuristic.length:.0f}"),
             *(f"{100 * random.wins:.1f}", f"{random.returns:.2f}", f"{random.length:.0f}"),
         ]
-        lines.append(" | ".join(["", *cells, ""]).strip())
-        console.log(lines[-1], markup=False)
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+        console.log(" ".join(cells), markup=False)
+    return "\n".join(markdown_table(head, rows)) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

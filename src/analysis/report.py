@@ -291,7 +291,8 @@ def _write_csv(path: Path, report: Report) -> Path:
     return path
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
@@ -327,7 +328,7 @@ def _markdown(
                     "; ".join(row.notes),
                 ]
             )
-        lines += [*_markdown_table(head, body), ""]
+        lines += [*markdown_table(head, body), ""]
     lines += ["## How to read this", ""]
     lines += [
         f"- The final result of a run is the mean of its last {last} evaluations (of all, where it has fewer).",
@@ -345,7 +346,7 @@ def _markdown(
         lines += ["## Warnings", "", *(f"- {message}" for message in warnings), ""]
     lines += ["## Runs", ""]
     body = [[str(run.path), run.name, *run.task, _seed(run.seed), run.status] for run in runs]
-    lines += _markdown_table(["Folder", "Algorithm", "Environment", "Map", "Seed", "Status"], body)
+    lines += markdown_table(["Folder", "Algorithm", "Environment", "Map", "Seed", "Status"], body)
     return "\n".join(lines) + "\n"
 
 
