@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from components.episode_buffer import ReplayBuffer
+from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.transforms import OneHot
+from components.transitions import Transitions
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
 from runners import REGISTRY as RUNNERS
@@ -138,17 +139,24 @@ class Training:
         args.state_shape, args.obs_shape = env_info["state_shape"], env_info["obs_shape"]
         args.episode_limit = env_info["episode_limit"]
         args.env_info = env_info
+        args.continuous_actions = env_info.get("continuous_actions", False)
+        actions = {"vshape": (1,), "group": "agents", "dtype": torch.long}
+        preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
+        if args.continuous_actions:
+            actions, preprocess = {"vshape": (args.n_actions,), "group": "agents"}, {}
         scheme = {
             "state": {"vshape": env_info["state_shape"]},
             "obs": {"vshape": env_info["obs_shape"], "group": "agents"},
-            "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+            "actions": actions,
             "avail_actions": {"vshape": (env_info["n_actions"],), "group": "agents", "dtype": torch.uint8},
             "reward": {"vshape": (1,) if args.common_reward else (args.n_agents,)},
             "terminated": {"vshape": (1,), "dtype": torch.uint8},
             "truncated": {"vshape": (1,), "dtype": torch.uint8},
         }
         groups = {"agents": args.n_agents}
-        preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
+        # What the controller notes beside the actions is stored with them.
+        self.mac = CONTROLLERS[args.mac](EpisodeBatch(scheme, groups, 1, 1, preprocess=preprocess).scheme, groups, args)
+        scheme |= getattr(self.mac, "recorded", {})
         self.buffer = ReplayBuffer(
             scheme,
             groups,
@@ -160,7 +168,6 @@ class Training:
             dtype=getattr(torch, args.buffer_dtype),
             log=self.log,
         )
-        self.mac = CONTROLLERS[args.mac](self.buffer.scheme, groups, args)
         self.runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=self.mac)
         self.learner = LEARNERS[args.learner](self.mac, self.buffer.scheme, self.logger, args)
         if args.device == "cuda":
@@ -213,23 +220,48 @@ class Training:
             self.seconds[share] += time.perf_counter() - start
 
     def _collect_and_learn(self) -> None:
-        args = self.args
-        torch.set_num_threads(args.acting_threads)
+        torch.set_num_threads(self.args.acting_threads)
+        t_before = self.runner.t_env
         with torch.no_grad():  # a runner written for PyMARL leaves that to its caller
             batch = self.runner.run(test_mode=False)
         self.buffer.insert_episode_batch(batch)
-        before, self.episode = self.episode, self.episode + batch.batch_size
-        every = args.accumulated_episodes
-        if every and before // every == self.episode // every:
-            return
-        if self.buffer.can_sample(args.batch_size):
+        self.episode += batch.batch_size
+        updates = self._updates_due(t_before, self.episode - batch.batch_size)
+        if updates and self._can_draw():
             with self._timed("learning", self.learner_threads):
-                for _ in range(args.updates_per_collection):
-                    sample = self.buffer.sample(args.batch_size)
-                    if sample.device != args.device:
-                        sample.to(args.device)
-                    self.learner.train(sample, self.runner.t_env, self.episode)
+                for _ in range(updates):
+                    self.learner.train(self._draw(), self.runner.t_env, self.episode)
         self.progress.update(self.runner.t_env, self.shares(), self._last_test_text())
+
+    def _updates_due(self, t_before: int, episode_before: int) -> int:
+        """Training batches to draw after a collection that began at these counts of steps and episodes."""
+        args = self.args
+        if args.steps_per_update:
+            rounds = self.runner.t_env // args.steps_per_update - t_before // args.steps_per_update
+            return rounds * args.updates_per_step
+        every = args.accumulated_episodes
+        if every and episode_before // every == self.episode // every:
+            return 0
+        return args.updates_per_collection
+
+    def _can_draw(self) -> bool:
+        if self.args.replay == "transitions":
+            return self.buffer.n_transitions() >= self.args.batch_size
+        return self.buffer.can_sample(self.args.batch_size)
+
+    def _draw(self) -> EpisodeBatch | Transitions:
+        """A training batch of the kind that `replay` names, on the learner's device."""
+        draw = {
+            "episodes": self.buffer.sample,
+            "latest": self.buffer.sample_latest,
+            "transitions": self.buffer.sample_transitions,
+        }[self.args.replay]
+        sample = draw(self.args.batch_size)
+        if isinstance(sample, Transitions):
+            return sample.to(self.args.device)
+        if sample.device != self.args.device:
+            sample.to(self.args.device)
+        return sample
 
     def _evaluate(self) -> None:
         environment = dict(getattr(self.runner, "seconds", {}))

@@ -23,7 +23,7 @@ def make_args(alg="qmix", **overrides):
     small |= {"central_rnn_hidden_dim": 5, "central_mixing_embed_dim": 9} if "central_agent" in config else {}
     config |= small | {
         "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": OBS, "state_shape": STATE, "episode_limit": 6,
-        "device": "cpu", "use_cuda": False,
+        "continuous_actions": False, "device": "cpu", "use_cuda": False,
     }  # fmt: skip
     unknown = set(overrides) - set(config)
     assert not unknown, unknown

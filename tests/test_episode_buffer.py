@@ -194,11 +194,39 @@ def test_single_transitions_are_uniform_over_steps_and_carry_their_successor():
             hits = (drawn["state"] == batch["state"][b, t]).all(1)
             counts[b, t] = int(hits.sum())
             assert torch.equal(drawn["next_obs"][hits][0], batch["obs"][b, t + 1])
-            assert torch.equal(drawn["actions"][hits][0], batch["actions"][b, t])
-            assert torch.equal(drawn["terminated"][hits][0], batch["terminated"][b, t])
+            assert torch.equal(drawn["actions"][hits][0], batch["actions"][b, t, :, 0])
+            assert torch.equal(drawn["terminated"][hits][0], batch["terminated"][b, t].float())
     assert sum(counts.values()) == 7000
     # Each of the 7 transitions: mean 1000, standard deviation 29.
     assert max(abs(n - 1000) for n in counts.values()) < 5 * 29.3
+
+
+def test_transitions_know_the_moments_of_all_stored_rewards():
+    """Also where old episodes were overwritten, whatever lies behind an episode's end, and after a checkpoint."""
+    buffer = ReplayBuffer(scheme(n_rewards=A), GROUPS, 4, T, preprocess=PREPROCESS, seed=0)
+    lengths = [[1, 4, 2], [3, 2]]
+    batches = [make_batch(some, seed, n_rewards=A) for seed, some in enumerate(lengths)]
+    for batch in batches:
+        batch.stored("reward")[:, -1] = 1e3
+        buffer.insert_episode_batch(batch)
+    # Four episodes fit: the last two of the first batch and both of the second.
+    kept = [(batches[0], 1, 4), (batches[0], 2, 2), (batches[1], 0, 3), (batches[1], 1, 2)]
+    rewards = np.array([batch["reward"][b, t].tolist() for batch, b, length in kept for t in range(length)])
+    twin = ReplayBuffer(scheme(n_rewards=A), GROUPS, 4, T, preprocess=PREPROCESS, seed=1)
+    twin.load_state_dict(buffer.state_dict())
+    for drawn in (buffer.sample_transitions(50), twin.sample_transitions(50)):
+        np.testing.assert_allclose(drawn.reward_mean, rewards.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(drawn.reward_std, rewards.std(0), rtol=1e-5)
+        expected = (drawn["reward"].numpy() - rewards.mean(0)) / rewards.std(0)
+        np.testing.assert_allclose(drawn.standardised_rewards(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_constant_rewards_are_standardised_to_zero():
+    buffer = ReplayBuffer(scheme(n_rewards=A), GROUPS, 4, T, preprocess=PREPROCESS, seed=0)
+    batch = make_batch([3, 2], n_rewards=A)
+    batch.stored("reward").fill_(-0.1)
+    buffer.insert_episode_batch(batch)
+    assert buffer.sample_transitions(5).standardised_rewards().abs().max() < 1e-3
 
 
 def test_a_buffer_that_cannot_fit_is_a_clear_error_before_it_is_allocated(monkeypatch):

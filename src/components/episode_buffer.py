@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from components.steps import Steps
+from components.transitions import OBSERVED, Transitions
 from utils.errors import UserError
 
 Index = int | slice | Sequence[int] | np.ndarray | Tensor
@@ -308,6 +309,10 @@ class ReplayBuffer(EpisodeBatch):
         self.rng = np.random.default_rng(seed)
         super().__init__(scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device)
         self.episode_lengths = np.zeros(buffer_size, dtype=np.int64)
+        # float64 [episodes, 2, A]: the sums of an episode's rewards and of their squares
+        self._reward_sums = torch.zeros(
+            buffer_size, 2, *self._fields["reward"].shape, dtype=torch.float64, device=device
+        )
 
     def _storage_dtype(self, key: str) -> torch.dtype:
         dtype = super()._storage_dtype(key)
@@ -348,6 +353,7 @@ class ReplayBuffer(EpisodeBatch):
         self.changed(*self._fields)
         slots = (self.buffer_index + np.arange(n)) % self.buffer_size
         self.episode_lengths[slots] = ep_batch.lengths().numpy()
+        self._sum_rewards(slots)
         self.buffer_index = (self.buffer_index + n) % self.buffer_size
         self.episodes_in_buffer = min(self.episodes_in_buffer + n, self.buffer_size)
 
@@ -390,11 +396,8 @@ class ReplayBuffer(EpisodeBatch):
         """Stored transitions (filled steps that have a successor)."""
         return int(np.maximum(self.episode_lengths[: self.episodes_in_buffer] - 1, 0).sum())
 
-    def sample_transitions(self, n: int) -> dict[str, Tensor]:
+    def sample_transitions(self, n: int) -> Transitions:
         """Single transitions, uniformly drawn with replacement from all stored ones.
-
-        Returns:
-            Every entry at the transition's step, [n, ...], and under `next_NAME` one step later.
 
         Raises:
             ValueError: nothing is stored.
@@ -414,8 +417,26 @@ class ReplayBuffer(EpisodeBatch):
                 continue
             rows = value.flatten(0, 1)
             out[key] = rows.index_select(0, flat).to(field.read_dtype)
-            out[f"next_{key}"] = rows.index_select(0, flat + 1).to(field.read_dtype)
-        return out
+            if key in OBSERVED:
+                out[f"next_{key}"] = rows.index_select(0, flat + 1).to(field.read_dtype)
+        out["terminated"] = out["terminated"].float()
+        if out["actions"].dtype == torch.int64:
+            out["actions"] = out["actions"].squeeze(-1)
+        return Transitions(out, *self.reward_moments())
+
+    def reward_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the rewards of all stored transitions, [A] each ([1] with a common reward)."""
+        sums = self._reward_sums[: self.episodes_in_buffer].sum(0) / max(self.n_transitions(), 1)
+        mean, square = sums
+        return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
+
+    def _sum_rewards(self, slots: np.ndarray) -> None:
+        """Notes the sums of these episodes' rewards and of their squares."""
+        rewards = self._store("reward")["reward"][torch.from_numpy(slots)].double()
+        ends = torch.from_numpy(self.episode_lengths[slots] - 1).to(rewards.device)
+        past = torch.arange(rewards.shape[1], device=rewards.device) >= ends[:, None]
+        rewards.masked_fill_(past.unsqueeze(-1), 0.0)
+        self._reward_sums[slots] = torch.stack([rewards.sum(1), rewards.square().sum(1)], dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         """The stored episodes, cut to the longest, the position and the sampling's random state."""
@@ -443,6 +464,7 @@ class ReplayBuffer(EpisodeBatch):
         self.changed(*self._fields)
         self.episode_lengths[:] = 0
         self.episode_lengths[:n] = state["lengths"].numpy()
+        self._sum_rewards(np.arange(n))
         self.episodes_in_buffer = n
         self.buffer_index = state["buffer_index"]
         self.rng.bit_generator.state = state["rng"]

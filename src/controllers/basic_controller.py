@@ -72,8 +72,7 @@ class BasicMAC:
 
         As in PyMARL, the agent is in evaluation mode (dropout, ...) where `test_mode` is true.
         """
-        if self.agent.training == test_mode:
-            self.agent.train(not test_mode)
+        self._set_mode(test_mode)
         b = ep_batch.batch_size
         inputs = self._build_inputs(ep_batch, t).reshape(b, self.n_agents, -1)[bs]
         before = self.hidden_states.reshape(b, self.n_agents, -1)
@@ -86,6 +85,10 @@ class BasicMAC:
         if self.agent_output_type == "pi_logits":
             outputs = self._policy(outputs, ep_batch["avail_actions"][bs, t])
         return outputs
+
+    def _set_mode(self, test_mode: bool) -> None:
+        if self.agent.training == test_mode:
+            self.agent.train(not test_mode)
 
     def _step_agent(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """[B, A, F], [B, A, H] -> ([B, A, U], [B, A, H]), also for agents that know PyMARL's `forward` only."""

@@ -85,9 +85,20 @@ class Learner:
     Attributes:
         modules: name -> network that is saved as `NAME.th` beside the controller's `agent.th`.
         targets: (online, target) pairs of networks or controllers, kept equal by `update_targets`.
+        continuous_actions: whether it can train agents whose actions are real numbers.
+
+    Raises:
+        ConfigError: the environment's actions are continuous, and it cannot.
     """
 
+    continuous_actions = False
+
     def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+        if args.continuous_actions and not self.continuous_actions:
+            raise ConfigError(
+                f"learner '{args.learner}' needs discrete actions, those of environment '{args.env}' are continuous: "
+                "choose maac, mamt, maddpg or ma_ppo"
+            )
         self.args = args
         self.mac = mac
         self.scheme = scheme
@@ -168,6 +179,17 @@ class Learner:
                 target.load_state_dict(online.state_dict())
             else:
                 target.load_state(online)
+
+    @torch.no_grad()
+    def soft_update_targets(self, tau: float) -> None:
+        """Moves the target networks' weights by the share `tau` towards the online ones; buffers stay as they are."""
+        pairs = [
+            (old, new)
+            for online, target in self.targets
+            for old, new in zip(target.parameters(), online.parameters(), strict=True)
+        ]
+        olds, news = zip(*pairs, strict=True)
+        torch._foreach_lerp_(olds, news, tau)
 
     def log_due(self, t_env: int) -> bool:
         """Whether `learner_log_interval` steps have passed; starts the next interval if so."""

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from components.episode_buffer import EpisodeBatch
+from components.transitions import OBSERVED
 from envs import make_vector_env
 from envs.vector_env import VectorEnv
 from utils.errors import RunFailure
 from utils.plugins import needed_by_environments
 from utils.seeding import derive_seed, isolated_global_rng
 
-OBSERVED = ("obs", "state", "avail_actions")
+COLLECTED = (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
 
 
 class Collector:
@@ -141,12 +142,15 @@ class Collector:
         b, tick = env.n_envs, time.perf_counter
         started = tick()
         batch = self.new_batch(batch_size=b)
-        columns = _Columns(batch)
+        recorded = tuple(getattr(self.mac, "recorded", ()))
+        columns = _Columns(batch, recorded)
         env.set_t_env(self.t_env)
         env.reset()
         self.mac.init_hidden(batch_size=b)
         seconds_acting = 0.0
-        actions = np.zeros((b, env.n_agents), dtype=np.int64)
+        continuous = self.env_info.get("continuous_actions", False)
+        shape = (b, env.n_agents, env.n_actions) if continuous else (b, env.n_agents)
+        actions = np.zeros(shape, dtype=np.float32 if continuous else np.int64)
         returns = np.zeros((b, env.n_agents) if not args.common_reward else b)
         lengths = np.zeros(b, dtype=np.int64)
         info: dict[str, np.ndarray] = {}
@@ -171,10 +175,12 @@ class Collector:
             before = tick()
             bs = rows if isinstance(rows, slice) else torch.from_numpy(rows)
             chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
-            chosen = chosen.reshape(-1, env.n_agents).cpu().numpy()
+            chosen = chosen.reshape(-1, *actions.shape[1:]).cpu().numpy()
             seconds_acting += tick() - before
             actions[rows] = chosen
-            columns.write("actions", rows, t, chosen[..., None])
+            columns.write("actions", rows, t, chosen if continuous else chosen[..., None])
+            for key in recorded:
+                columns.write(key, rows, t, self.mac.last_record[key].cpu().numpy())
             env.step(actions, running)
             reward = self._reward(env)[rows]
             columns.write("reward", rows, t, reward.reshape(len(chosen), -1))
@@ -318,9 +324,8 @@ class _Columns:
     In main memory through NumPy, whose indexing costs a fraction of torch's for so few numbers.
     """
 
-    keys = (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
-
-    def __init__(self, batch: EpisodeBatch) -> None:
+    def __init__(self, batch: EpisodeBatch, recorded: tuple[str, ...]) -> None:
+        self.keys = (*COLLECTED, *recorded)
         stored = {key: batch.stored(key) for key in self.keys}
         self._in_memory = torch.device(batch.device).type == "cpu"
         self._stored = {key: value.numpy() for key, value in stored.items()} if self._in_memory else stored

@@ -366,14 +366,22 @@ RULES: dict[str, Rule] = {
             *("repeat_id", "t_max", "acting_threads", "batch_size_run", "epsilon_anneal_time", "test_interval"),
             *("test_nepisode", "log_interval", "runner_log_interval", "learner_log_interval", "save_model_interval"),
             *("keep_checkpoints", "updates_per_collection", "buffer_size", "batch_size", "target_update_interval"),
-            *("rnn_hidden_dim", "mixing_embed_dim", "hypernet_embed"),
+            *("rnn_hidden_dim", "mixing_embed_dim", "hypernet_embed", "updates_per_step"),
         ),
         _COUNT,
     ),
     **dict.fromkeys(
-        ("learner_threads", "load_step", "accumulated_episodes", "max_env_restarts", "weight_decay"), _at_least(0)
+        (
+            "learner_threads",
+            "load_step",
+            "accumulated_episodes",
+            "steps_per_update",
+            "max_env_restarts",
+            "weight_decay",
+        ),
+        _at_least(0),
     ),
-    **dict.fromkeys(("epsilon_start", "epsilon_finish", "gamma", "td_lambda"), _PROBABILITY),
+    **dict.fromkeys(("epsilon_start", "epsilon_finish", "gamma", "td_lambda", "target_tau"), _PROBABILITY),
     **dict.fromkeys(("env_timeout", "grad_norm_clip"), _POSITIVE),
     **dict.fromkeys(("lr", "optim_eps"), _FINITE_POSITIVE),
     **dict.fromkeys(("runner", "mac", "agent", "action_selector", "local_results_path", "name", "env_config"), _NAME),
@@ -381,6 +389,7 @@ RULES: dict[str, Rule] = {
     "seed": Rule(lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
     "hypernet_layers": _one_of(1, 2),
     "optimizer": _one_of("rmsprop", "adam"),
+    "replay": _one_of("episodes", "transitions", "latest"),
     "buffer_dtype": _one_of("float32", "float16"),
     "reward_scalarisation": _one_of("sum", "mean"),
     "agent_output_type": _one_of("q", "pi_logits"),
@@ -408,7 +417,8 @@ def check_config(config: Mapping[str, Any]) -> None:
             "or runner=parallel"
         )
     for key in ("batch_size", "batch_size_run"):
-        if config[key] > config["buffer_size"]:
+        in_episodes = key == "batch_size_run" or config["replay"] != "transitions"
+        if in_episodes and config[key] > config["buffer_size"]:
             raise ConfigError(f"{key} ({config[key]}) must not be greater than buffer_size ({config['buffer_size']})")
     if config["evaluate"] and not config["checkpoint_path"]:
         raise ConfigError("evaluate=True needs checkpoint_path=..., the checkpoint to evaluate")
