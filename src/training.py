@@ -125,6 +125,7 @@ class Training:
             self.runner.close_env()
             raise
         self.episode = 0
+        self.prepared = False
         self.last_test_t = -args.test_interval - 1
         self.last_log_t = 0
         self.last_save_t = 0
@@ -229,6 +230,9 @@ class Training:
         updates = self._updates_due(t_before, self.episode - batch.batch_size)
         if updates and self._can_draw():
             with self._timed("learning", self.learner_threads):
+                if not self.prepared and hasattr(self.learner, "prepare"):
+                    self.learner.prepare(self.buffer)
+                self.prepared = True
                 for _ in range(updates):
                     self.learner.train(self._draw(), self.runner.t_env, self.episode)
         self.progress.update(self.runner.t_env, self.shares(), self._last_test_text())
@@ -245,22 +249,21 @@ class Training:
         return args.updates_per_collection
 
     def _can_draw(self) -> bool:
+        if self.buffer.episodes_in_buffer < self.args.warmup_episodes:
+            return False
         if self.args.replay == "transitions":
             return self.buffer.n_transitions() >= self.args.batch_size
         return self.buffer.can_sample(self.args.batch_size)
 
     def _draw(self) -> EpisodeBatch | Transitions:
         """A training batch of the kind that `replay` names, on the learner's device."""
-        draw = {
-            "episodes": self.buffer.sample,
-            "latest": self.buffer.sample_latest,
-            "transitions": self.buffer.sample_transitions,
-        }[self.args.replay]
-        sample = draw(self.args.batch_size)
-        if isinstance(sample, Transitions):
-            return sample.to(self.args.device)
-        if sample.device != self.args.device:
-            sample.to(self.args.device)
+        args = self.args
+        if args.replay == "transitions":
+            history, recent = args.transition_history, args.recent_transitions
+            return self.buffer.sample_transitions(args.batch_size, history, recent).to(args.device)
+        sample = (self.buffer.sample_latest if args.replay == "latest" else self.buffer.sample)(args.batch_size)
+        if sample.device != args.device:
+            sample.to(args.device)
         return sample
 
     def _evaluate(self) -> None:
@@ -335,7 +338,15 @@ class Training:
             "has_buffer": args.checkpoint_buffer,
             "training": {
                 key: getattr(self, key)
-                for key in ("episode", "last_test_t", "last_log_t", "last_save_t", "last_test_return", "seconds")
+                for key in (
+                    "episode",
+                    "prepared",
+                    "last_test_t",
+                    "last_log_t",
+                    "last_save_t",
+                    "last_test_return",
+                    "seconds",
+                )
             },
             "runner": self._runner_state(),
             "learner": capture(self.learner, shared=(self.args, self.logger, self.log)),

@@ -221,6 +221,34 @@ def test_transitions_know_the_moments_of_all_stored_rewards():
         np.testing.assert_allclose(drawn.standardised_rewards(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_history_is_what_came_before_in_the_episode():
+    """Against a loop over the drawn transitions; the newest transitions come from the newest episodes, in order."""
+    buffer = ReplayBuffer(scheme(n_rewards=A), GROUPS, 3, T, preprocess=PREPROCESS, seed=0)
+    batches = [make_batch([1, 4, 2], 0, n_rewards=A), make_batch([3], 1, n_rewards=A)]
+    for batch in batches:
+        buffer.insert_episode_batch(batch)
+    drawn = buffer.sample_transitions(300, history=3, recent=5)
+    kept = [(batches[0], 1), (batches[0], 2), (batches[1], 0)]
+
+    def check(transitions, n):
+        state = transitions["state"][n]
+        batch, b = next((batch, b) for batch, b in kept if (batch["state"][b] == state).all(1).any())
+        t = int((batch["state"][b] == state).all(1).nonzero()[0])
+        for h in range(3):
+            before = t - 3 + h
+            assert transitions["past_filled"][n, h] == (before >= 0)
+            obs, actions = batch["obs"][b, before], batch["actions"][b, before, :, 0]
+            assert torch.equal(transitions["past_obs"][n, h], obs if before >= 0 else torch.zeros_like(obs))
+            assert torch.equal(transitions["past_actions"][n, h], actions if before >= 0 else torch.zeros_like(actions))
+        return b, t
+
+    for n in range(300):
+        check(drawn, n)
+    assert drawn.recent.size == 5
+    assert [check(drawn.recent, n) for n in range(5)] == [(2, 0), (2, 1), (0, 0), (0, 1), (0, 2)]
+    assert buffer.sample_transitions(3, recent=50).recent.size == 9
+
+
 def test_constant_rewards_are_standardised_to_zero():
     buffer = ReplayBuffer(scheme(n_rewards=A), GROUPS, 4, T, preprocess=PREPROCESS, seed=0)
     batch = make_batch([3, 2], n_rewards=A)

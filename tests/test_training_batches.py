@@ -25,7 +25,7 @@ class Counting(VectorEnv):
     continuous = False
 
     def __init__(self, n_envs, seed):
-        spec = EnvSpec(A, 3, 4, 2, STEPS, individual_rewards=True, extra={"continuous_actions": self.continuous})
+        spec = EnvSpec(A, 3, 4, 2, STEPS, individual_rewards=True, continuous_actions=self.continuous)
         super().__init__(n_envs, spec, seed)
         self.episode, self.t = np.full(n_envs, -1), np.zeros(n_envs, dtype=int)
 
@@ -93,6 +93,14 @@ def test_updates_follow_the_environment_steps(seen):
     assert all(isinstance(batch, Transitions) and batch.size == 20 for _, batch in batches)
 
 
+def test_training_waits_for_the_first_episodes_and_prepares_once(seen, monkeypatch):
+    stored = []
+    monkeypatch.setattr(Noting, "prepare", lambda self, buffer: stored.append(buffer.episodes_in_buffer))
+    batches = seen("replay=transitions", "batch_size=5", "warmup_episodes=7")
+    assert [t for t, _ in batches] == [45, 60]
+    assert stored == [9]
+
+
 def test_transitions_are_those_of_the_environment(seen):
     for _, batch in seen("replay=transitions", "steps_per_update=15", "batch_size=15"):
         assert batch["actions"].shape == (15, A)
@@ -146,6 +154,7 @@ def test_bad_settings_are_refused(seen):
         (["replay=newest"], "replay must be one of episodes, transitions, latest"),
         (["steps_per_update=-1"], "steps_per_update must be at least 0"),
         (["updates_per_step=0"], "updates_per_step must be at least 1"),
+        (["warmup_episodes=-1"], "warmup_episodes must be at least 0"),
         (["batch_size=40", "buffer_size=30"], "must not be greater than buffer_size"),
     ]:
         with pytest.raises(ConfigError, match=text):

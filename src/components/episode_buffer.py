@@ -396,18 +396,33 @@ class ReplayBuffer(EpisodeBatch):
         """Stored transitions (filled steps that have a successor)."""
         return int(np.maximum(self.episode_lengths[: self.episodes_in_buffer] - 1, 0).sum())
 
-    def sample_transitions(self, n: int) -> Transitions:
+    def sample_transitions(self, n: int, history: int = 0, recent: int = 0) -> Transitions:
         """Single transitions, uniformly drawn with replacement from all stored ones.
+
+        Args:
+            history: so many earlier steps come with each (`past_obs`, `past_actions`, `past_filled`).
+            recent: so many of the newest transitions (fewer where there are not so many) come along as `.recent`.
 
         Raises:
             ValueError: nothing is stored.
         """
-        ends = np.cumsum(np.maximum(self.episode_lengths[: self.episodes_in_buffer] - 1, 0))
-        if len(ends) == 0 or ends[-1] == 0:
+        counts = np.maximum(self.episode_lengths[: self.episodes_in_buffer] - 1, 0)
+        if counts.sum() == 0:
             raise ValueError("cannot sample transitions from an empty buffer")
-        draws = self.rng.integers(ends[-1], size=n)
-        episodes = np.searchsorted(ends, draws, side="right")
-        times = draws - np.where(episodes > 0, ends[episodes - 1], 0)
+        drawn = self._transitions(np.arange(len(counts)), counts, self.rng.integers(counts.sum(), size=n), history)
+        if recent:
+            # From the oldest episode to the newest.
+            order = (self.buffer_index - len(counts) + np.arange(len(counts))) % self.buffer_size
+            total = counts.sum()
+            newest = np.arange(max(total - recent, 0), total)
+            drawn.recent = self._transitions(order, counts[order], newest, history)
+        return drawn
+
+    def _transitions(self, order: np.ndarray, counts: np.ndarray, which: np.ndarray, history: int) -> Transitions:
+        """Transitions number `which`, where those of the episodes `order` (`counts` each) are numbered through."""
+        ends = np.cumsum(counts)
+        at = np.searchsorted(ends, which, side="right")
+        episodes, times = order[at], which - (ends - counts)[at]
         flat = torch.from_numpy(episodes * self.max_seq_length + times).to(self.device)
         out = {}
         for key, field in self._fields.items():
@@ -419,9 +434,18 @@ class ReplayBuffer(EpisodeBatch):
             out[key] = rows.index_select(0, flat).to(field.read_dtype)
             if key in OBSERVED:
                 out[f"next_{key}"] = rows.index_select(0, flat + 1).to(field.read_dtype)
+        if history:
+            back = np.arange(history, 0, -1)
+            began = torch.from_numpy(times[:, None] >= back).to(self.device)
+            earlier = torch.where(began, flat[:, None] - torch.from_numpy(back).to(self.device), 0)
+            for key in ("obs", "actions"):
+                past = self._store(key)[key].flatten(0, 1)[earlier].to(self._fields[key].read_dtype)
+                out[f"past_{key}"] = past.masked_fill_(~began.view(*began.shape, 1, 1), 0)
+            out["past_filled"] = began.float()
         out["terminated"] = out["terminated"].float()
-        if out["actions"].dtype == torch.int64:
-            out["actions"] = out["actions"].squeeze(-1)
+        for key in out.keys() & {"actions", "past_actions"}:
+            if out[key].dtype == torch.int64:
+                out[key] = out[key].squeeze(-1)
         return Transitions(out, *self.reward_moments())
 
     def reward_moments(self) -> tuple[Tensor, Tensor]:

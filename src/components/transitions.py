@@ -23,16 +23,25 @@ class Transitions(Mapping[str, Tensor]):
     | `reward` | float32 [N, A]; [N, 1] with a common reward |
     | `terminated` | float32 [N, 1]: 1 where the task's own rules ended the episode; one that was cut goes on |
 
-    and what the controller recorded beside the actions, e.g. `log_prob` [N, A].
+    and what the controller recorded beside the actions, e.g. `log_prob` [N, A]. With a history of H steps, the oldest
+    first and zero where the episode had not begun: `past_obs` [N, H, A, O], `past_actions` [N, H, A] (or [N, H, A, U])
+    and `past_filled` float32 [N, H].
 
     Args:
         entries: the above.
         reward_mean, reward_std: [A] or [1], of all transitions in the buffer that these were drawn from.
+        recent: the newest transitions of that buffer, the oldest first; None: not asked for.
     """
 
-    def __init__(self, entries: Mapping[str, Tensor], reward_mean: Tensor, reward_std: Tensor) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, Tensor],
+        reward_mean: Tensor,
+        reward_std: Tensor,
+        recent: Transitions | None = None,
+    ) -> None:
         self._entries = dict(entries)
-        self.reward_mean, self.reward_std = reward_mean, reward_std
+        self.reward_mean, self.reward_std, self.recent = reward_mean, reward_std, recent
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._entries:
@@ -69,4 +78,5 @@ class Transitions(Mapping[str, Tensor]):
         if self.device == torch.device(device):
             return self
         entries = {name: value.to(device) for name, value in self._entries.items()}
-        return Transitions(entries, self.reward_mean.to(device), self.reward_std.to(device))
+        recent = None if self.recent is None else self.recent.to(device)
+        return Transitions(entries, self.reward_mean.to(device), self.reward_std.to(device), recent)

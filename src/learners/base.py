@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.episode_buffer import EpisodeBatch
+from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from utils.errors import ConfigError, Diverged
 
 OPTIMISERS = ("rmsprop", "adam")
@@ -115,6 +115,9 @@ class Learner:
             param.requires_grad_(False)
         self.targets.append((online, target))
         return target
+
+    def prepare(self, buffer: ReplayBuffer) -> None:
+        """Called once in a run, before the first update: what a learner makes of the first stored episodes."""
 
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None

@@ -148,9 +148,8 @@ class Collector:
         env.reset()
         self.mac.init_hidden(batch_size=b)
         seconds_acting = 0.0
-        continuous = self.env_info.get("continuous_actions", False)
-        shape = (b, env.n_agents, env.n_actions) if continuous else (b, env.n_agents)
-        actions = np.zeros(shape, dtype=np.float32 if continuous else np.int64)
+        shape, dtype = env.spec.action_layout(b)
+        actions = np.zeros(shape, dtype)
         returns = np.zeros((b, env.n_agents) if not args.common_reward else b)
         lengths = np.zeros(b, dtype=np.int64)
         info: dict[str, np.ndarray] = {}
@@ -178,7 +177,7 @@ class Collector:
             chosen = chosen.reshape(-1, *actions.shape[1:]).cpu().numpy()
             seconds_acting += tick() - before
             actions[rows] = chosen
-            columns.write("actions", rows, t, chosen if continuous else chosen[..., None])
+            columns.write("actions", rows, t, chosen if env.continuous_actions else chosen[..., None])
             for key in recorded:
                 columns.write(key, rows, t, self.mac.last_record[key].cpu().numpy())
             env.step(actions, running)

@@ -372,12 +372,8 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(
         (
-            "learner_threads",
-            "load_step",
-            "accumulated_episodes",
-            "steps_per_update",
-            "max_env_restarts",
-            "weight_decay",
+            *("learner_threads", "load_step", "accumulated_episodes", "steps_per_update", "max_env_restarts"),
+            *("weight_decay", "warmup_episodes", "transition_history", "recent_transitions"),
         ),
         _at_least(0),
     ),
