@@ -37,20 +37,18 @@ METHODS = {
 }
 
 
-def jobs_of(method: str, penalty: float, seeds: Sequence[int]) -> list[Job]:
-    """The runs of one curve."""
+def jobs_of(method: str, penalty: float, updates: int, seeds: Sequence[int]) -> list[Job]:
+    """The runs of one curve, with so many updates for every 32 episodes."""
     algorithm, own = METHODS[method]
     if algorithm == "dac":
         own = {"scenario": "predator_prey_p1" if penalty == 1.0 else "predator_prey"}
-    return [
-        Job(algorithm, "predator_prey", {**SETTINGS, **own, "env_args.penalty": penalty, "seed": seed})
-        for seed in seeds
-    ]
+    own = {**own, "updates_per_collection": updates, "env_args.penalty": penalty}
+    return [Job(algorithm, "predator_prey", {**SETTINGS, **own, "seed": seed}) for seed in seeds]
 
 
-def sweep_of(beta: float, penalty: float, seeds: Sequence[int]) -> list[Job]:
+def sweep_of(beta: float, penalty: float, updates: int, seeds: Sequence[int]) -> list[Job]:
     """Runs of hysteretic Q-learning with another beta."""
-    own = {"hysteretic_beta": beta, "env_args.penalty": penalty}
+    own = {"hysteretic_beta": beta, "updates_per_collection": updates, "env_args.penalty": penalty}
     return [Job("hysteretic", "predator_prey", {**SETTINGS, **own, "seed": seed}) for seed in seeds]
 
 
@@ -60,15 +58,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--penalties", type=float, nargs="+", choices=PENALTIES, default=PENALTIES)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--sweep", action="store_true", help="hysteretic Q-learning with every beta instead of METHODS")
+    parser.add_argument(
+        "--updates", type=int, default=SETTINGS["updates_per_collection"], help="for every 32 episodes; the paper's: 32"
+    )
     options = parser.parse_args(argv)
+    updates = options.updates
     seeds = range(1, options.seeds + 1)
     cells = {
-        f"P = {penalty:g}": {f"beta = {beta:g}": sweep_of(beta, penalty, seeds) for beta in BETAS}
+        f"P = {penalty:g}": {f"beta = {beta:g}": sweep_of(beta, penalty, updates, seeds) for beta in BETAS}
         if options.sweep
-        else {method: jobs_of(method, penalty, seeds) for method in options.methods}
+        else {method: jobs_of(method, penalty, updates, seeds) for method in options.methods}
         for penalty in options.penalties
     }
     out = options.results / ("sweep" if options.sweep else "report")
+    if updates != SETTINGS["updates_per_collection"]:
+        out = out.with_name(f"{out.name}_{updates}_updates")
     carry_out(cells, options, "test_return_mean", "Test return", out)
 
 

@@ -85,7 +85,7 @@ def jobs():
     seeds = (1, 2)
     for penalty in dac_predator_prey.PENALTIES:
         for method in dac_predator_prey.METHODS:
-            yield from dac_predator_prey.jobs_of(method, penalty, seeds)
+            yield from dac_predator_prey.jobs_of(method, penalty, 4, seeds)
         for beta in dac_predator_prey.BETAS:
             yield from dac_predator_prey.sweep_of(beta, penalty, seeds)
 
