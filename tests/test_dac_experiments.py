@@ -87,7 +87,7 @@ def jobs():
         for method in dac_predator_prey.METHODS:
             yield from dac_predator_prey.jobs_of(method, penalty, 4, seeds)
         for beta in dac_predator_prey.BETAS:
-            yield from dac_predator_prey.sweep_of(beta, penalty, seeds)
+            yield from dac_predator_prey.sweep_of(beta, penalty, 4, seeds)
 
 
 def test_every_run_is_a_valid_configuration():
