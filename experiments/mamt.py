@@ -8,7 +8,7 @@ paper's figures 3 to 5 from one of the runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import ROOT
@@ -34,7 +34,8 @@ class Task(NamedTuple):
     methods: dict[str, str]
     episodes: int
     seeds: int
-    steps: int  # of an episode; those of sisl may end earlier
+    steps: int  # of an episode; those of Multi-Walker may end earlier
+    settings: Mapping[str, Any] = {}  # noqa: RUF012 - never changed
 
 
 TASKS = {
@@ -43,8 +44,9 @@ TASKS = {
     "spread3_sep": Task("spread3_sep", DILEMMA, 10000, 3, 25),
     "spread3_mix": Task("spread3_mix", DILEMMA, 10000, 3, 25),
     "spread3_ful": Task("spread3_ful", DILEMMA, 10000, 3, 25),
-    "pursuit": Task("pursuit", MAIN, 50000, 3, 500),
-    "multiwalker": Task("multiwalker", MAIN, 50000, 3, 500),
+    # Longer episodes: as many transitions in the buffer.
+    "pursuit": Task("pursuit", MAIN, 50000, 3, 500, {"buffer_size": 2000}),
+    "multiwalker": Task("multiwalker", MAIN, 50000, 3, 500, {"buffer_size": 2000}),
 }
 OTHERS = {"baselines": BASELINES, "variants": VARIANTS, "LOLA": {"LOLA": "lola"}}
 
@@ -60,6 +62,7 @@ def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any],
         "log_interval": max(steps // 10, 1),
         "save_model_interval": max(steps // 5, 1),
         "use_cuda": False,
+        **task.settings,
         **settings,
     }
     return [Job(algorithm, task.environment, {**own, "seed": seed}) for seed in seeds]

@@ -27,9 +27,12 @@ _MODULES = {
     "setuptools": "pkg_resources",
     "pysc2": "pysc2.run_configs",
     "s2clientprotocol": "s2clientprotocol.sc2api_pb2",  # generated code: shows a protobuf that does not fit
+    "gfootball": "gfootball.env",  # loads the compiled part
 }
 # group -> the part of its requirements file's name, where that is another
 _FILES = {"starcraft": "sc2", "jaxmarl": "smax"}
+# groups with packages that are compiled here, by a script of ours
+_SCRIPTS = {"football": "install_gfootball.sh"}
 _MIN_PYTHON = (3, 10)
 
 
@@ -188,7 +191,9 @@ def _results(folder: Path) -> Check:
 
 
 def _install(group: str, packages: str) -> str:
-    """How to install a group: its requirements file if there is one, else the packages."""
+    """How to install a group: its script or requirements file if there is one, else the packages."""
+    if group in _SCRIPTS:
+        return f"bash {_SCRIPTS[group]}"
     file = ROOT / f"requirements-{_FILES.get(group, group)}.txt"
     return f"pip install -r {file.name}" if file.is_file() else f"pip install {packages}"
 
@@ -196,6 +201,7 @@ def _install(group: str, packages: str) -> str:
 def _optional() -> Iterator[Check]:
     for group, packages in (
         ("pettingzoo", ("pettingzoo", "mpe2")),
+        ("sisl", ("box2d" if sys.version_info < (3, 14) else "box2d-py", "pygame-ce")),  # as in pettingzoo[sisl]
         ("starcraft", ("pysc2", "s2clientprotocol")),
         ("football", ("gfootball",)),
         ("magent", ("magent2",)),

@@ -156,6 +156,52 @@ class PaddedUnevenEnv(UnevenEnv):
         return [[1] * 4 for _ in range(3)]
 
 
+class EchoEnv(MultiAgentEnv):
+    """Continuous actions of 1 and 3 entries. Obs of agent a: [t, its last action]; its reward: the sum of the entries.
+
+    The state is both actions, padding included; info tells whether they came as float32 [2, 3].
+    """
+
+    n_agents, episode_limit = 2, 4
+    sizes = (1, 3)
+
+    def __init__(self, seed=None):
+        self.reset()
+
+    def reset(self):
+        self.t = 0
+        self.last = np.zeros((2, 3), dtype=np.float32)
+
+    def step(self, actions):
+        self.t += 1
+        self.last = actions.copy()
+        well_formed = isinstance(actions, np.ndarray) and actions.dtype == np.float32 and actions.shape == (2, 3)
+        reward = [own[:size].sum() for own, size in zip(actions, self.sizes, strict=True)]
+        return reward, False, {"well_formed": well_formed}
+
+    def get_obs_agent(self, agent_id):
+        return np.append(self.t, self.last[agent_id, : self.sizes[agent_id]]).astype(np.float32)
+
+    def get_obs_size(self):
+        return 4
+
+    def get_state(self):
+        return self.last.reshape(-1)
+
+    def get_state_size(self):
+        return 6
+
+    def get_avail_agent_actions(self, agent_id):
+        return [1] * self.sizes[agent_id]
+
+    def get_total_actions(self):
+        return 3
+
+    def get_env_info(self):
+        sizes = {"obs_sizes": (2, 4), "action_sizes": self.sizes}
+        return {**super().get_env_info(), **sizes, "individual_rewards": True, "continuous_actions": True}
+
+
 class BadRewardEnv(CountingEnv):
     """Gives individual rewards without having said so."""
 

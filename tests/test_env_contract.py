@@ -86,6 +86,26 @@ CASES = [
         backends=("serial", "subproc"),
     ),
     Case("gymma", {"key": "mpe2.simple_tag_v3", "time_limit": 6}, "truncated", backends=("serial",), label="tag"),
+    Case(
+        "gymma",
+        {"key": "mpe2.simple_speaker_listener_v4", "time_limit": 6, "kwargs": {"continuous_actions": True}},
+        "truncated",
+        backends=("serial",),
+        label="continuous",
+    ),
+    Case(
+        "gymma",
+        {"key": "pettingzoo.sisl.multiwalker_v9", "time_limit": 30, "use_env_state": False},
+        backends=("serial", "subproc"),
+        label="multiwalker",
+    ),
+    Case(
+        "gymma",
+        {"key": "pettingzoo.sisl.pursuit_v5", "time_limit": 8, "kwargs": {"n_pursuers": 3, "shared_reward": False}},
+        "truncated",
+        backends=("serial", "subproc"),
+        label="pursuit",
+    ),
 ]
 
 # (number of environments, seed) -> a new VectorEnv that no episode was started in
@@ -138,6 +158,18 @@ def over(env: VectorEnv) -> np.ndarray:
     return env.terminated | env.truncated | env.failed
 
 
+def nothing(env: VectorEnv) -> np.ndarray:
+    """Zeros in the shape of actions: int64 [B, A], continuous ones float32 [B, A, U]."""
+    if env.continuous_actions:
+        return np.zeros((env.n_envs, env.n_agents, env.n_actions), dtype=np.float32)
+    return np.zeros((env.n_envs, env.n_agents), dtype=np.int64)
+
+
+def random_action(rng: np.random.Generator, available: np.ndarray, continuous: bool) -> Any:
+    """One agent's action; a continuous one has something in the padding, too."""
+    return rng.uniform(-1, 1, len(available)) if continuous else rng.choice(np.flatnonzero(available))
+
+
 class Player:
     """Plays random available actions. All environments draw from equal generators, so equal ones stay equal."""
 
@@ -146,10 +178,10 @@ class Player:
         self.rngs = [np.random.default_rng(seed) for _ in range(env.n_envs)]
 
     def actions(self, mask: np.ndarray) -> np.ndarray:
-        chosen = np.zeros((self.env.n_envs, self.env.n_agents), dtype=np.int64)
+        chosen = nothing(self.env)
         for b in np.flatnonzero(mask):
             for agent, available in enumerate(self.env.avail_actions[b]):
-                chosen[b, agent] = self.rngs[b].choice(np.flatnonzero(available))
+                chosen[b, agent] = random_action(self.rngs[b], available, self.env.continuous_actions)
         return chosen
 
     def step(self, mask: np.ndarray) -> None:
@@ -233,14 +265,19 @@ def check_arrays(make: Make, case: Case) -> None:
         assert tuple(info["obs_sizes"]) == tuple(env.obs_sizes)
         assert tuple(info["action_sizes"]) == tuple(env.action_sizes)
         assert info["individual_rewards"] is env.individual_rewards
+        assert info["continuous_actions"] is env.continuous_actions
 
 
 def check_availability(make: Make, case: Case) -> None:
-    """Every agent can do something in every step of an episode, its last observation included."""
+    """Every agent can do something in every step of an episode, its last observation included; continuous actions are
+    always available."""
     with opened(make, 2, 2) as env:
+        own = np.arange(env.n_actions) < np.array(env.action_sizes)[:, None]
         for shown in episode(env):
             for t, one in enumerate(shown):
                 assert one["avail_actions"].any(axis=1).all(), f"step {t}: an agent has no available action"
+                if env.continuous_actions:
+                    assert np.array_equal(one["avail_actions"], own), f"step {t}: a continuous action is not available"
 
 
 def check_refusals(make: Make, case: Case) -> None:
@@ -248,19 +285,23 @@ def check_refusals(make: Make, case: Case) -> None:
     with opened(make, 2, 3) as env:
         player = Player(env)
         nobody, everyone = np.zeros(2, dtype=bool), np.ones(2, dtype=bool)
-        noop = np.zeros((2, env.n_agents), dtype=np.int64)
+        noop = nothing(env)
         refuses(env, noop, everyone, "it steps before the first reset")
         env.reset()
         good = player.actions(everyone)
         for b in range(2):
             for agent in range(env.n_agents):
-                gone = np.flatnonzero(env.avail_actions[b, agent] == 0).tolist()
-                for action in (-1, env.n_actions, *gone):
+                if env.continuous_actions:
+                    unavailable = [-1.01, 1.01, np.nan, np.inf]
+                else:
+                    unavailable = [-1, env.n_actions, *np.flatnonzero(env.avail_actions[b, agent] == 0).tolist()]
+                for action in unavailable:
                     bad = good.copy()
-                    bad[b, agent] = action
+                    bad[(b, agent, -1) if env.continuous_actions else (b, agent)] = action
                     refuses(env, bad, everyone, f"it takes the unavailable action {action}")
         refuses(env, good[:1], everyone, "it takes too few rows of actions")
-        refuses(env, good.astype(np.float32), everyone, "it takes floats as actions")
+        wrong = np.int64 if env.continuous_actions else np.float32
+        refuses(env, good.astype(wrong), everyone, f"it takes {np.dtype(wrong)} as actions")
         refuses(env, good, np.ones(3, dtype=bool), "it takes a mask of wrong length")
         refuses(env, good, np.ones(2, dtype=np.int64), "it takes a mask of integers")
         before = [snapshot(env, b) for b in range(2)]
@@ -531,6 +572,7 @@ def test_pymarl_interface(case):
     info = env.get_env_info()
     sizes = info["n_agents"], info["n_actions"], info["obs_shape"], info["state_shape"]
     assert sizes == (env.n_agents, env.get_total_actions(), env.get_obs_size(), env.get_state_size())
+    continuous = info.get("continuous_actions", False)
     rng = np.random.default_rng(0)
     for _ in range(2):
         env.reset()
@@ -543,7 +585,7 @@ def test_pymarl_interface(case):
             assert all(np.array_equal(one, env.get_obs_agent(i)) for i, one in enumerate(obs))
             assert all(np.array_equal(one, env.get_avail_agent_actions(i)) for i, one in enumerate(avail))
             kept = [one.copy() for one in obs]
-            reward, terminated, step_info = env.step([rng.choice(np.flatnonzero(one)) for one in avail])
+            reward, terminated, step_info = env.step([random_action(rng, one, continuous) for one in avail])
             assert equal(obs, kept), "observations handed out earlier change"
             assert isinstance(terminated, bool)
             assert np.shape(reward) == ((sizes[0],) if info.get("individual_rewards", False) else ())
@@ -553,7 +595,7 @@ def test_pymarl_interface(case):
         if case.ends != "either":
             assert step_info.get("episode_limit", False) == (case.ends == "truncated")
         with pytest.raises(ValueError, match="no running episode"):
-            env.step([0] * sizes[0])
+            env.step(np.zeros(sizes[:2], dtype=np.float32) if continuous else [0] * sizes[0])
     assert isinstance(env.get_stats(), dict)
     env.close()
     env.close()

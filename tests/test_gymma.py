@@ -8,7 +8,7 @@ import types
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, Sequence
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence
 from pettingzoo import ParallelEnv
 
 from envs.gymma import GymmaEnv
@@ -102,6 +102,33 @@ def test_agents_that_die_in_knights_archers_zombies():
     assert again[:3] == first[:3]
     assert np.array_equal(again[3], first[3])
     env.close()
+
+
+@pytest.mark.parametrize("key", ["mpe2.simple_speaker_listener_v4", "mpe2.simple_tag_v3"])
+def test_continuous_actions_are_scaled_to_the_box(key):
+    """mpe2's continuous actions are from 0 to 1."""
+    kwargs = {"max_cycles": 6, "continuous_actions": True}
+    env = GymmaEnv(key, seed=7, time_limit=50, kwargs=kwargs)
+    raw = importlib.import_module(key).parallel_env(**kwargs)
+    seeds, rng = np.random.default_rng(7), np.random.default_rng(1)
+    assert env.get_env_info()["continuous_actions"] is True
+    sizes = tuple(raw.action_space(agent).shape[0] for agent in raw.possible_agents)
+    assert (env.action_sizes, env.get_total_actions()) == (sizes, 5)
+    env.reset()
+    raw.reset(seed=int(seeds.integers(2**31)))
+    for step in range(6):
+        assert [row.tolist() for row in env.get_avail_actions()] == [[1] * n + [0] * (5 - n) for n in sizes]
+        chosen = rng.uniform(-1, 1, (env.n_agents, 5)).astype(np.float32)
+        acting = {a: (own[:n] + 1) / 2 for a, own, n in zip(raw.possible_agents, chosen, sizes, strict=True)}
+        observations, rewards, _, _, _ = raw.step(acting)
+        reward, over, _ = env.step(chosen)
+        assert over == (step == 5)
+        np.testing.assert_allclose(reward, [rewards[agent] for agent in raw.possible_agents], rtol=1e-5)
+        for i, agent in enumerate(raw.possible_agents):
+            own = np.asarray(observations[agent], dtype=np.float32)
+            np.testing.assert_allclose(env.get_obs_agent(i)[: len(own)], own, rtol=1e-5, atol=1e-6)
+    env.close()
+    raw.close()
 
 
 def test_a_discrete_observation_becomes_one_hot_and_a_broken_state_is_replaced(caplog):
@@ -213,6 +240,101 @@ def test_observations_masks_and_actions_of_unequal_agents(scripted):
     assert (over, info) == (False, {})
 
 
+class Boxes(Scripted):
+    """The same with continuous actions: a's from -1 to 1, b's [2, 2] with bounds of their own, c's one number."""
+
+    spaces = {
+        "a": Box(-1, 1, (2,)),
+        "b": Box(np.array([[0, -4], [2, -1]]), np.array([[1, 4], [6, 0]]), dtype=np.float64),
+        "c": Box(-0.3, 0.1, ()),
+    }
+
+    def action_space(self, agent):
+        return self.spaces[agent]
+
+
+def test_continuous_actions_of_unequal_agents(scripted):
+    env = scripted(parallel_env=Boxes)
+    info = env.get_env_info()
+    assert (info["continuous_actions"], info["n_actions"], info["action_sizes"]) == (True, 4, (2, 4, 1))
+    assert scripted().get_env_info()["continuous_actions"] is False
+    env = scripted(parallel_env=Boxes)
+    env.reset()
+    # masks, such as b and c give, mean nothing here
+    assert [row.tolist() for row in env.get_avail_actions()] == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    thirds = np.float32([1 / 3, -1 / 3, 0.9, -0.9])
+    env.step(np.stack([thirds, np.float32([-1, 0.5, 0, 1]), np.float32([1, 1, 1, 1])]))
+    (taken,) = env.env.actions
+    assert taken["a"].tolist() == thirds[:2].tolist(), "not a bit may change where nothing is to be scaled"
+    assert taken["b"].tolist() == [[0, 2], [4, 0]]
+    for agent, action in taken.items():
+        assert action.dtype == Boxes.spaces[agent].dtype
+        assert Boxes.spaces[agent].contains(action), agent
+    assert taken["c"] == np.float32(0.1)
+    env.step(np.full((3, 4), -1.0))
+    assert env.env.actions[1]["b"].tolist() == [[0, -4], [2, -1]]
+    assert env.env.actions[1]["c"] == np.float32(-0.3)
+
+
+@pytest.mark.parametrize("end", [-1.0, 1.0])
+def test_rounding_does_not_pass_a_bound(scripted, end):
+    class Odd(Boxes):
+        spaces = dict.fromkeys("abc", Box(np.linspace(-1, 0.9, 99), np.full(99, 1.1), dtype=np.float64))
+
+    env = scripted(parallel_env=Odd)
+    env.reset()
+    env.step(np.full((3, 99), end))
+    assert Odd.spaces["a"].contains(env.env.actions[0]["a"])
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros((3, 3)), r"actions are \[3, 3\], must be \[3, 4\]"),
+        (np.zeros(3), r"actions are \[3\]"),
+        (np.diag([0, 1.5, 0, 0])[:3], r"b: action \[0.0, 1.5, 0.0, 0.0\] is not all from -1 to 1"),
+        (np.full((3, 4), np.nan), "a: action .*nan"),
+    ],
+)
+def test_bad_continuous_actions(scripted, actions, message):
+    env = scripted(parallel_env=Boxes)
+    with pytest.raises(ValueError, match="no running episode"):
+        env.step(np.zeros((3, 4)))
+    env.reset()
+    with pytest.raises(ValueError, match=message):
+        env.step(actions)
+    assert env.env.actions == []
+
+
+def test_dropped_agents_with_continuous_actions(scripted):
+    env = scripted(parallel_env=Boxes, ends={"b": (1, "terminated")})
+    env.reset()
+    env.step(np.zeros((3, 4)))
+    assert not env.get_obs_agent(1).any()
+    assert [row.tolist() for row in env.get_avail_actions()] == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    reward, _, _ = env.step(np.ones((3, 4)))
+    assert reward.tolist() == [20, 0, 22]
+    assert set(env.env.actions[1]) == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (Discrete(2), "the actions of scripted_env are discrete for some agents, continuous for others"),
+        (Box(-np.inf, 1, (2,)), r"c of scripted_env has the actions Box\(-inf, .*only discrete ones and bounded boxes"),
+        (Box(0, 9, (2,), dtype=np.int64), "only discrete ones and bounded boxes of floats work"),
+        (MultiDiscrete([2, 3]), "only discrete ones and bounded boxes of floats work"),
+    ],
+)
+def test_actions_that_do_not_work(scripted, space, message):
+    class Mixed(Boxes):
+        spaces = {**Boxes.spaces, "c": space}
+
+    with pytest.raises(ConfigError, match=message) as caught:
+        scripted(parallel_env=Mixed)
+    assert "\n" not in str(caught.value)
+
+
 def test_dropped_agents_show_nothing_do_nothing_and_get_nothing(scripted):
     env = scripted(ends={"b": (1, "terminated"), "a": (2, "truncated"), "c": (3, "terminated")})
     env.reset()
@@ -263,6 +385,21 @@ def test_states(scripted):
     assert env.get_state().dtype == np.float32
     env = scripted(state=(2, 2), use_env_state=False)
     assert env.get_env_info()["state_shape"] == 8
+
+
+def test_a_state_that_fails_in_an_episode(scripted):
+    class Fragile(Scripted):
+        def state(self):
+            assert len(self.agents) == 3, "somebody is missing"
+            return np.zeros(2)
+
+    env = scripted(parallel_env=Fragile, ends={"b": (2, "terminated")})
+    env.reset()
+    env.step([0, 0, 1])
+    with pytest.raises(
+        ConfigError, match=r"state\(\) of scripted_env fails .*somebody is missing.*use_env_state=False"
+    ):
+        env.step([0, 0, 1])
 
 
 def test_every_reset_is_seeded_from_the_stream(scripted):
@@ -321,7 +458,6 @@ def test_rebuild_makes_a_new_environment_for_every_episode(scripted):
         ({"key": "mpe2.all_modules"}, "has no parallel_env"),
         ({"key": "pettingzoo.mpe.simple_spread_v3"}, "cannot import"),
         ({"key": "mpe2.simple_spread_v3", "kwargs": {"n": 3}}, r"refuses env_args.kwargs {'n': 3}: .*'n'"),
-        ({"key": "mpe2.simple_spread_v3", "kwargs": {"continuous_actions": True}}, "only discrete ones work"),
         ({"key": "mpe2.simple_spread_v3", "time_limit": 0}, "time_limit is 0"),
     ],
 )

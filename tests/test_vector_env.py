@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from env_fakes import BadRewardEnv, CountingEnv, PaddedUnevenEnv, ReseedableEnv, ShiftingEnv, TroubleEnv, UnevenEnv
+from env_fakes import (
+    BadRewardEnv,
+    CountingEnv,
+    EchoEnv,
+    PaddedUnevenEnv,
+    ReseedableEnv,
+    ShiftingEnv,
+    TroubleEnv,
+    UnevenEnv,
+)
 
 import envs
 from envs.predator_prey import PredatorPrey
@@ -52,6 +61,30 @@ class DiceEnv(VectorEnv):
             self.truncated[b] = self.t[b] >= 4 and not self.terminated[b]
             self.reward[b] = actions[b] if self.individual_rewards else actions[b].sum()
             self._observe(b)
+
+
+class DriftEnv(VectorEnv):
+    """Native, with continuous actions: agent 0 has 2 entries, agent 1 has 1; each moves one of the two coordinates that
+    the agent sees. An episode is cut after 3 steps."""
+
+    def __init__(self, n_envs, seed):
+        super().__init__(n_envs, EnvSpec(2, 2, 2, 4, 3, action_sizes=(2, 1), continuous_actions=True), seed)
+        self.t = np.zeros(n_envs, dtype=int)
+
+    def _reset(self, mask):
+        self.t[mask] = 0
+        self.obs[mask] = 0
+        self.avail_actions[mask] = [[1, 1], [1, 0]]
+        self.state[mask] = 0
+
+    def _step(self, actions, mask):
+        assert (actions[~mask] == 0).all()
+        assert actions.dtype == np.float32
+        self.t[mask] += 1
+        self.obs[mask] += (actions * self.avail_actions)[mask]
+        self.state[mask] = self.obs[mask].reshape(-1, 4)
+        self.reward[mask] = self.obs[mask].sum((1, 2))
+        self.truncated[mask] = self.t[mask] >= 3
 
 
 BACKENDS = {"serial": SerialVectorEnv, "subproc": SubprocVectorEnv}
@@ -99,6 +132,7 @@ def test_arrays_and_sizes():
         "obs_sizes": (2, 2),
         "action_sizes": (3, 2),
         "individual_rewards": False,
+        "continuous_actions": False,
     }
 
 
@@ -193,6 +227,73 @@ def test_bad_masks(mask):
         env.reset(np.array(mask))
 
 
+# continuous actions
+
+
+def test_continuous_actions_are_told_and_laid_out():
+    env = DriftEnv(3, seed=0)
+    info = env.get_env_info()
+    assert (info["continuous_actions"], info["n_actions"], info["action_sizes"]) == (True, 2, (2, 1))
+    assert env.spec.action_layout(3) == ((3, 2, 2), np.float32)
+    assert DiceEnv(3, 0).spec.action_layout(4) == ((4, 2), np.int64)
+    assert EnvSpec(1, 1, 1, 1, 1) != EnvSpec(1, 1, 1, 1, 1, continuous_actions=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_continuous_actions_of_a_native_environment(dtype):
+    env = DriftEnv(2, seed=0)
+    env.reset()
+    actions = np.array([[[0.5, -1], [0.25, 1]], [[1, 1], [-0.125, 0]]], dtype=dtype)
+    env.step(actions)
+    assert env.obs.tolist() == [[[0.5, -1], [0.25, 0]], [[1, 1], [-0.125, 0]]]
+    garbage = np.full((2, 2, 2), np.nan, dtype=dtype)
+    garbage[1] = 0.5
+    env.step(garbage, np.array([False, True]))
+    assert np.isnan(garbage[0]).all(), "the caller's array is not ours to change"
+    assert env.obs.tolist() == [[[0.5, -1], [0.25, 0]], [[1.5, 1.5], [0.375, 0]]]
+    assert env.reward.tolist() == [-0.25, 3.375]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ((1, 0, 1), 1.0001, r"environment 1, agent 0: action \[0.0, 1.000.*\] is not all from -1 to 1"),
+        ((0, 1, 0), -1.5, r"environment 0, agent 1: action \[-1.5, 0.0\]"),
+        ((0, 1, 1), 2, r"environment 0, agent 1: action \[0.0, 2.0\]"),  # padding is no excuse
+        ((0, 0, 0), np.nan, r"environment 0, agent 0: action \[nan, 0.0\]"),
+        ((1, 1, 0), np.inf, r"environment 1, agent 1: action \[inf, 0.0\]"),
+    ],
+)
+def test_continuous_actions_out_of_range(place, value, message):
+    env = DriftEnv(2, seed=0)
+    env.reset()
+    actions = np.zeros((2, 2, 2), dtype=np.float32)
+    actions[place] = value
+    with pytest.raises(ValueError, match=message):
+        env.step(actions)
+    assert env.t.tolist() == [0, 0]
+    env.step(actions, np.arange(2) != place[0])  # the other environment's action is fine
+    assert env.t.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros((2, 2, 2), dtype=int), r"actions are int64 \[2, 2, 2\], must be floats \[2, 2, 2\]"),
+        (np.zeros((2, 2)), r"actions are float64 \[2, 2\]"),
+        (np.zeros((2, 2, 3)), r"actions are float64 \[2, 2, 3\]"),
+    ],
+)
+def test_continuous_actions_of_wrong_form(actions, message):
+    env = DriftEnv(2, seed=0)
+    with pytest.raises(ValueError, match=r"\[0, 1\] have no running episode"):
+        env.step(np.zeros((2, 2, 2)))
+    env.reset()
+    with pytest.raises(ValueError, match=message):
+        env.step(actions)
+    assert env.t.tolist() == [0, 0]
+
+
 def test_streams_depend_on_seed_and_index_only():
     def rolls(n_envs, seed):
         env = DiceEnv(n_envs, seed)
@@ -275,6 +376,17 @@ def test_single_env_hands_out_copies_and_individual_rewards():
     assert reward.tolist() == [2, 1]
     assert (obs[0] == before[0]).all()
     assert (state == before[1]).all()
+
+
+def test_single_env_with_continuous_actions():
+    env = SingleEnv(DriftEnv(1, seed=5))
+    env.reset()
+    reward, _, _ = env.step([[0.5, -1.0], [0.25, 0.0]])
+    assert reward == -0.25
+    assert [x.tolist() for x in env.get_obs()] == [[0.5, -1], [0.25, 0]]
+    assert env.get_env_info()["continuous_actions"] is True
+    with pytest.raises(ValueError, match=r"actions are float64 \[1, 4\]"):
+        env.step([0.5, -1.0, 0.25, 0.0])
 
 
 def test_single_env_wants_one_environment():
@@ -419,6 +531,32 @@ def test_individual_sizes_and_rewards(build):
     assert env.obs[0, 2, 3] == 0
     with pytest.raises(ValueError, match="environment 1, agent 1: action 2"):
         env.step(np.array([[3, 1, 2], [0, 2, 0]]))
+
+
+def test_continuous_actions_reach_every_environment_bit_by_bit(build):
+    env = build(EchoEnv)
+    assert env.continuous_actions
+    assert env.get_env_info()["continuous_actions"] is True
+    assert (env.n_actions, env.action_sizes) == (3, (1, 3))
+    rng = np.random.default_rng(0)
+    env.reset()
+    assert env.avail_actions.tolist() == [[[1, 0, 0], [1, 1, 1]]] * 3
+    last = np.zeros((3, 2, 3), dtype=np.float32)
+    for t, mask in enumerate([[True] * 3, [False, True, True], [True, False, True]], start=1):
+        actions = rng.uniform(-1, 1, (3, 2, 3)).astype(np.float32)
+        env.step(actions, np.array(mask))
+        last[mask] = actions[mask]
+        assert np.array_equal(env.state, last.reshape(3, 6))
+        assert not env.obs[:, 0, 2:].any()
+        assert np.array_equal(env.obs[:, 0, 1], last[:, 0, 0])
+        assert np.array_equal(env.obs[:, 1, 1:], last[:, 1])
+        assert env.reward[2].tolist() == [last[2, 0, 0], last[2, 1].sum()]
+        assert env.obs[2, :, 0].tolist() == [t, t]
+        assert np.nanmin(env.info["well_formed"]) == 1
+    with pytest.raises(ValueError, match=r"environment 2, agent 1: action \[0.0, 0.0, nan\]"):
+        env.step(np.where(np.arange(18).reshape(3, 2, 3) == 17, np.nan, 0.0))
+    env.step(last)
+    assert env.truncated.tolist() == [False, False, True]  # after 4 steps
 
 
 def test_environments_that_pad_by_themselves(build):
@@ -617,10 +755,12 @@ def test_env_info_that_lacks_something():
 def _registered():
     envs.register("counting")(CountingEnv)
     envs.register_vector("dice")(DiceEnv)
+    envs.register_vector("drift")(DriftEnv)
     yield
     for registry in (envs.REGISTRY, envs.VECTOR_REGISTRY):
         registry.pop("counting", None)
         registry.pop("dice", None)
+        registry.pop("drift", None)
 
 
 def test_built_in_names():
@@ -658,6 +798,16 @@ def test_make_vector_env_picks_the_backend(backend, kind):
     else:
         seeds = [derive_seed(derive_seed(7, "train_env", b), "env", 0) for b in range(2)]
     assert state == [np.random.default_rng(seed).integers(1, 7) for seed in seeds]
+
+
+@pytest.mark.usefixtures("_registered")
+@pytest.mark.parametrize("backend", ["native", "serial", "subproc"])
+def test_make_vector_env_with_continuous_actions(backend):
+    with envs.make_vector_env("drift", {}, 2, 7, backend, "train_env") as env:
+        env.reset()
+        env.step(np.array([[[1, 0.5], [-1, 0]], [[0.25, 0], [0, 0]]], dtype=np.float32))
+        assert env.obs.tolist() == [[[1, 0.5], [-1, 0]], [[0.25, 0], [0, 0]]]
+        assert env.get_env_info()["continuous_actions"] is True
 
 
 @pytest.mark.usefixtures("_registered")

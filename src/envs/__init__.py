@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import EnvSpec, SingleEnv, VectorEnv
 from utils.errors import ConfigError
@@ -89,8 +91,12 @@ register_vector("sc2sim_v2")(Lazy("envs.starcraft.v2", "SC2SimV2"))
 register_vector("spread")(Lazy("envs.particle.spread", "Spread"))
 register_vector("rover_tower")(Lazy("envs.particle.rover_tower", "RoverTower"))
 register_vector("treasure_collection")(Lazy("envs.particle.treasure_collection", "TreasureCollection"))
+register_vector("smax")(Lazy("envs.smax", "Smax"))
 register("gymma")(Lazy("envs.gymma", "GymmaEnv"))
 register("sc2")(Lazy("envs.starcraft.game", "make_env"))
+register("sc2v2")(Lazy("envs.starcraft.upstream", "SC2V2Env"))
+register("sc2hard")(Lazy("envs.starcraft.upstream", "SC2HardEnv"))
+register("gfootball")(Lazy("envs.gfootball.env", "FootballEnv"))
 
 
 def make_vector_env(
@@ -154,7 +160,7 @@ def _warm_up(factory: Callable[..., VectorEnv], env_args: dict[str, Any]) -> Non
     """One step, so that what an environment compiles is on the disk before all its workers ask for it at once."""
     with factory(1, **{**env_args, "seed": 0}) as env:
         env.reset()
-        env.step(env.avail_actions.argmax(-1))
+        env.step(np.zeros(*env.spec.action_layout(1)) if env.continuous_actions else env.avail_actions.argmax(-1))
 
 
 def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:

@@ -23,10 +23,10 @@ Layout = dict[str, tuple[tuple[int, ...], type]]
 
 
 def host_layout(spec: EnvSpec, n_envs: int) -> Layout:
-    """The contract's arrays, and those in which actions [B, A] and info figures [B, INFO_SLOTS] travel."""
+    """The contract's arrays, and those in which actions and info figures [B, INFO_SLOTS] travel."""
     return {
         **spec.layout(n_envs),
-        "actions": ((n_envs, spec.n_agents), np.int64),
+        "actions": spec.action_layout(n_envs),
         "info_values": ((n_envs, INFO_SLOTS), np.float64),
     }
 
@@ -48,6 +48,7 @@ def read_spec(env_info: dict[str, Any]) -> EnvSpec:
             obs_sizes=tuple(rest.pop("obs_sizes", ())),
             action_sizes=tuple(rest.pop("action_sizes", ())),
             individual_rewards=bool(rest.pop("individual_rewards", False)),
+            continuous_actions=bool(rest.pop("continuous_actions", False)),
             extra=rest,
         )
     except KeyError as error:

@@ -5,34 +5,39 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import pkgutil
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.multiagentenv import MultiAgentEnv
+from envs.vector_env import out_of_range
 from utils.errors import ConfigError, MissingPackage
 from utils.registry import nearest
 
 if TYPE_CHECKING:
-    from gymnasium.spaces import Space
+    from gymnasium.spaces import Box, Space
     from pettingzoo import ParallelEnv
 
-INSTALL = "pip install -r requirements-pettingzoo.txt"
-PACKAGES = ("pettingzoo", "mpe2", "gymnasium")  # what that file installs
+PACKAGES = ("pettingzoo", "mpe2", "gymnasium")  # what requirements-pettingzoo.txt installs
 
 _log = logging.getLogger(__name__)
 
 
 class GymmaEnv(MultiAgentEnv):
-    """One PettingZoo parallel environment with discrete actions; the agents are its `possible_agents`, in their order.
+    """One PettingZoo parallel environment; the agents are its `possible_agents`, in their order.
 
     Observations are flattened (`gymnasium.spaces.flatten`: a discrete one becomes one-hot) and zero padded to the
     largest. Action masks come from a dict observation's `action_mask` or from `infos[agent]["action_mask"]`; without
     one all actions of the agent are available. An agent that PettingZoo has dropped has a zero observation, reward 0,
     and action 0 as its only action. Rewards are individual.
+
+    Actions are discrete, or numbers from -1 to 1, one for each entry of a bounded `Box`, whose bounds they are scaled
+    to; an action is then padded to the longest, what a dropped agent does is ignored, and there are no masks.
 
     The state is the environment's own `state()`; where it has none, or with `use_env_state: False`, it is all
     observations one after the other, unpadded.
@@ -54,7 +59,7 @@ class GymmaEnv(MultiAgentEnv):
 
     Raises:
         ConfigError: an unknown module, one without a parallel environment, keywords that it does not take, actions that
-            are not discrete, a time_limit below 1.
+            neither all discrete nor all in bounded boxes, a time_limit below 1; in an episode: a `state()` that fails.
         MissingPackage: PettingZoo, or what the environment needs beside it, is not installed.
     """
 
@@ -80,9 +85,11 @@ class GymmaEnv(MultiAgentEnv):
         self.n_agents = len(self.agents)
         self._obs_spaces = [_observation_space(self.env.observation_space(agent)) for agent in self.agents]
         self.obs_sizes = tuple(_flat_size(space, key) for space in self._obs_spaces)
-        ranges = [_action_range(self.env.action_space(agent), agent, key) for agent in self.agents]
-        self._first_actions = [actions.start for actions in ranges]
-        self.action_sizes = tuple(map(len, ranges))
+        self._actions = [_read_actions(self.env.action_space(agent), agent, key) for agent in self.agents]
+        if len(set(map(type, self._actions))) > 1:
+            raise ConfigError(f"gymma: the actions of {key} are discrete for some agents, continuous for others")
+        self.continuous_actions = isinstance(self._actions[0], _Bounded)
+        self.action_sizes = tuple(actions.size for actions in self._actions)
         self.n_actions = max(self.action_sizes)
         self._obs = np.zeros((self.n_agents, max(self.obs_sizes)), dtype=np.float32)
         self._avail_actions = np.zeros((self.n_agents, self.n_actions), dtype=np.uint8)
@@ -108,19 +115,24 @@ class GymmaEnv(MultiAgentEnv):
         self._state = self._read_state()
         return self.get_obs(), self.get_state()
 
-    def step(self, actions: Sequence[int]) -> tuple[np.ndarray, bool, dict[str, Any]]:
-        """Takes one action per agent; dropped agents take action 0.
+    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, bool, dict[str, Any]]:
+        """Takes one action per agent; dropped agents take action 0, or any where they are continuous.
+
+        Args:
+            actions: A action indices, or floats [A, U] from -1 to 1.
 
         Returns:
             rewards float32 [A], whether the episode is over, info with `episode_limit` where it was cut.
 
         Raises:
-            ValueError: no running episode, a wrong number of actions, an action that is not available.
+            ValueError: no running episode, a wrong number of actions, an action that is not available or out of range.
         """
-        chosen = self._check(actions)
+        if not self._running:
+            raise ValueError(f"{self.key}: no running episode, reset before the next step")
+        chosen = self._check_continuous(actions) if self.continuous_actions else self._check(actions)
         acting = {
-            agent: first + action
-            for agent, first, action in zip(self.agents, self._first_actions, chosen, strict=True)
+            agent: own.convert(action)
+            for agent, own, action in zip(self.agents, self._actions, chosen, strict=True)
             if agent in self.env.agents
         }
         observations, rewards, terminations, truncations, infos = self.env.step(acting)
@@ -135,8 +147,6 @@ class GymmaEnv(MultiAgentEnv):
         return reward, terminated or cut, {"episode_limit": True} if cut else {}
 
     def _check(self, actions: Sequence[int]) -> list[int]:
-        if not self._running:
-            raise ValueError(f"{self.key}: no running episode, reset before the next step")
         chosen = [int(action) for action in actions]
         if len(chosen) != self.n_agents:
             raise ValueError(f"{self.key}: {len(chosen)} actions for {self.n_agents} agents")
@@ -146,6 +156,17 @@ class GymmaEnv(MultiAgentEnv):
                 raise ValueError(f"{self.key}, {agent}: action {action} is not available, only {known}")
         return chosen
 
+    def _check_continuous(self, actions: np.ndarray) -> np.ndarray:
+        chosen = np.asarray(actions, dtype=np.float32)
+        wanted = (self.n_agents, self.n_actions)
+        if chosen.shape != wanted:
+            raise ValueError(f"{self.key}: actions are {list(chosen.shape)}, must be {list(wanted)}")
+        bad = out_of_range(chosen)
+        if bad is not None:
+            agent, action = self.agents[bad[0]], chosen[bad].tolist()
+            raise ValueError(f"{self.key}, {agent}: action {action} is not all from -1 to 1")
+        return chosen
+
     def _observe(self, observations: Mapping[str, Any], infos: Mapping[str, Any], present: Collection[str]) -> None:
         """Writes observations and masks; agents that are not `present` get those of a dropped agent."""
         from gymnasium.spaces import flatten
@@ -153,6 +174,8 @@ class GymmaEnv(MultiAgentEnv):
         self._obs[:] = 0
         self._avail_actions[:] = 0
         for row, agent in enumerate(self.agents):
+            if self.continuous_actions:
+                self._avail_actions[row, : self.action_sizes[row]] = 1
             if agent not in present:
                 self._avail_actions[row, 0] = 1
                 continue
@@ -160,6 +183,8 @@ class GymmaEnv(MultiAgentEnv):
             if _has_mask(self.env.observation_space(agent)):
                 observation, mask = observation["observation"], observation["action_mask"]
             self._obs[row, : self.obs_sizes[row]] = flatten(self._obs_spaces[row], observation)
+            if self.continuous_actions:
+                continue
             self._avail_actions[row, : self.action_sizes[row]] = 1 if mask is None else np.asarray(mask) != 0
             if not self._avail_actions[row].any():
                 if self._running:
@@ -176,7 +201,12 @@ class GymmaEnv(MultiAgentEnv):
 
     def _read_state(self) -> np.ndarray:
         if self._own_state:
-            return np.array(self.env.state(), dtype=np.float32).reshape(-1)
+            try:
+                return np.array(self.env.state(), dtype=np.float32).reshape(-1)
+            except Exception as error:  # as above; some can tell their state only while all agents are there
+                raise ConfigError(
+                    f"gymma: state() of {self.key} fails in an episode ({_first_line(error)}): set use_env_state=False"
+                ) from error
         return np.concatenate([row[:size] for row, size in zip(self._obs, self.obs_sizes, strict=True)])
 
     def get_obs(self) -> list[np.ndarray]:
@@ -209,6 +239,7 @@ class GymmaEnv(MultiAgentEnv):
             "obs_sizes": self.obs_sizes,
             "action_sizes": self.action_sizes,
             "individual_rewards": True,
+            "continuous_actions": self.continuous_actions,
         }
 
     def render(self) -> np.ndarray | None:
@@ -237,6 +268,9 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
     Raises:
         ConfigError, MissingPackage: see `GymmaEnv`.
     """
+    if kwargs.get("render_mode") != "human":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # some open a window to draw into arrays, too
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     module = _import(key)
     if not hasattr(module, "parallel_env"):
         raise ConfigError(
@@ -259,9 +293,8 @@ def _import(key: str) -> ModuleType:
     package = key.partition(".")[0]
     try:
         if not package or importlib.util.find_spec(package) is None:
-            raise MissingPackage(
-                f"gymma: there is no package '{package}' for env_args.key '{key}'; {', '.join(PACKAGES)}: {INSTALL}"
-            )
+            known = f"{', '.join(PACKAGES)}: {_install(PACKAGES[0], key)}"
+            raise MissingPackage(f"gymma: there is no package '{package}' for env_args.key '{key}'; {known}")
         return importlib.import_module(key)
     except ModuleNotFoundError as error:
         if error.name and f"{key}.".startswith(f"{error.name}."):
@@ -273,8 +306,15 @@ def _import(key: str) -> ModuleType:
 
 def _missing(key: str, error: ModuleNotFoundError) -> MissingPackage:
     package = str(error.name).partition(".")[0]
-    install = INSTALL if package in PACKAGES else f"pip install {package}"
+    install = _install(package, key)
     return MissingPackage(f"gymma: {key} needs the package '{package}', which is not installed: {install}")
+
+
+def _install(package: str, key: str) -> str:
+    """The command that installs `package`, which module `key` needs."""
+    if key.startswith("pettingzoo.sisl"):
+        return "pip install -r requirements-sisl.txt"
+    return "pip install -r requirements-pettingzoo.txt" if package in PACKAGES else f"pip install {package}"
 
 
 def _siblings(key: str) -> list[str]:
@@ -314,13 +354,40 @@ def _flat_size(space: Space, key: str) -> int:
         raise ConfigError(f"gymma: {key} has observations without a fixed size: {space}") from None
 
 
-def _action_range(space: Space, agent: str, key: str) -> range:
-    """The environment's own numbers of an agent's actions."""
-    from gymnasium.spaces import Discrete
+@dataclass(frozen=True)
+class _Choices:
+    """An agent's discrete actions: `size` numbers from `first` on."""
 
-    if not isinstance(space, Discrete):
-        raise ConfigError(
-            f"gymma: {agent} of {key} has the actions {space}; only discrete ones work "
-            "(many environments have a keyword for it in env_args.kwargs, e.g. continuous: False)"
-        )
-    return range(int(space.start), int(space.start + space.n))
+    first: int
+    size: int
+
+    def convert(self, action: int) -> int:
+        """The environment's own number of an action."""
+        return self.first + action
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """An agent's continuous actions, in a bounded box of `size` entries."""
+
+    space: Box
+    size: int
+
+    def convert(self, action: np.ndarray) -> np.ndarray:
+        """From numbers from -1 to 1, [U], to the box."""
+        # in doubles and in this form, bounds of -1 and 1 change nothing; others may be passed by a rounding error
+        low, high = (bound.astype(np.float64) / 2 for bound in (self.space.low, self.space.high))
+        scaled = (high + low) + (high - low) * action[: self.size].reshape(self.space.shape)
+        return np.asarray(np.clip(scaled, self.space.low, self.space.high), dtype=self.space.dtype)
+
+
+def _read_actions(space: Space, agent: str, key: str) -> _Choices | _Bounded:
+    from gymnasium.spaces import Box, Discrete
+
+    if isinstance(space, Discrete):
+        return _Choices(int(space.start), int(space.n))
+    if isinstance(space, Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating):
+        return _Bounded(space, int(np.prod(space.shape)))
+    raise ConfigError(
+        f"gymma: {agent} of {key} has the actions {space}; only discrete ones and bounded boxes of floats work"
+    )

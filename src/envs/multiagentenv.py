@@ -18,16 +18,18 @@ class MultiAgentEnv:
     Individual sizes: agents whose observations or action sets are smaller than the largest say so by adding `obs_sizes`
     and `action_sizes` (A ints each) to `get_env_info()`; their lists may then be shorter, or padded already.
     Individual rewards: add `individual_rewards: True`; `step` then returns A rewards.
+    Continuous actions: add `continuous_actions: True`; U is then the number of entries of the longest action, `step`
+    takes float32 [A, U] from -1 to 1 (padded), and all of an agent's own entries are available.
     """
 
     n_agents: int
     episode_limit: int
 
-    def step(self, actions: Sequence[int]) -> tuple[float | Sequence[float], bool, dict[str, Any]]:
+    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[float | Sequence[float], bool, dict[str, Any]]:
         """Takes one action per agent.
 
         Args:
-            actions: A action indices.
+            actions: A action indices, or float32 [A, U] (continuous actions).
 
         Returns:
             reward (one number, or A of them), whether the episode is over, info. `info["episode_limit"]` true: the

@@ -23,6 +23,12 @@ def at_least_one(name: str, value: int) -> int:
     return int(value)
 
 
+def out_of_range(actions: np.ndarray) -> tuple[int, ...] | None:
+    """Where continuous actions, [..., U], are not numbers from -1 to 1: the index of the first such one; or None."""
+    fine = np.abs(actions) <= 1  # False for NaN, too
+    return None if fine.all() else tuple(map(int, np.argwhere(~fine)[0][:-1]))
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """What all environments of a `VectorEnv` have in common.
@@ -32,6 +38,8 @@ class EnvSpec:
         episode_limit: the longest episode, in steps.
         obs_sizes, action_sizes: the true sizes of each agent, A ints; default: O and U for all.
         individual_rewards: whether the reward is one number per agent.
+        continuous_actions: whether an action is U numbers from -1 to 1 (`action_sizes`: those of each agent, the others
+            are padding) rather than one of U choices.
         extra: further entries for `get_env_info`; not compared.
 
     Raises:
@@ -46,6 +54,7 @@ class EnvSpec:
     obs_sizes: tuple[int, ...] = ()
     action_sizes: tuple[int, ...] = ()
     individual_rewards: bool = False
+    continuous_actions: bool = False
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +78,14 @@ class EnvSpec:
             "obs_sizes": self.obs_sizes,
             "action_sizes": self.action_sizes,
             "individual_rewards": self.individual_rewards,
+            "continuous_actions": self.continuous_actions,
         }
+
+    def action_layout(self, n_envs: int) -> tuple[tuple[int, ...], type]:
+        """Shape and dtype of the actions: int64 [B, A], continuous ones float32 [B, A, U]."""
+        if self.continuous_actions:
+            return (n_envs, self.n_agents, self.n_actions), np.float32
+        return (n_envs, self.n_agents), np.int64
 
     def layout(self, n_envs: int) -> dict[str, tuple[tuple[int, ...], type]]:
         """Shape and dtype of every array of the contract, environments first."""
@@ -100,6 +116,7 @@ class VectorEnv:
 
     Attributes:
         obs: float32 [B, A, O]. state: float32 [B, S]. avail_actions: uint8 [B, A, U]. All of the current step.
+            Continuous actions are always available: ones, but for the padding.
         reward: float32 [B] or [B, A], of the last step.
         terminated, truncated: bool [B], the last step ended the episode; never both.
         failed: bool [B], the environment broke in the last call: drop its episode.
@@ -127,6 +144,7 @@ class VectorEnv:
         self.obs_sizes = spec.obs_sizes
         self.action_sizes = spec.action_sizes
         self.individual_rewards = spec.individual_rewards
+        self.continuous_actions = spec.continuous_actions
         for name, array in self._allocate(spec.layout(self.n_envs)).items():
             setattr(self, name, array)
         self.info = {key: np.full(self.n_envs, np.nan) for key in info_keys}
@@ -148,7 +166,7 @@ class VectorEnv:
         """Steps the environments in `mask` (bool [B]): writes their rows of every array.
 
         Args:
-            actions: int64 [B, A], checked; zeros outside of `mask`.
+            actions: int64 [B, A], or float32 [B, A, U] from -1 to 1, checked; zeros outside of `mask`.
         """
         raise NotImplementedError
 
@@ -176,10 +194,12 @@ class VectorEnv:
         """Steps the environments in `mask` (bool [B], default all); the other environments stay as they are.
 
         Args:
-            actions: integers [B, A]; rows outside of `mask` are not looked at.
+            actions: integers [B, A]; with continuous actions floats [B, A, U] from -1 to 1. Rows outside of `mask` are
+                not looked at.
 
         Raises:
-            ValueError: an action that is not available, an environment whose episode is over, a wrong shape or type.
+            ValueError: an action that is not available, or not from -1 to 1; an environment whose episode is over; a
+                wrong shape or type.
         """
         mask = self._as_mask(mask)
         actions = self._check_actions(actions, mask)
@@ -234,7 +254,7 @@ class VectorEnv:
         return {}
 
     def get_env_info(self) -> dict[str, Any]:
-        """PyMARL's env_info, with `obs_sizes`, `action_sizes` and `individual_rewards`."""
+        """PyMARL's env_info, with `obs_sizes`, `action_sizes`, `individual_rewards` and `continuous_actions`."""
         return self.spec.env_info()
 
     def close(self) -> None:
@@ -258,17 +278,24 @@ class VectorEnv:
 
     def _check_actions(self, actions: np.ndarray, mask: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)
-        if actions.shape != (self.n_envs, self.n_agents) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"actions are {actions.dtype} {list(actions.shape)}, must be integers [{self.n_envs}, {self.n_agents}]"
-            )
-        actions = actions.astype(np.int64)
+        shape, dtype = self.spec.action_layout(self.n_envs)
+        kinds, wanted = ("f", "floats") if self.continuous_actions else ("iu", "integers")
+        if actions.shape != shape or actions.dtype.kind not in kinds:
+            raise ValueError(f"actions are {actions.dtype} {list(actions.shape)}, must be {wanted} {list(shape)}")
+        actions = actions.astype(dtype)
         everyone = mask.all()
         if not everyone:
             actions[~mask] = 0
         if (mask > self._running).any():
             idle = np.flatnonzero(mask & ~self._running).tolist()
             raise ValueError(f"environments {idle} have no running episode: reset them before the next step")
+        if self.continuous_actions:
+            bad = out_of_range(actions)
+            if bad is not None:
+                raise ValueError(
+                    f"environment {bad[0]}, agent {bad[1]}: action {actions[bad].tolist()} is not all from -1 to 1"
+                )
+            return actions
         if actions.min() < 0 or actions.max() >= self.n_actions:
             self._complain(actions, mask & ((actions < 0) | (actions >= self.n_actions)).any(axis=1))
         allowed = self.avail_actions.reshape(-1).take(self._avail_offsets + actions)
@@ -287,7 +314,7 @@ class VectorEnv:
 
 
 class SingleEnv(MultiAgentEnv):
-    """A `VectorEnv` of one environment behind PyMARL's interface. Observations and masks come padded.
+    """A `VectorEnv` of one environment behind PyMARL's interface. Observations, masks, continuous actions are padded.
 
     Raises:
         ValueError: the `VectorEnv` holds more than one environment.
@@ -301,9 +328,9 @@ class SingleEnv(MultiAgentEnv):
         self.n_actions = vector_env.n_actions
         self.episode_limit = vector_env.episode_limit
 
-    def step(self, actions: Sequence[int]) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
-        env = self.vector_env
-        env.step(np.asarray(actions).reshape(1, -1))
+    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
+        env, actions = self.vector_env, np.asarray(actions)
+        env.step(actions[None] if env.continuous_actions else actions.reshape(1, -1))
         info: dict[str, Any] = {key: float(v[0]) for key, v in env.info.items() if not np.isnan(v[0])}
         if env.truncated[0]:
             info["episode_limit"] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -140,14 +140,18 @@ class Learner:
         loss: Tensor,
         t_env: int,
         parts: Mapping[str, Tensor | None],
+        max_norm: float | None = None,
+        before_clipping: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Backward pass, clipping at `grad_norm_clip`, one optimiser step.
+        """Backward pass, clipping, one optimiser step.
 
         Args:
             params: with a vector of losses, [A, ...] each.
             loss: a scalar, or [A], one loss per agent, of networks that have nothing in common: every agent's gradient
                 is then clipped on its own.
             parts: named tensors of this update, searched for the culprit if the gradient is not finite.
+            max_norm: largest norm of the gradient; None: `grad_norm_clip`.
+            before_clipping: what to do to the gradients first.
 
         Returns:
             The gradient's norm before clipping, of the shape of `loss`.
@@ -158,11 +162,14 @@ class Learner:
         """
         optimiser.zero_grad()
         loss.sum().backward()
+        if before_clipping is not None:
+            before_clipping()
+        max_norm = self.args.grad_norm_clip if max_norm is None else max_norm
         # One agent's networks have no axis of agents.
         if loss.numel() == 1:
-            grad_norm = nn.utils.clip_grad_norm_(params, self.args.grad_norm_clip).view(loss.shape)
+            grad_norm = nn.utils.clip_grad_norm_(params, max_norm).view(loss.shape)
         else:
-            grad_norm = clip_per_agent_(params, self.args.grad_norm_clip, loss.shape[0])
+            grad_norm = clip_per_agent_(params, max_norm, loss.shape[0])
         finite = torch.isfinite(grad_norm + loss.detach())
         if not finite.all():
             raise Diverged(_divergence(loss.detach(), grad_norm, finite, t_env, parts))
