@@ -1,7 +1,10 @@
 """Multi-agent controllers (MACs): from an episode batch to actions."""
 
+from controllers.actor_controller import ActorMAC
 from controllers.basic_controller import BasicMAC
 from controllers.dac_controller import DACMAC
+from controllers.f2a2_controller import F2A2MAC
+from controllers.maddpg_controller import MADDPGMAC
 from controllers.n_controller import NMAC
 from controllers.s2q_controller import S2QMAC
 from utils.registry import Registry
@@ -13,3 +16,6 @@ register("basic_mac")(BasicMAC)
 register("n_mac")(NMAC)
 register("s2q_mac")(S2QMAC)
 register("dac_mac")(DACMAC)
+register("actor_mac")(ActorMAC)
+register("maddpg_mac")(MADDPGMAC)
+register("f2a2_mac")(F2A2MAC)

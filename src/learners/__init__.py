@@ -1,8 +1,17 @@
 """Learners: losses and updates, one file per algorithm family."""
 
+from learners.coma_learner import COMALearner
 from learners.dac_learner import DACLearner
+from learners.f2a2_learner import F2A2Learner
 from learners.i2q_learner import I2QLearner
+from learners.lola_learner import LOLALearner
+from learners.ma_ac_learner import MAACNetworkedLearner
+from learners.maac_learner import MAACLearner
+from learners.maddpg_learner import MADDPGLearner
+from learners.mamt_learner import MAMTLearner
+from learners.mamt_ppo_learner import MAMTPPOLearner
 from learners.max_q_learner import MaxQLearner
+from learners.ppo_learner import AttentionPPOLearner, PPOLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
 from learners.s2q_learner import S2QLearner
@@ -20,3 +29,13 @@ register("qtran_learner")(QTranLearner)
 register("s2q_learner")(S2QLearner)
 register("dac_learner")(DACLearner)
 register("i2q_learner")(I2QLearner)
+register("lola_learner")(LOLALearner)
+register("maddpg_learner")(MADDPGLearner)
+register("ppo_learner")(PPOLearner)
+register("ma_ppo_learner")(AttentionPPOLearner)
+register("maac_learner")(MAACLearner)
+register("mamt_learner")(MAMTLearner)
+register("f2a2_learner")(F2A2Learner)
+register("mamt_ppo_learner")(MAMTPPOLearner)
+register("coma_learner")(COMALearner)
+register("ma_ac_learner")(MAACNetworkedLearner)

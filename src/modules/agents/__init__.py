@@ -4,6 +4,7 @@ from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.dac_agent import DACAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
+from modules.agents.policy_agent import PolicyAgent
 from modules.agents.rnn_agent import RNNAgent
 from modules.agents.s2q_agent import S2QAgent
 from utils.registry import Registry
@@ -18,3 +19,5 @@ register("mlp")(MLPAgent)
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
 register("dac_rnn")(DACAgent)
+# One feed-forward policy per agent, for the actor-critic learners.
+register("mlp_policy")(PolicyAgent)

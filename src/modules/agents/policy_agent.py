@@ -1,0 +1,81 @@
+"""The policies of the actor-critic learners: one feed-forward network per agent, computed side by side."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.layers import StackedBatchNorm, StackedLinear
+from utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from components.steps import Steps
+
+
+class PolicyAgent(nn.Module):
+    """Batch norm without affine parameters, two hidden layers, LeakyReLU (Iqbal and Sha 2019): `mlp_policy`.
+
+    An agent reads its own observation alone. Agents may have observations and action sets of different size: both are
+    zero padded to the largest, and padding adds nothing. The outputs are logits [N, A, U] (those of padded actions mean
+    nothing: they are never available) or, where actions are continuous, means and logarithms of standard deviations
+    [N, A, 2U]; `components.distributions.policy_distribution` makes policies of them.
+
+    Args:
+        input_shape: O.
+        args: `n_agents`, `n_actions` (U), `obs_shape`, `env_info` (`obs_sizes`, `action_sizes`), `continuous_actions`,
+            `policy_hidden_dim`, `share_params`.
+
+    Attributes:
+        used_outputs: bool [A, U or 2U], which outputs are not padding.
+
+    Raises:
+        ConfigError: shared parameters, or inputs besides the observation.
+    """
+
+    def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
+        super().__init__()
+        if args.share_params:
+            raise ConfigError("agent mlp_policy has weights for every agent: set share_params=False")
+        if input_shape != args.obs_shape:
+            raise ConfigError(
+                "agent mlp_policy reads the observation alone: set obs_last_action=False and obs_agent_id=False"
+            )
+        n_agents, width, n_actions = args.n_agents, args.policy_hidden_dim, args.n_actions
+        n_out = 2 * n_actions if args.continuous_actions else n_actions
+        self.norm = StackedBatchNorm(input_shape, n_agents)
+        self.fc1 = StackedLinear(input_shape, width, n_agents, args.env_info["obs_sizes"])
+        self.fc2 = StackedLinear(width, width, n_agents)
+        self.fc3 = StackedLinear(width, n_out, n_agents)
+        used = torch.arange(n_actions) < torch.tensor(args.env_info["action_sizes"]).unsqueeze(1)
+        self.register_buffer("used_outputs", used.repeat(1, n_out // n_actions), persistent=False)
+
+    def logits(self, obs: Tensor) -> Tensor:
+        """Observations [N, A, O] -> outputs [N, A, U], or [N, A, 2U] for continuous actions.
+
+        In training mode with the statistics of this batch (N >= 2), in evaluation mode with the running ones.
+        """
+        x = self.norm(obs.transpose(0, 1))
+        x = F.leaky_relu(self.fc1(x), inplace=True)
+        x = F.leaky_relu(self.fc2(x), inplace=True)
+        return self.fc3(x).transpose(0, 1)
+
+    def init_hidden(self) -> Tensor:
+        """[1, 0]: there is no memory."""
+        return self.fc1.weight.new_zeros(1, 0)
+
+    def unroll(self, inputs: Tensor, steps: Steps | None = None) -> Tensor:
+        """All filled steps, each by itself: `logits`."""
+        return self.logits(inputs)
+
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [B, A, O] -> (`logits`, hidden unchanged)."""
+        return self.logits(inputs), hidden
+
+    def forward(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
+        """PyMARL's step: inputs [B * A, O] -> ([B * A, U or 2U], hidden unchanged)."""
+        out = self.logits(inputs.reshape(-1, *self.fc1.weight.shape[::2]))
+        return out.reshape(-1, out.shape[-1]), hidden_state
