@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 import torch  # noqa: E402
-from benchmarks import dac_update, learner_update, particle, replay, rollout, s2q_update, starcraft, training_speed  # noqa: E402
+from benchmarks import (  # noqa: E402
+    actor_critic,
+    dac_update,
+    learner_update,
+    particle,
+    replay,
+    rollout,
+    s2q_update,
+    starcraft,
+    training_speed,
+)
 from rich.console import Console  # noqa: E402
 
 # In this order: the first one also measures what the memory settings of the later ones are for.
@@ -25,6 +35,7 @@ PARTS = {
     "gpu": learner_update.gpu,
     "s2q": s2q_update.run,
     "dac": dac_update.run,
+    "actor_critic": actor_critic.run,
     "rollout": rollout.run,
     "replay": replay.run,
     "training": training_speed.run,

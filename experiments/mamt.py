@@ -35,7 +35,7 @@ class Task(NamedTuple):
     episodes: int
     seeds: int
     steps: int  # of an episode; those of Multi-Walker may end earlier
-    settings: Mapping[str, Any] = {}  # noqa: RUF012 - never changed
+    settings: Mapping[str, Any] = {}
 
 
 TASKS = {

@@ -3,12 +3,12 @@
 `python -m experiments.mamt_figures RUN [RUN ...]` draws, from what the runs logged for every agent,
 
 - `kl` (figure 3, upper row): how far the policies move between two refreshes of the old ones, mean over the agents, of
-  all given runs side by side (give one of MAAC too),
+  all given runs side by side (for MAAC: `--config=mamd with trust_region_split=none name=maac_measured`),
 - `non_stationarity` (figure 3, lower row): D_ns of every agent of the first run,
 - `regions` (figure 4): mean and variance of the local trust regions over the training,
 - `coordination` (figure 5): mean and variance of the coordination coefficients over training and observations.
 
-What a run did not log (MAAC has no trust regions) is left out.
+What a run did not log (there is no D_ns with fixed trust regions) is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from analysis import plots
 from analysis.runs import Run, load_runs
@@ -29,8 +29,9 @@ from experiments.common import console
 from utils.errors import UserError
 
 RESULTS = ROOT / "results" / "mamt_figures"
-KL, NON_STATIONARITY, REGIONS = "policy_kl", "non_stationarity", "trust_region"
-COORDINATION, COORDINATION_VARIANCE = "coordination", "coordination_variance"
+KL, NON_STATIONARITY = "consecutive_kl_by_agent", "non_stationarity_by_agent"
+REGIONS = "trust_region_by_agent"
+COORDINATION, COORDINATION_VARIANCE = "coordination_by_pair", "coordination_variance_by_pair"
 KEYS = (KL, NON_STATIONARITY, REGIONS, COORDINATION, COORDINATION_VARIANCE)
 BARS_UP_TO = 4  # agents; with more of them coordination is drawn as radar charts
 MEAN, VARIANCE = plots.PALETTE[0], plots.PALETTE[1]
@@ -56,8 +57,8 @@ def draw_kl(runs: Sequence[Run], window: int) -> Figure:
         label = run.name if run is next(other for other in runs if other.name == run.name) else None
         values = smooth(of_agents(run, KL).mean(1, keepdims=True), window)[:, 0]
         axes.plot(run.episodes[KL].t, values, color=colour, linestyle=dash, label=label)
-    axes.set_ylabel("KL divergence of consecutive policies")
-    axes.legend(frameon=False)
+    axes.set_ylabel("KL of consecutive policies")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -68,8 +69,8 @@ def draw_non_stationarity(run: Run, window: int) -> Figure:
     looks = plots.looks([f"agent {i + 1}" for i in range(values.shape[1])])
     for (label, (colour, dash)), column in zip(looks.items(), values.T, strict=True):
         axes.plot(run.episodes[NON_STATIONARITY].t, column, color=colour, linestyle=dash, label=label)
-    axes.set_ylabel("$D^{ns}$, approximated divergence of the others")
-    axes.legend(frameon=False, ncols=2)
+    axes.set_ylabel("$D^{ns}$ of an agent")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -80,9 +81,11 @@ def draw_regions(run: Run) -> Figure:
     axes = figure.subplots()
     bars(axes, sizes.mean(0), sizes.var(0), [str(i + 1) for i in range(sizes.shape[1])])
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min(0.01, *sizes.min(0)))
+    axes.set_ylim(0.01, 100)
     axes.set_xlabel("Agent")
     axes.set_ylabel("Local trust region")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -103,7 +106,7 @@ def draw_coordination(run: Run) -> Figure:
         others = [j for j in range(n) if j != i]
         labels = [str(j + 1) for j in others]
         (ring if radar else bars)(axes, mean[i, others], variance[i, others], labels)
-        axes.set_ylim(0, 1 if not radar else max(mean.max(), variance.max()) * 1.05)
+        axes.set_ylim(0, max(mean.max(), variance.max(), 0.01) * 1.05)
         axes.set_title(f"agent {i + 1}", fontsize=10)
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
@@ -116,6 +119,7 @@ def bars(axes: Axes, mean: np.ndarray, variance: np.ndarray, labels: Sequence[st
     axes.bar(x - 0.2, mean, 0.4, color=MEAN, label="mean")
     axes.bar(x + 0.2, variance, 0.4, color=VARIANCE, label="variance")
     axes.set_xticks(x, labels)
+    axes.set_xlim(-1, len(labels))
 
 
 def ring(axes: Axes, mean: np.ndarray, variance: np.ndarray, labels: Sequence[str]) -> None:
@@ -126,6 +130,7 @@ def ring(axes: Axes, mean: np.ndarray, variance: np.ndarray, labels: Sequence[st
         axes.plot(np.append(angles, 0.0), closed, color=colour, label=name)
         axes.fill(np.append(angles, 0.0), closed, color=colour, alpha=0.15)
     axes.set_xticks(angles, labels)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.tick_params(labelsize=7)
 
 
@@ -136,7 +141,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _panel(window: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel("Environment steps" + (f" (averages of {window} records)" if window > 1 else ""))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -162,7 +167,7 @@ def figures_of(runs: Sequence[Run], window: int = 1) -> dict[str, Figure]:
     if COORDINATION in first.episodes:
         figures["coordination"] = draw_coordination(first)
     if not figures:
-        raise UserError(f"{first.path} has none of {', '.join(KEYS)}: give a run of maac, mamd or mamt")
+        raise UserError(f"{first.path} has none of {', '.join(KEYS)}: give a run of mamd or mamt")
     return figures
 
 

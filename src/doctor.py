@@ -213,6 +213,7 @@ def _optional() -> Iterator[Check]:
             yield check_package(group, package, "", _install(group, " ".join(packages)))
         if group == "starcraft":
             yield _smac()
+            yield from _upstream()
             yield from check_starcraft(Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser())
 
 
@@ -227,6 +228,20 @@ def _smac() -> Check:
         found = "another package: the hyper-parameter optimiser that is called smac on PyPI"
         return Check("starcraft", "smac", BROKEN, found, f"pip uninstall smac && {install}")
     return Check("starcraft", "smac", BROKEN, error, install)
+
+
+def _upstream() -> Iterator[Check]:
+    """SMACv2 and SMAC-Hard, which have no release on PyPI."""
+    for package, module in (("smacv2", "smacv2.env.starcraft2.wrapper"), ("smac_hard", "smac_hard.env")):
+        install = "pip install -r requirements-sc2v2.txt"
+        if importlib.util.find_spec(package) is None:
+            yield Check("starcraft", package, MISSING, "not installed", install)
+            continue
+        error = try_import(module)
+        if error:
+            yield Check("starcraft", package, BROKEN, error, install)
+        else:
+            yield Check("starcraft", package, OK, "from its repository")
 
 
 def check_starcraft(folder: Path) -> Iterator[Check]:

@@ -211,6 +211,17 @@ def test_padding_is_inert(continuous):
         assert padded.encoder.weight.grad[i, :, : obs_sizes[i]].any()
 
 
+def test_padding_starts_at_zero():
+    critic = make_critic(maac_args(continuous=True))
+    for i, (o, u) in enumerate(zip(*SIZES, strict=True)):
+        seen = [True] * o + [False] * (5 - o)
+        known = [True] * u + [False] * (4 - u)
+        for name, used in (("state_encoder", seen), ("encoder", seen + known), ("head1", [True] * 16 + known)):
+            weight = getattr(critic, name).weight[i].detach()
+            assert torch.equal((weight != 0).all(0), torch.tensor(used)), name
+            assert not weight[:, ~torch.tensor(used)].any(), name
+
+
 def test_shared_gradients_are_divided():
     args = maac_args()
     critic, batch = make_critic(args), transitions(args)

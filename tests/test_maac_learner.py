@@ -354,7 +354,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
 
 @pytest.mark.slow
 def test_it_learns_spread(tmp_path):
-    """From about -75 at random; a broken critic, baseline or target stays near that."""
+    """Measured: -99 greedy at the start, -75 at random, -50 after this training (2400 episodes)."""
     settings = ["batch_size_run=12", "batch_size=256", "buffer_size=2000", "env_args.episode_limit=25"]
     settings += ["steps_per_update=100", "critic_hidden_dim=64", "policy_hidden_dim=64", "t_max=60000"]
     training = start(tmp_path, "spread", *settings, "test_interval=20000", "test_nepisode=120", "updates_per_step=4")

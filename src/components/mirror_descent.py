@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-# Probabilities below this one count as this one: what is all but impossible under a policy must not overflow.
-LEAST_LOG_PROB = -20.0
+# Probabilities below this one count as this one (as in Tomar et al.): with q < 1, D has no bound otherwise.
+LEAST_LOG_PROB = math.log(1e-6)
 
 
 def tsallis_log(log_probs: Tensor, q: float) -> Tensor:

@@ -1,15 +1,17 @@
-"""SMAX (Rutherford et al. 2023, JaxMARL): a StarCraft-like game in JAX against its scripted enemies, natively batched."""
+"""SMAX (Rutherford et al. 2023, JaxMARL): a StarCraft-like game in JAX with scripted enemies, natively batched."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import io
+import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,8 +44,9 @@ def load_smax() -> ModuleType:
         raise MissingPackage(f"smax needs the package jaxmarl: {INSTALL}")
     # On a GPU, JAX would take three quarters of its memory, which torch may want.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    logging.getLogger("jax").setLevel(logging.WARNING)  # else it tells of every kind of device that is not there
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # jaxmarl prints which of its environments it has
+        with _quiet():
             smax = importlib.import_module("jaxmarl.environments.smax")
     except Exception as error:  # JAX and what is built on it do not always fit together
         reason = " ".join(str(error).split())
@@ -53,6 +56,17 @@ def load_smax() -> ModuleType:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     return smax
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """jaxmarl prints which environments it has, and sets both streams to what they were when Python started."""
+    streams = sys.stdout, sys.stderr, sys.__stdout__
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, sys.__stdout__ = streams  # type: ignore[misc]
 
 
 class Battles(NamedTuple):
@@ -99,7 +113,7 @@ class Programs:
     merge: Callable[[Any, Battles, Battles], Battles]
 
 
-@lru_cache(maxsize=None)
+@cache
 def make_programs(map_name: str, **options: Any) -> Programs:
     """The programs for a map, shared by all environments with the same options.
 

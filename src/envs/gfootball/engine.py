@@ -7,7 +7,6 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-import gfootball_engine  # noqa: F401 - first, because gfootball.env catches its ImportError and prints
 import gym
 from gfootball import scenarios
 from gfootball.env import config as gfootball_config
@@ -36,12 +35,22 @@ def scenario_names() -> list[str]:
 
 
 class Config(gfootball_config.Config):
-    """The package's settings; each episode's seed is set before its reset."""
+    """The package's settings; each episode's seed is set before its reset.
+
+    One is not the package's: with `fixed_players` only as many players can be controlled as there are agents, so that
+    the package has no others to give them.
+    """
 
     def NewScenario(self, inc: int = 1) -> None:
         """Called by the package before every episode."""
         super().NewScenario(inc)
-        self.ScenarioConfig().game_duration = _NO_CLOCK
+        scenario = self.ScenarioConfig()
+        scenario.game_duration = _NO_CLOCK
+        if self["fixed_players"]:
+            team = scenario.left_team
+            theirs = _field_players(team)[-self.number_of_left_players() :]
+            for player in range(len(team)):
+                team[player].controllable = player in theirs
 
     def seed_next_episode(self, seed: int) -> None:
         """All that is random in the next episode follows from `seed`, an int in [0, 2**31)."""
@@ -54,6 +63,10 @@ def _seeded(seed: int) -> dict[str, Any]:
     return {"game_engine_random_seed": seed, "reverse_team_processing": bool(seed % 2)}
 
 
+def _field_players(team: Any) -> list[int]:
+    return [player for player in range(len(team)) if team[player].role != scenarios.e_PlayerRole_GK]
+
+
 def count_field_players(scenario: str) -> int:
     """Players of the left team without the keeper.
 
@@ -62,13 +75,15 @@ def count_field_players(scenario: str) -> int:
     """
     if scenario not in scenario_names():  # the package would end the process
         raise ConfigError(f"gfootball: no scenario '{scenario}'; {nearest(scenario, scenario_names())}")
-    team = Config({"level": scenario, **_seeded(0)}).ScenarioConfig().left_team
-    return sum(player.role != scenarios.e_PlayerRole_GK for player in team)
+    return len(
+        _field_players(Config({"level": scenario, "fixed_players": False, **_seeded(0)}).ScenarioConfig().left_team)
+    )
 
 
 def make(
     scenario: str,
     n_agents: int,
+    fixed_players: bool,
     seed: int,
     checkpoints: bool,
     write_goal_dumps: bool,
@@ -81,6 +96,7 @@ def make(
     Args:
         scenario: one of `scenario_names`.
         n_agents: players of the left team that are controlled.
+        fixed_players: see `Config`.
         seed: of the episode that the package begins by itself.
         checkpoints: reward for nearing the goal with the ball.
         write_goal_dumps, write_full_episode_dumps, write_video, logdir: the package's.
@@ -88,6 +104,7 @@ def make(
     config = Config(
         {
             "level": scenario,
+            "fixed_players": fixed_players,
             "players": [f"agent:left_players={n_agents},right_players=0"],
             "dump_scores": write_goal_dumps,
             "dump_full_episodes": write_full_episode_dumps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from utils.registry import nearest
 INSTALL = "bash install_gfootball.sh"
 
 PAPER_NAMES = {"academy_3_vs_2": "academy_3_vs_1_with_keeper"}
-# Where more than these play, the package decides which of them the agents have (the ones near the ball).
+# Whole teams play there: those who begin near the ball.
 N_AGENTS = {"academy_counterattack_easy": 4, "academy_counterattack_hard": 4}
 REWARDS = {"scoring": False, "scoring,checkpoints": True}
 REPRESENTATIONS = ("relative", "simple115v2")
@@ -29,11 +30,13 @@ def load_engine() -> ModuleType:
         MissingPackage: gfootball or what it needs is not installed, or cannot be imported.
     """
     try:
-        from envs.gfootball import engine
+        importlib.import_module("gfootball_engine")  # first: gfootball prints something if it cannot be imported
+        # gym would print in every process that nobody maintains it
+        importlib.import_module("gym_notices.notices").notices.clear()
+        return importlib.import_module("envs.gfootball.engine")
     except Exception as error:  # gym and the compiled part may fail in any way
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise MissingPackage(f"Google Research Football cannot be used ({what}): {INSTALL} builds it") from error
-    return engine
 
 
 class FootballEnv(MultiAgentEnv):
@@ -50,6 +53,9 @@ class FootballEnv(MultiAgentEnv):
         map_name: a scenario: one of the package's, `academy_4_vs_3`, or a name in `PAPER_NAMES`.
         n_agents: players of the left team that are controlled; None: 4 in the counterattacks, elsewhere all but the
             keeper.
+        fixed_players: each agent has the same player all the time, the last `n_agents` in the scenario's order. False:
+            as the package does it, which gives an agent another player now and then, the keeper (at 3_vs_2's and
+            4_vs_3's beginning, too) or one nearer to the ball.
         time_limit: steps after which an episode is cut.
         rewards: "scoring" or "scoring,checkpoints".
         representation: of observations: "relative" (`features.observations`) or "simple115v2" (the package's, which
@@ -69,6 +75,7 @@ class FootballEnv(MultiAgentEnv):
         seed: int,
         map_name: str = "academy_3_vs_2",
         n_agents: int | None = None,
+        fixed_players: bool = True,
         time_limit: int = 150,
         rewards: str = "scoring",
         representation: str = "relative",
@@ -98,7 +105,8 @@ class FootballEnv(MultiAgentEnv):
         self.env, self._config = self._engine.make(
             scenario,
             self.n_agents,
-            seed,
+            fixed_players,
+            seed % 2**31,
             REWARDS[rewards],
             write_goal_dumps,
             write_full_episode_dumps,
