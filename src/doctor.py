@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import platform
 import re
@@ -12,6 +13,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +138,7 @@ def _module_of(distribution: str) -> str:
 def try_import(module: str) -> str:
     """The import's own error in one line; empty if it works."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             importlib.import_module(module)
     except (Exception, SystemExit) as exc:  # a package may fail in any way while it is imported
