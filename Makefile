@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: setup lint format test test-slow bench demo clean
+.PHONY: setup football lint format test test-slow bench demo clean
 
 # One stamp per set of requirements: installing again happens only after a requirements file changed.
 $(VENV)/.run.stamp: requirements.txt
@@ -11,11 +11,18 @@ $(VENV)/.run.stamp: requirements.txt
 	$(PY) -m pip install -q -r requirements.txt
 	touch $@
 
-$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt requirements-sisl.txt requirements-sc2.txt
+$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt requirements-sisl.txt requirements-smax.txt requirements-sc2.txt
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@
 
+# Google Research Football: Debian packages and five minutes of compiling, so only on demand; CI does it.
+$(VENV)/.football.stamp: $(VENV)/.dev.stamp requirements-gfootball.txt install_gfootball.sh
+	PYTHON=$(PY) bash install_gfootball.sh
+	touch $@
+
 setup: $(VENV)/.run.stamp
+
+football: $(VENV)/.football.stamp
 
 lint: $(VENV)/.dev.stamp
 	$(PY) -m ruff check .

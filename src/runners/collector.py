@@ -304,6 +304,8 @@ class _Figures:
             if values:
                 # Over all episodes, as in PyMARL: an absent key counts as 0 (`episode_limit` where nothing was cut).
                 logger.log_stat(f"{prefix}{key}_mean", float(np.sum(values)) / len(self.lengths), t_env)
+        if self.info.get("battle_won"):  # the same under a name that fits games other than StarCraft
+            logger.log_stat(f"{prefix}win_rate", float(np.sum(self.info["battle_won"])) / len(self.lengths), t_env)
         if lists:
             logger.log_list(f"{prefix}returns", returns.tolist(), t_env)
             if self.info.get("battle_won"):
