@@ -19,6 +19,7 @@ import torch  # noqa: E402
 from benchmarks import (  # noqa: E402
     actor_critic,
     dac_update,
+    f2a2,
     learner_update,
     particle,
     replay,
@@ -36,6 +37,7 @@ PARTS = {
     "s2q": s2q_update.run,
     "dac": dac_update.run,
     "actor_critic": actor_critic.run,
+    "f2a2": f2a2.run,
     "rollout": rollout.run,
     "replay": replay.run,
     "training": training_speed.run,
