@@ -1,0 +1,30 @@
+"""The commands behind MAMT's results: every run of them is a valid configuration."""
+
+from experiments import mamt
+from utils.config import build_config, check_config
+
+
+def test_every_run_is_a_valid_configuration():
+    seen = set()
+    for name, task in mamt.TASKS.items():
+        others = {label: alg for group in mamt.OTHERS.values() for label, alg in group.items()}
+        for algorithm in (task.methods | (others if name == "spread" else {})).values():
+            for job in mamt.jobs_of(task, algorithm, task.episodes, {}, (1, 2)):
+                config = build_config(
+                    job.algorithm, job.environment, [f"{key}={value}" for key, value in job.settings.items()]
+                )
+                check_config(config)
+                assert config["t_max"] == task.episodes * task.steps
+                # the last five records of training are the last 1,000 episodes
+                assert 5 * config["runner_log_interval"] == 1000 * task.steps
+                seen.add((algorithm, name))
+    assert ("mamt", "rover_tower") in seen
+    assert ("mamd_op", "spread3_mix") in seen
+    assert ("lola", "spread") in seen
+
+
+def test_coefficients_among_many_agents_can_reach_the_threshold():
+    (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], "mamt", 10, {}, (1,))
+    assert job.settings["coordination_sigma"] < 1 / 7
+    (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], "maac", 10, {}, (1,))
+    assert "coordination_sigma" not in job.settings
