@@ -1,6 +1,7 @@
 """The commands behind MAMT's results: every run of them is a valid configuration."""
 
 from experiments import mamt
+
 from utils.config import build_config, check_config
 
 
