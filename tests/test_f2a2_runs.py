@@ -1,0 +1,212 @@
+"""Whole runs of F2A2 and its baselines: resumed ones equal uninterrupted ones, and they learn."""
+
+import json
+import logging
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from experiments import f2a2
+from transition_fixtures import train_run
+
+from training import Training
+from utils.config import build_config, check_config, set_seed
+from utils.logging import Logger
+from utils.observers import Interrupted
+from utils.seeding import seed_globals
+
+SMALL = [
+    *(
+        "env_args.n_pairs=2",
+        "env_args.episode_limit=5",
+        "seed=3",
+        "batch_size_run=4",
+        "use_cuda=False",
+        "runner=vector",
+    ),
+    *("policy_hidden_dim=8", "critic_hidden_dim=8", "test_interval=60", "test_nepisode=4", "t_max=200"),
+    *("learner_log_interval=1", "runner_log_interval=1", "save_model_interval=100000", "updates_per_collection=2"),
+]
+MODELS = [
+    *("moa_trajectories=4", "moa_character_batch=3", "moa_trajectory_steps=5", "moa_hidden_dim=6"),
+    *("moa_prediction_dim=6", "warmup_episodes=4"),
+]
+# A budget of communication, so that all random streams of the consensus are in use.
+BUDGET = ["topology=ring", "consensus_interval=2.0", "consensus_interval_std=1.0", "consensus_beta_steps=10"]
+OFF_POLICY = ["batch_size=16", "buffer_size=40"]
+RUNS = {
+    "f2a2_sac": [*OFF_POLICY, *MODELS, *BUDGET, "topology_extra_edges=50.0"],
+    "f2a2_ddpg": [*OFF_POLICY, *MODELS, *BUDGET],
+    "f2a2_td3": [*OFF_POLICY, *MODELS, *BUDGET, "moa_common=False"],
+    "f2a2_isac": [*OFF_POLICY, *BUDGET],
+    "f2a2_coma": ["batch_size=6", "buffer_size=20", *MODELS, *BUDGET],
+    "coma": ["batch_size=6", "buffer_size=20", "hard_target_interval=5"],
+    "ma_ac": ["batch_size=6", "buffer_size=20", *BUDGET[:3]],
+}
+RECURRENT = {
+    "f2a2_sac": [*RUNS["f2a2_sac"], "batch_size=6", "agent=rnn", "replay=episodes", "standardise_rewards=False"],
+    "f2a2_coma": [*RUNS["f2a2_coma"], "agent=rnn"],
+}
+
+
+def start(algorithm, run_dir, *settings):
+    """A run in this process, without Sacred."""
+    config = build_config(algorithm, "rover_tower", [*SMALL, *settings])
+    check_config(config)
+    set_seed(config)
+    args = SimpleNamespace(**config)
+    args.device, args.unique_token = "cpu", "test"
+    seed_globals(args.seed)
+    run_dir.mkdir(exist_ok=True)
+    log = logging.getLogger("test_f2a2_runs")
+    log.setLevel(logging.ERROR)
+    logger = Logger(log)
+    logger.setup_files(run_dir)
+    return Training(args, logger, run_dir, SimpleNamespace(received=None))
+
+
+class StopAt:
+    """SIGTERM comes at a certain step."""
+
+    def __init__(self, runner, t_env):
+        self.runner, self.t_env = runner, t_env
+
+    @property
+    def received(self):
+        return signal.SIGTERM if self.runner.t_env >= self.t_env else None
+
+
+def finish(training):
+    try:
+        return training.run()
+    finally:
+        training.close()
+        training.logger.close()
+
+
+def newest(run_dir):
+    return max((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+CASES = [*RUNS.items(), *RECURRENT.items()]
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), CASES, ids=[f"{n}-{name}" for n, (name, _) in enumerate(CASES)])
+def test_resumed_run_equals_the_uninterrupted_one(algorithm, settings, tmp_path):
+    whole = start(algorithm, tmp_path / "whole", *settings)
+    finish(whole)
+    first = start(algorithm, tmp_path / "parts", *settings)
+    first.stop = StopAt(first.runner, 100)
+    with pytest.raises(Interrupted):
+        finish(first)
+    second = start(algorithm, tmp_path / "parts", *settings)
+    second.load(newest(tmp_path / "parts"))
+    finish(second)
+    mine, theirs = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("parts", "whole"))
+    assert mine == theirs
+    keys = {json.loads(line)["key"] for line in theirs}
+    assert {"policy_entropy", "td_error_abs", "loss_policy"} <= keys
+    if "moa_hidden_dim=6" in settings:
+        assert {"moa_accuracy", "moa_best_constant"} <= keys
+
+
+def test_evaluation_of_saved_models(tmp_path):
+    trained = start("f2a2_sac", tmp_path / "trained", *RUNS["f2a2_sac"])
+    finish(trained)
+    other = start("f2a2_sac", tmp_path / "other", *RUNS["f2a2_sac"], "seed=4")
+    other.load_models(tmp_path / "trained" / "checkpoints", 0)
+    for name in ("params", "critic_params"):
+        for mine, theirs in zip(getattr(other.learner, name), getattr(trained.learner, name), strict=True):
+            assert torch.equal(mine, theirs)
+    assert other.evaluate_only() == other.last_test_return
+    other.close()
+    other.logger.close()
+
+
+@pytest.mark.parametrize("algorithm", ["f2a2_sac", "f2a2_ddpg", "f2a2_coma"])
+def test_learns_a_matrix_game(algorithm, tmp_path):
+    """Two agents, of four joint actions one pays: the policies find it."""
+    on_policy = algorithm == "f2a2_coma"
+    run = train_run(
+        tmp_path, algorithm, "matrix_game", "env_args.map_name=custom", "env_args.payoff=[[0, 0], [0, 1]]",
+        "t_max=2400", "batch_size_run=20", f"batch_size={20 if on_policy else 128}", "buffer_size=3000",
+        "updates_per_collection=5", "common_reward=True", "lr=0.003", "test_interval=100000", "test_nepisode=20",
+        "critic_hidden_dim=16", "policy_hidden_dim=16", "target_tau=0.05", "moa=False", "warmup_episodes=0",
+        "recent_transitions=0", "transition_history=0",
+    )  # fmt: skip
+    assert run.last_test_return == 1.0
+
+
+def test_models_learn_what_the_others_do(tmp_path):
+    """Policies that have become predictable are predicted: better than by always guessing the most frequent action."""
+    run = train_run(
+        tmp_path, "f2a2_ddpg", "matrix_game", "env_args.map_name=two_step", "t_max=2400", "batch_size_run=20",
+        "batch_size=64", "buffer_size=3000", "updates_per_collection=1", "common_reward=True", "lr=0.01",
+        "test_interval=100000", "test_nepisode=20", "critic_hidden_dim=16", "policy_hidden_dim=16", "joint=False",
+        "moa_trajectories=20", "moa_character_batch=5", "moa_trajectory_steps=2", "moa_hidden_dim=8",
+        "moa_prediction_dim=16", "warmup_episodes=20", "recent_transitions=200", "transition_history=1",
+        "learner_log_interval=1",
+    )  # fmt: skip
+    accuracy, constant = (run.logger.stats[key][-1][1] for key in ("moa_accuracy", "moa_best_constant"))
+    assert accuracy > 0.6
+    assert accuracy >= constant - 0.02
+
+
+# -- experiments ------------------------------------------------------------------------------------------------------
+PARTS = ("particle", "ablations", "topology", "intervals", "starcraft")
+
+
+def cells_of(part, *arguments):
+    """What an experiment would run."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f2a2, "carry_out", lambda cells, *rest: found.update(cells))
+        f2a2.main([part, "--tasks", *f2a2.PARTICLE, *arguments])
+    return found
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_experiments_have_valid_settings(part):
+    cells = cells_of(part, "--seeds", "2")
+    jobs = [job for groups in cells.values() for runs in groups.values() for job in runs]
+    assert len({str(job) for job in jobs}) == len(jobs)
+    for job in jobs:
+        config = build_config(job.algorithm, job.environment, [f"{key}={value}" for key, value in job.settings.items()])
+        check_config(config)
+        for key, value in job.settings.items():
+            found = config["env_args"][key.removeprefix("env_args.")] if key.startswith("env_args.") else config[key]
+            assert found == value, key
+    labels = {label for groups in cells.values() for label in groups}
+    assert labels == set({
+        "particle": f2a2.METHODS, "ablations": f2a2.ABLATIONS, "topology": f2a2.EDGES, "intervals": f2a2.INTERVALS,
+        "starcraft": ("F2A2-SAC", "F2A2-COMA", "COMA", "MA-AC"),
+    }[part])  # fmt: skip
+
+
+def test_counted_parameters_are_those_that_are_sent(tmp_path):
+    """The table's numbers, times neighbours and updates, are what the channel has counted."""
+    for algorithm in ("f2a2_sac", "ma_ac"):
+        training = start(algorithm, tmp_path / algorithm, *RUNS[algorithm], "topology=full", "topology_extra_edges=0.0",
+                         "consensus_interval=1.0", "consensus_interval_std=0.0")  # fmt: skip
+        finish(training)
+        learner = training.learner
+        settings = {"env_args.n_pairs": 2, "critic_hidden_dim": 8, "policy_hidden_dim": 8}
+        numbers = f2a2.transmitted(algorithm, "rover_tower", **settings)
+        for name, number in zip(("critic", "policies"), numbers, strict=True):
+            if number:
+                assert learner.channel.sent(name).numbers.tolist() == [3 * learner.updates * number] * 4
+
+
+def test_table_of_parameters(tmp_path):
+    f2a2.main(["parameters", "--maps", "3m", "--results", str(tmp_path)])
+    table = (tmp_path / "parameters.md").read_text()
+    assert "| rover_tower | MA-AC | 36,741 | 18,949 | 55,690 | 1.00 |" in table
+    assert "| 3m | F2A2-SAC | 98,560 | 0 | 98,560 |" in table
