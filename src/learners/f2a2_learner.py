@@ -70,7 +70,8 @@ class F2A2Learner(Learner):
         self.target_critic = self.with_target(self.critic)
         self.target_mac = self.with_target(mac) if self.algorithm.target_policies else mac
         self.consensus = {
-            name: PrimalDual(params, args.consensus_beta, args.consensus_beta_steps) for name, params in shared.items()
+            name: PrimalDual(params, args.consensus_beta, args.consensus_beta_steps, args.consensus_dual_scale)
+            for name, params in shared.items()
         }
         self.links = make_links(args)
         self.channel = Channel(args.n_agents, ["observations", "actions", *shared])
@@ -367,7 +368,7 @@ class F2A2Learner(Learner):
         if not finite.all():
             raise Diverged(_divergence(loss.detach(), norm, finite, t_env, parts))
         if consensus is not None:
-            self.consensus[consensus].add_gradients_()
+            self.consensus[consensus].add_gradients_(self.args.lr)  # beside Adam, which would drown it
         if due is None or due.all():
             optimiser.step()
         else:
