@@ -47,8 +47,8 @@ def make_args(algorithm: str = "qmix", **overrides: Any) -> SimpleNamespace:
     config = load_file(CONFIG_DIR / "default.yaml") | load_file(CONFIG_DIR / "algs" / f"{algorithm}.yaml")
     sizes = {
         "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": OBS, "state_shape": STATE,
-        "continuous_actions": False, "episode_limit": EPISODE_LIMIT, "device": "cpu", "seed": 0, "learner_log_interval": 10**9,
-        "runner_log_interval": 10**9,
+        "continuous_actions": False, "episode_limit": EPISODE_LIMIT, "device": "cpu", "seed": 0,
+        "learner_log_interval": 10**9, "runner_log_interval": 10**9,
     }  # fmt: skip
     return SimpleNamespace(**(config | sizes | overrides))
 
