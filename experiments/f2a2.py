@@ -61,7 +61,7 @@ EDGES: dict[str, dict[str, Any]] = {
     "all edges": {},
 }
 INTERVALS: dict[str, dict[str, Any]] = {
-    "never": {"consensus_interval": float("inf")},
+    "never": {"consensus_interval": 0.0},
     "N(20, 10)": {"consensus_interval": 20.0, "consensus_interval_std": 10.0},
     "every update": {},
 }

@@ -94,6 +94,15 @@ def f2a2_episodes(args, seed=0):
     return batch
 
 
+def drawn_at_the_end(steps, probs, seed):
+    """int64 [B, A]: what a learner draws in the last observations of episodes from probabilities [B, T, A, U]."""
+    torch.manual_seed(seed)
+    # Rows are time-major: of episodes that are as long, in the batch's order; the shorter ones end first.
+    order = sorted(range(steps.batch_size), key=lambda b: (steps.lengths[b], b))
+    drawn = torch.multinomial(torch.cat([probs[b, steps.lengths[b] - 1] for b in order]), 1).view(len(order), -1)
+    return drawn[torch.tensor(order).argsort()]
+
+
 # -- critics of one agent in plain loops ------------------------------------------------------------------------------
 def copy_value(critic, name, i, c, obs, joint):
     """all_q [M, U] of critic c of agent i: observations [M, A, O], joint actions one-hot [M, A, U]."""

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from f2a2_fixtures import baseline_args, f2a2_episodes
+from f2a2_fixtures import baseline_args, drawn_at_the_end, f2a2_episodes
 from learner_fixtures import td_lambda_returns
 from maac_fixtures import maac_learner
 from transition_fixtures import train_run
@@ -45,13 +45,17 @@ def test_update_equals_a_loop(settings):
     learner.mac.action_selector.epsilon = EPSILON
     batch = f2a2_episodes(args)
     before = copy.deepcopy(learner)
+    torch.manual_seed(5)
     learner.train(batch, 0, 0)
 
     before.mac.agent.train()
     probs = bounded(before.mac, batch)
+    last = drawn_at_the_end(batch.steps(), probs, seed=5)
+    assert (last != 0).any()
     errors, gains = [], []
     for b, length in enumerate(batch.lengths().tolist()):
         taken = batch["actions"][b, :, :, 0].tolist()
+        taken[length - 1] = last[b].tolist()  # nothing was done there: what the policies would do
         seen = [(batch["state"][b, t], batch["obs"][b, t], taken[t]) for t in range(length)]
         for i in range(A):
             with torch.no_grad():

@@ -246,6 +246,12 @@ def test_links_from_a_configuration():
     drawn = [made.draw() for _ in range(20)]
     assert all(torch.equal(edges, expected.draw()) for edges in drawn)
     assert 0 < sum(n_edges(edges) > 0 for edges in drawn) < 20
+    args.consensus_interval, args.consensus_interval_std = 0.0, 0.0
+    never = make_links(args)
+    assert not any(never.draw().any() for _ in range(50))
+    args.consensus_interval = math.inf
+    with pytest.raises(ConfigError, match="consensus_interval=0, which means never"):
+        make_links(args)
 
 
 @pytest.mark.parametrize(

@@ -536,6 +536,7 @@ def worker_pool():
 ELSEWHERE = {
     "smax": "test_smax.py",
     "gfootball": "test_gfootball.py",
+    "battle": "test_battle.py",
     "sc2v2": "test_sc2_upstream.py",
     "sc2hard": "test_sc2_upstream.py",
 }

@@ -4,7 +4,16 @@ import copy
 
 import pytest
 import torch
-from f2a2_fixtures import SIZES, H, copy_value, f2a2_args, f2a2_episodes, f2a2_learner, f2a2_transitions
+from f2a2_fixtures import (
+    SIZES,
+    H,
+    copy_value,
+    drawn_at_the_end,
+    f2a2_args,
+    f2a2_episodes,
+    f2a2_learner,
+    f2a2_transitions,
+)
 from learner_fixtures import td_lambda_returns
 
 from components.distributions import MaskedCategorical
@@ -234,6 +243,8 @@ def test_isac_agrees_on_policies_too():
     assert learner.channel.sent("actor").messages.tolist() == [2] * A
     size = sum(param[0].numel() for param in learner.params)
     assert learner.channel.sent("actor").numbers.tolist() == [2 * size] * A
+    # Nobody reads what others see or do, so nobody sends it.
+    assert learner.channel.total().messages.tolist() == [4] * A
 
 
 def test_policies_differ_and_critics_start_equal():
@@ -260,13 +271,16 @@ def test_coma_equals_a_loop_over_episodes_and_agents(settings):
     logits = before.mac.unroll(batch, steps)
     random = avail / avail.sum(-1, keepdim=True)
     log_probs = ((1 - epsilon) * log_probs_of(logits, avail).exp() + epsilon * random).clamp(min=1e-30).log()
+    place = steps.unpack(torch.arange(steps.n_rows).unsqueeze(-1)).squeeze(-1)  # row of step t of episode b
     torch.manual_seed(SEED)
-    joint = one_hot(taken, u).expand(A, -1, -1, -1)
     if before.models is not None:
         from modules.opponents import episode_histories
 
         joint = one_hot(before.models.imagine(episode_histories(batch, steps, H), taken), u)
-    place = steps.unpack(torch.arange(steps.n_rows).unsqueeze(-1)).squeeze(-1)  # row of step t of episode b
+    else:  # what nobody did any more, the others tell
+        for b, told in enumerate(drawn_at_the_end(steps, steps.unpack(log_probs.exp().detach()), SEED)):
+            taken[place[b, steps.lengths[b] - 1]] = told
+        joint = one_hot(taken, u).expand(A, -1, -1, -1)
     # Moments of all transitions; the fourth batch of the same would have the same, and the start hardly weighs.
     rewards = [batch["reward"][b, : length - 1] for b, length in enumerate(steps.lengths.tolist())]
     std, mean = torch.std_mean(torch.cat(rewards), 0, correction=0)
@@ -382,6 +396,9 @@ def test_a_step_of_some_leaves_weights_and_moments_of_the_others():
         ("sac", {"moa": True, "transition_history": 0}, "transition_history"),
         ("sac", {"moa": True, "recent_transitions": 0}, "recent_transitions"),
         ("sac", {"importance_bound": 0.0}, "importance_bound is 0.0"),
+        ("sac", {"consensus_beta": 2000.0}, "at most 1 / lr"),
+        ("ddpg", {"gumbel_temperature": 0.0}, "gumbel_temperature is 0.0"),
+        ("td3", {"target_noise": -0.1}, "target_noise=-0.1"),
     ],
 )
 def test_bad_settings_are_one_line(algorithm, settings, message):

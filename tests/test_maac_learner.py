@@ -209,6 +209,20 @@ def test_what_is_logged():
     assert log.stats["q_taken_mean"][0][0] == pytest.approx(mean, rel=1e-4)
 
 
+@pytest.mark.parametrize("continuous", [False, True])
+def test_logging_draws_no_random_numbers(continuous):
+    args = maac_args(continuous=continuous)
+    batch, states = transitions(args), []
+    for interval in (1, 100):
+        learner, _ = maac_learner(maac_args(continuous=continuous, learner_log_interval=interval))
+        learner.log_stats_t = 0
+        torch.manual_seed(SEED)
+        learner.train(batch, 50, 0)
+        assert (learner.log_stats_t == 50) == (interval == 1)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
 def test_it_learns_what_the_observation_says():
     """A bandit of two actions for each agent: the sign of its first entry is the action that pays."""
     args = maac_args(sizes=((2, 2), (2, 2)), gamma=0.0, lr=0.01, critic_hidden_dim=16, policy_hidden_dim=16)
@@ -226,13 +240,14 @@ def test_it_learns_what_the_observation_says():
     assert right.float().mean() > 0.95
 
 
-def test_an_update_that_is_not_finite_changes_nothing():
+@pytest.mark.parametrize(("entry", "said"), [("reward", "rewards"), ("obs", "observations"), ("next_obs", "targets")])
+def test_an_update_that_is_not_finite_changes_nothing(entry, said):
     args = maac_args()
     learner, _ = maac_learner(args)
     batch = transitions(args)
-    batch["reward"][3, 1] = float("nan")
+    batch[entry][3, 1] = float("nan")
     weights = [param.detach().clone() for param in learner.critic_params]
-    with pytest.raises(Diverged, match="rewards"):
+    with pytest.raises(Diverged, match=said):
         learner.train(batch, 12, 0)
     assert all(torch.equal(a, b) for a, b in zip(weights, learner.critic_params, strict=True))
 

@@ -97,7 +97,7 @@ def slow_losses(learner, batch, seed):
             anew = list(taken)
             anew[i] = act(args, current[n][i], batch["avail_actions"][n, i], noise[1][n, i])
             gain = gain + value(learner.frozen_critic, i, batch["obs"][n], anew) / n_rows
-            size = size + current[n][i][: args.n_actions].pow(2).mean() / n_rows
+            size = size + current[n][i][: SIZES[1][i]].pow(2).mean() / n_rows
         critic_losses.append(loss)
         policy_losses.append(args.policy_logit_penalty * size - gain)
     return critic_losses, policy_losses

@@ -9,7 +9,7 @@ def test_every_run_is_a_valid_configuration():
     seen = set()
     for name, task in mamt.TASKS.items():
         others = {label: alg for group in mamt.OTHERS.values() for label, alg in group.items()}
-        for algorithm in (task.methods | (others if name == "spread" else {})).values():
+        for algorithm in (task.methods | (others if name in ("spread", "pursuit") else {})).values():
             for job in mamt.jobs_of(task, algorithm, task.episodes, {}, (1, 2)):
                 config = build_config(
                     job.algorithm, job.environment, [f"{key}={value}" for key, value in job.settings.items()]

@@ -332,6 +332,9 @@ def test_model_files(tmp_path):
         ({"replay": "episodes"}, "replay=latest"),
         ({"updates_per_collection": 2}, "updates_per_collection=1"),
         ({"batch_size": 6}, "batch_size is 6, but only 5 new ones"),
+        ({"batch_size": 5, "batch_size_run": 3, "accumulated_episodes": 5}, "batch_size is 5, but only 3 new ones"),
+        ({"critic": "attention"}, "critic=state or critic=observation instead of 'attention'"),
+        ({"critic": "joint"}, "instead of 'joint'"),
         ({"mac": "basic_mac"}, "mac=actor_mac"),
         ({"mixer": "qmix"}, "mixer=null"),
         ({"continuous_actions": True}, "choose ma_ppo"),
@@ -434,8 +437,9 @@ def test_settings_that_do_not_fit_ma_ppo(options, said):
 def test_learns_continuous_actions():
     """Every entry is best at 0.5: one-step episodes, collected by the policies."""
     args = attention_args(
-        continuous=True, n_actions=2, lr=0.005, ppo_epochs=8, policy_hidden_dim=16, critic_hidden_dim=16, batch_size=64
-    )
+        continuous=True, n_actions=2, lr=0.005, ppo_epochs=8, policy_hidden_dim=16, critic_hidden_dim=16,
+        batch_size=64, accumulated_episodes=72,
+    )  # fmt: skip
     learner, _ = make_learner(args)
     scheme = {
         "state": {"vshape": args.state_shape},

@@ -211,14 +211,19 @@ def make_links(args: SimpleNamespace) -> Links:
     """The links that a configuration asks for.
 
     Args:
-        args: `n_agents`, `seed`, `topology`, `topology_extra_edges`, `consensus_interval`, `consensus_interval_std`.
+        args: `n_agents`, `seed`, `topology`, `topology_extra_edges`, `consensus_interval` (0: never),
+            `consensus_interval_std`.
 
     Raises:
         ConfigError: a setting out of range.
     """
+    # Not infinite in a configuration: JSON has no such number, so a run could not be found again to be resumed.
+    if args.consensus_interval == float("inf"):
+        raise ConfigError("consensus_interval is infinite: set consensus_interval=0, which means never")
+    mean = args.consensus_interval or float("inf")
     return Links(
         Topology(args.n_agents, args.topology, args.topology_extra_edges, args.seed),
-        Intervals(args.n_agents, args.consensus_interval, args.consensus_interval_std, args.seed),
+        Intervals(args.n_agents, mean, args.consensus_interval_std, args.seed),
     )
 
 
@@ -244,6 +249,12 @@ def metropolis_weights(edges: Tensor) -> Tensor:
 def flat_copies(params: Sequence[nn.Parameter]) -> Tensor:
     """All agents' copies as rows, without gradients: parameters [A, ...] -> [A, D]."""
     return torch.cat([param.detach().flatten(1) for param in params], 1)
+
+
+def disagreement(params: Sequence[nn.Parameter]) -> Tensor:
+    """Root mean square distance of every copy from the mean of all copies: parameters [A, ...] -> [A]."""
+    copies = flat_copies(params)
+    return (copies - copies.mean(0)).pow(2).mean(1).sqrt()
 
 
 @torch.no_grad()
@@ -328,6 +339,15 @@ class PrimalDual(nn.Module):
             return self.duals.new_tensor(self.largest_beta)
         return self.largest_beta * (self.updates / self.beta_steps).clamp(max=1.0).to(self.duals)
 
+    def check_bypass(self, lr: float) -> None:
+        """Whether the penalty can bypass an optimiser of this step size.
+
+        Raises:
+            ConfigError: lr beta is greater than 1: the copies would move beyond the average.
+        """
+        if lr * self.largest_beta > 1:
+            raise ConfigError(f"consensus_beta={self.largest_beta} with lr={lr} overshoots: it must be at most 1 / lr")
+
     @torch.no_grad()
     def add_gradients_(self, lr: float | None = None) -> None:
         """Adds lambda_i - beta (phi_sh - phi~_i) to the gradients of the copies (step 1).
@@ -338,8 +358,10 @@ class PrimalDual(nn.Module):
                 Hutter 2019). Call it after the gradients have been computed.
 
         Raises:
-            ConfigError: lr beta is greater than 1: the copies would move beyond the average.
+            ConfigError: see `check_bypass`.
         """
+        if lr is not None:
+            self.check_bypass(lr)
         copies = flat_copies(self.params)
         towards = self.beta * (self.shared - copies) * self.exchanged.unsqueeze(1)
         added = self.duals if lr is not None else self.duals - towards
@@ -347,8 +369,6 @@ class PrimalDual(nn.Module):
             param.grad = part.clone() if param.grad is None else param.grad.add_(part)
         if lr is None:
             return
-        if lr * self.largest_beta > 1:
-            raise ConfigError(f"consensus_beta={self.largest_beta} with lr={lr} overshoots: it must be at most 1 / lr")
         for param, part in zip(self.params, _split(towards, self.params), strict=True):
             param.add_(part, alpha=lr)
 
@@ -369,6 +389,5 @@ class PrimalDual(nn.Module):
         self.updates += 1
 
     def consensus_error(self) -> Tensor:
-        """Root mean square distance of every copy from the mean of all copies: [A]."""
-        copies = flat_copies(self.params)
-        return (copies - copies.mean(0)).pow(2).mean(1).sqrt()
+        """See `disagreement`: [A]."""
+        return disagreement(self.params)

@@ -38,7 +38,8 @@ class MaskedCategorical:
     @torch.no_grad()
     def sample(self, n: int | None = None) -> Tensor:
         """int64 [...], or [..., n] independent ones."""
-        rows = self.probs.reshape(-1, self.probs.shape[-1])
+        # Where a network puts out NaN the loss is to tell of it, not the sampling.
+        rows = self.probs.reshape(-1, self.probs.shape[-1]).nan_to_num(nan=1.0)
         drawn = torch.multinomial(rows, 1 if n is None else n, replacement=True)
         lead = self.probs.shape[:-1]
         return drawn.view(lead if n is None else (*lead, n))

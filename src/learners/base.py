@@ -59,7 +59,9 @@ def parts_of(batch: EpisodeBatch, **values: Tensor | None) -> dict[str, Tensor |
     return {name: batch.stored(key) for name, key in stored.items()} | values
 
 
-def _divergence(loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, parts: Mapping[str, Tensor | None]) -> str:
+def divergence_message(
+    loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, parts: Mapping[str, Tensor | None]
+) -> str:
     """What to tell about an update that is not `finite` everywhere; the shapes are those of `Learner.optimise`."""
     bad = [name for name, value in parts.items() if value is not None and not torch.isfinite(value).all()]
     who = ""
@@ -71,6 +73,13 @@ def _divergence(loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, par
         f"{', '.join(bad) or 'the gradient only (weights too large?)'}; "
         "lower lr, or look at the rewards and observations"
     )
+
+
+def log_by_agent(logger: Any, figures: Mapping[str, Tensor], t_env: int) -> None:
+    """Logs lists: of figures [A] `NAME_by_agent`, of figures [A, A] `NAME_by_pair`, row by row."""
+    for name, value in figures.items():
+        if value.dim() in (1, 2):
+            logger.log_list(f"{name}_by_{'agent' if value.dim() == 1 else 'pair'}", value.flatten().tolist(), t_env)
 
 
 class Learner:
@@ -172,7 +181,7 @@ class Learner:
             grad_norm = clip_per_agent_(params, max_norm, loss.shape[0])
         finite = torch.isfinite(grad_norm + loss.detach())
         if not finite.all():
-            raise Diverged(_divergence(loss.detach(), grad_norm, finite, t_env, parts))
+            raise Diverged(divergence_message(loss.detach(), grad_norm, finite, t_env, parts))
         optimiser.step()
         return grad_norm
 

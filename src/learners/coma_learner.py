@@ -14,7 +14,7 @@ from components.distributions import MaskedCategorical
 from components.episode_buffer import EpisodeBatch
 from controllers.actor_controller import ActorMAC
 from learners.base import Learner, make_optimiser, parts_of
-from learners.returns import lambda_targets, taken_or_policy
+from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.critics.counterfactual import CounterfactualCritic
 from utils.errors import ConfigError
 
@@ -55,6 +55,7 @@ class COMALearner(Learner):
         actions = steps.pack(batch["actions"]).squeeze(-1)
         policy = MaskedCategorical(self.mac.unroll(batch, steps), avail)
         probs = self.mac.action_selector.probabilities(policy.probs, avail)
+        actions = actions.index_copy(0, *last_actions(probs, steps))
         taken = F.one_hot(actions, args.n_actions).to(probs)
         all_q = self.critic(state, obs, actions)[steps.cur]
         with torch.no_grad():

@@ -22,11 +22,11 @@ from components.distributions import MaskedCategorical
 from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.transitions import Transitions
 from controllers.f2a2_controller import F2A2MAC
-from learners.base import Learner, _divergence, clip_per_agent_, make_optimiser
+from learners.base import Learner, clip_per_agent_, divergence_message, make_optimiser
 from learners.f2a2.algorithms import Actions, Values, make_instantiation, values_of
 from learners.f2a2.objectives import joint_weights
 from learners.f2a2.rows import Rows, rows_of_episodes, rows_of_transitions
-from learners.returns import lambda_targets, taken_or_policy
+from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.critics.copies import COPIES, CriticCopies
 from modules.opponents import Histories, ModelsOfOthers, episode_histories, histories_of, trajectories_of
 from utils.errors import ConfigError, Diverged
@@ -73,6 +73,8 @@ class F2A2Learner(Learner):
             name: PrimalDual(params, args.consensus_beta, args.consensus_beta_steps, args.consensus_dual_scale)
             for name, params in shared.items()
         }
+        for agreement in self.consensus.values():
+            agreement.check_bypass(args.lr)
         self.links = make_links(args)
         self.channel = Channel(args.n_agents, ["observations", "actions", *shared])
         self.models: ModelsOfOthers | None = None
@@ -124,7 +126,9 @@ class F2A2Learner(Learner):
             rows = rows_of_transitions(batch, self.args.standardise_rewards, self.models is not None)
         else:
             rows = rows_of_episodes(batch, batch.steps(), self._rewards(batch), self._history_length)
-        # The joint observation, and what was done in it, are known to all [F2A2, table 2].
+        if not self.critic.reads_others:
+            return rows
+        # The joint observation is known to all [F2A2, table 2], and what was done in it.
         obs = self.channel.share("observations", rows.obs, 1)
         next_obs = self.channel.share("observations", rows.next_obs, 1)
         return rows._replace(obs=obs, next_obs=next_obs, actions=self.channel.share("actions", rows.actions, 1))
@@ -137,6 +141,11 @@ class F2A2Learner(Learner):
         self.reward_moments.update(rewards)
         mean, std = (torch.from_numpy(x).to(rewards) for x in (self.reward_moments.mean, self.reward_moments.std))
         return (rewards - mean) / std
+
+    @property
+    def _told_actions(self) -> bool:
+        """Whether agents tell what they would do, for want of models of one another."""
+        return self.models is None and self.critic.reads_others
 
     @property
     def _history_length(self) -> int:
@@ -206,7 +215,8 @@ class F2A2Learner(Learner):
             next_own = self.algorithm.draw(next_policy)
             # Without models every agent tells the others what it would do next.
             told = next_own.argmax(-1).t()
-            told = told if self.models is not None else self.channel.share("actions", told, 1)
+            if self._told_actions:
+                told = self.channel.share("actions", told, 1)
             joint = self._imagined(next_own, told, rows.next_history)
             value = self.algorithm.next_value(self.target_critic(rows.next_obs, joint), next_own, next_policy)
             target = (rows.costs + self.args.gamma * rows.goes_on * value).unsqueeze(1)
@@ -222,17 +232,21 @@ class F2A2Learner(Learner):
         """The actions taken and their TD(lambda) targets [A, 1, M].
 
         With models, the others' actions are what the own models say of them. Where an episode was cut, the value of its
-        last observation is the mean over own actions.
+        last observation is the mean over own actions; without models the others tell what they would do there.
         """
         args, steps = self.args, batch.steps()
         with torch.no_grad():
             taken = steps.pack(batch["actions"]).squeeze(-1)
             avail = steps.pack(batch["avail_actions"])
+            probs = self._policy(logits, avail).probs
+            if self._told_actions:
+                rows_last, told = last_actions(probs, steps)
+                taken = taken.index_copy(0, rows_last, self.channel.share("actions", told, 1))
             own = _one_hot(taken, avail)
             history = episode_histories(batch, steps, self._history_length) if self._history_length else None
             joint = self._imagined(own, taken, history)
             all_q = self.target_critic(steps.pack(batch["obs"]), joint)
-            weights = taken_or_policy(self._policy(logits, avail).probs, own.transpose(0, 1), steps).transpose(0, 1)
+            weights = taken_or_policy(probs, own.transpose(0, 1), steps).transpose(0, 1)
             values = self.algorithm.combined((all_q * weights.unsqueeze(1)).sum(-1)).t()
             target = lambda_targets(batch, steps, rows.costs.t(), values, args.gamma, args.td_lambda)
         return self._actions(rows, policy, joint[:, steps.cur], own[:, steps.cur]), target.t().unsqueeze(1)
@@ -323,7 +337,7 @@ class F2A2Learner(Learner):
         norm = clip_per_agent_(list(models.parameters()), self.args.grad_norm_clip, len(out.loss))
         finite = torch.isfinite(norm + out.loss.detach())
         if not finite.all():
-            raise Diverged(_divergence(out.loss.detach(), norm, finite, t_env, {"observations": histories.obs}))
+            raise Diverged(divergence_message(out.loss.detach(), norm, finite, t_env, {"observations": histories.obs}))
         self.model_optimiser.step()
         return {
             "moa_loss": out.loss.detach(),
@@ -366,7 +380,7 @@ class F2A2Learner(Learner):
         norm = clip_per_agent_(params, max_norm, self.args.n_agents)
         finite = torch.isfinite(norm + loss.detach())
         if not finite.all():
-            raise Diverged(_divergence(loss.detach(), norm, finite, t_env, parts))
+            raise Diverged(divergence_message(loss.detach(), norm, finite, t_env, parts))
         if consensus is not None:
             self.consensus[consensus].add_gradients_(self.args.lr)  # beside Adam, which would drown it
         if due is None or due.all():

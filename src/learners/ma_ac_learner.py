@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.consensus import Channel, average_copies_, equalise_, flat_copies, make_links
+from components.consensus import Channel, average_copies_, disagreement, equalise_, flat_copies, make_links
 from components.distributions import MaskedCategorical
 from components.episode_buffer import EpisodeBatch
 from controllers.actor_controller import ActorMAC
@@ -83,7 +83,6 @@ class MAACNetworkedLearner(Learner):
         if args.hard_target_interval and self.updates % args.hard_target_interval == 0:
             self.update_targets()
         sent = [self.channel.sent(name) for name in ("critic", "policies")]
-        copies = flat_copies(self.critic_params)
         self.log_means(
             t_env,
             loss_value=loss_value,
@@ -95,7 +94,7 @@ class MAACNetworkedLearner(Learner):
             target_mean=target,
             advantage_abs=advantage.abs(),
             policy_entropy=policy.entropy(),
-            consensus_error=(copies - copies.mean(0)).square().mean(1).sqrt(),
+            consensus_error=disagreement(self.critic_params),
             sent_parameters=sum(traffic.numbers for traffic in sent).float(),
             sent_bytes=sum(traffic.bytes for traffic in sent).float(),
             sent_bytes_total=self.channel.total().bytes.float(),

@@ -16,7 +16,7 @@ from torch import Tensor
 from components.distributions import Policy, policy_distribution
 from components.transitions import Transitions
 from controllers.actor_controller import ActorMAC
-from learners.base import Learner, make_optimiser, parts_of
+from learners.base import Learner, log_by_agent, make_optimiser, parts_of
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
@@ -153,16 +153,14 @@ class MAACLearner(Learner):
         args = self.args
         bracket = self.policy_bracket(step).detach()
         losses = (step.log_prob * bracket).mean(0)
-        used = self.policy.used_outputs
-        penalties = (step.outputs.pow(2) * used).mean(0).sum(-1) / used.sum(-1)
-        loss = losses + args.policy_logit_penalty * penalties
+        loss = losses + args.policy_logit_penalty * self.policy.mean_square(step.outputs)
         parts = {"values": step.all_q, "outputs": step.outputs, "log_prob": step.log_prob, "bracket": bracket}
         grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts, args.policy_grad_norm_clip)
         return {
             "loss_policy": losses.detach(),
             "grad_norm": grad_norm,
             "advantage_abs": step.advantage.abs().mean(0),
-            "policy": step.policy,
+            "step": step,
         }
 
     def policy_bracket(self, step: PolicyStep) -> Tensor:
@@ -183,19 +181,19 @@ class MAACLearner(Learner):
 
     # -- figures ----------------------------------------------------------------------------------------------------
     def log(self, figures: dict[str, Any], t_env: int) -> None:
-        """Logs means over the agents, and what is one value per agent [A] also as the list `NAME_by_agent`.
+        """Logs means over the agents, and what is one value per agent or pair also as a list (`log_by_agent`).
 
         Further per agent: `policy_entropy` and `attention_entropy`, the mean over rows and heads of the entropy of the
         weights that it gives to the others [nat].
         """
-        attention, policy = figures.pop("attention"), figures.pop("policy")
+        attention, step = figures.pop("attention"), figures.pop("step")
         with torch.no_grad():
-            figures["policy_entropy"] = policy.entropy(None).mean(0)
+            # From samples that are there: a run must not depend on how often it logs.
+            figures["policy_entropy"] = step.policy.entropy(step.samples).mean(0)
         figures["attention_entropy"] = -torch.xlogy(attention, attention).sum(-1).mean((0, 1))
         for name, value in figures.items():
             self.logger.log_stat(name, value.mean().item(), t_env)
-            if value.dim() == 1:
-                self.logger.log_list(f"{name}_by_agent", value.tolist(), t_env)
+        log_by_agent(self.logger, figures, t_env)
 
 
 def _check(mac: Any, args: SimpleNamespace) -> None:

@@ -70,7 +70,7 @@ class MADDPGLearner(Learner):
         own, outputs = self.act(self.mac, obs, batch["avail_actions"])
         frozen = {name: param.detach() for name, param in self.critic.named_parameters()}
         gain = functional_call(self.critic, frozen, (obs, actions, own)).mean(0)
-        loss_policy = args.policy_logit_penalty * outputs.pow(2).mean((0, 2)) - gain
+        loss_policy = args.policy_logit_penalty * self.mac.agent.mean_square(outputs) - gain
         parts = parts_of(batch, policy=outputs)
         grad_norm = self.optimise(self.optimiser, self.params, loss_policy, t_env, parts, args.policy_grad_norm_clip)
         self.soft_update_targets(args.target_tau)

@@ -17,7 +17,7 @@ from torch import Tensor
 from components.mirror_descent import step_penalty
 from controllers.actor_controller import ActorMAC
 from learners.maac_learner import MAACLearner, PolicyStep
-from learners.trust_region import PAIRS, Situation, check_rows, log_by_agent, make_situation, make_split
+from learners.trust_region import Situation, check_rows, make_situation, make_split
 from utils.errors import ConfigError
 
 
@@ -94,12 +94,6 @@ class MAMTLearner(MAACLearner):
             values=step.all_q[:n],
             baselines=step.baseline[:n],
         )
-
-    def log(self, figures: dict[str, Any], t_env: int) -> None:
-        """Beside MAAC's figures what is one value per pair [A, A], row by row, as the list `NAME_by_pair`."""
-        pairs = {name: figures[name] for name in PAIRS if name in figures}
-        log_by_agent(self.logger, pairs, t_env)
-        super().log(figures, t_env)
 
     # -- devices and files ----------------------------------------------------------------------------------------
     def cuda(self) -> None:

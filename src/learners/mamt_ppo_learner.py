@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from controllers.actor_controller import ActorMAC
+from learners.base import log_by_agent
 from learners.ppo_learner import AttentionPPOLearner, Rollout, Rows
-from learners.trust_region import Situation, check_rows, log_by_agent, make_situation, make_split
+from learners.trust_region import Situation, check_rows, make_situation, make_split
 from modules.agents.policy_agent import PolicyAgent
 from utils.errors import ConfigError
 

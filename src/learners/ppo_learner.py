@@ -83,6 +83,11 @@ class PPOLearner(Learner):
 
     def build_critic(self) -> tuple[nn.Module, int]:
         """The critic, and how many values (K) it gives."""
+        if self.args.critic in ("attention", "joint"):
+            raise ConfigError(
+                f"learner '{self.args.learner}' needs a critic that values what is seen: set critic=state or "
+                f"critic=observation instead of '{self.args.critic}' (for critic=attention choose ma_ppo)"
+            )
         critic = CRITICS[self.args.critic](self.mac._get_input_shape(self.scheme), self.args)
         return critic, critic.n_values
 
@@ -299,9 +304,11 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
         )
     if args.continuous_actions and not isinstance(mac.agent, PolicyAgent):
         raise ConfigError(
-            f"agent '{args.agent}' has policies for discrete actions alone: choose ma_ppo, or agent=mlp_policy"
+            f"agent '{args.agent}' has policies for discrete actions alone, those of environment '{args.env}' are "
+            "continuous: choose ma_ppo"
         )
-    fresh = max(args.accumulated_episodes, args.batch_size_run)
+    # In whole collections: what one brings above accumulated_episodes shortens the wait for the next batch.
+    fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
     if args.replay != "latest" or args.updates_per_collection != 1 or args.steps_per_update:
         raise ConfigError(
             "PPO learns once from the newest episodes: set replay=latest, updates_per_collection=1, steps_per_update=0"

@@ -24,6 +24,23 @@ def taken_or_policy(probs: Tensor, taken: Tensor, steps: Steps) -> Tensor:
 
 
 @torch.no_grad()
+def last_actions(probs: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
+    """Actions drawn at the end of each episode, where none is taken: what the others would do in its last observation.
+
+    Where an episode was cut its last value counts, and an agent's values depend on what the others do.
+
+    Args:
+        probs: [N, A, U], of the policies at all filled steps.
+
+    Returns:
+        rows int64 [B] of the last steps, and actions int64 [B, A].
+    """
+    last = torch.ones(steps.n_rows, dtype=torch.bool, device=probs.device).index_fill(0, steps.rows_cur, False)
+    rows = last.nonzero().squeeze(1)
+    return rows, torch.multinomial(probs[rows].flatten(0, 1), 1).view(len(rows), -1)
+
+
+@torch.no_grad()
 def lambda_targets(
     batch: EpisodeBatch, steps: Steps, rewards: Tensor, values: Tensor, gamma: float, td_lambda: float
 ) -> Tensor:

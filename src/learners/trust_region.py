@@ -7,7 +7,7 @@ ICLR 2022). A split is asked for the local sizes delta_i and shown, at every upd
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -34,8 +34,6 @@ from utils.errors import ConfigError, Diverged
 SPLITS = ("learned", "equal", "known", "none")
 COORDINATIONS = ("learned", "fixed", "random")
 DIVERGENCES = ("opponents", "weighted_sum")
-
-PAIRS = ("coordination", "coordination_variance")  # figures [A, A]
 
 Optimise = Callable[..., Tensor]
 
@@ -313,7 +311,8 @@ def known_members(args: SimpleNamespace) -> list[int]:
     if name not in args.trust_region_members:
         known = ", ".join(args.trust_region_members) or "none"
         raise ConfigError(
-            f"trust_region_split=known needs an entry for map '{name}' in trust_region_members (there: {known})"
+            f"trust_region_members has no entry for map '{name}' (there: {known}): choose mamd with "
+            f"trust_region_split=known and trust_region_members.{name}=[...], a list of agents from 0"
         )
     members = args.trust_region_members[name]
     if len(set(members)) < len(members) or not set(members) <= set(range(args.n_agents)):
@@ -340,10 +339,3 @@ def _check_learned(args: Any) -> None:
         raise ConfigError("divergence_min must be at least 0 and less than divergence_max")
     if args.trd_steps < 1:
         raise ConfigError(f"trd_steps is {args.trd_steps}; it must be at least 1")
-
-
-def log_by_agent(logger: Any, figures: Mapping[str, Tensor], t_env: int) -> None:
-    """Logs lists: of figures [A] `NAME_by_agent`, of figures [A, A] `NAME_by_pair`, row by row."""
-    for name, value in figures.items():
-        if value.dim() in (1, 2):
-            logger.log_list(f"{name}_by_{'agent' if value.dim() == 1 else 'pair'}", value.flatten().tolist(), t_env)

@@ -244,4 +244,10 @@ def make_instantiation(args: SimpleNamespace, weights: Weights) -> Instantiation
         raise ConfigError(f"importance_bound is {args.importance_bound}; it must be greater than 0")
     if args.policy_delay < 1:
         raise ConfigError(f"policy_delay is {args.policy_delay}; it must be at least 1")
+    if args.gumbel_temperature <= 0:
+        raise ConfigError(f"gumbel_temperature is {args.gumbel_temperature}; it must be greater than 0")
+    if args.target_noise < 0 or args.target_noise_clip < 0:
+        raise ConfigError(
+            f"target_noise={args.target_noise} and target_noise_clip={args.target_noise_clip} must not be negative"
+        )
     return REGISTRY[args.f2a2_algorithm](args, weights)

@@ -63,6 +63,11 @@ class PolicyAgent(nn.Module):
         x = F.leaky_relu(self.fc2(x), inplace=True)
         return self.fc3(x).transpose(0, 1)
 
+    def mean_square(self, outputs: Tensor) -> Tensor:
+        """Of every agent's outputs [N, A, U or 2U] without padding: [A]. Also of the means alone, the first U of 2U."""
+        used = self.used_outputs[:, : outputs.shape[-1]]
+        return (outputs.pow(2) * used).mean(0).sum(-1) / used.sum(-1)
+
     def init_hidden(self) -> Tensor:
         """[1, 0]: there is no memory."""
         return self.fc1.weight.new_zeros(1, 0)

@@ -82,7 +82,12 @@ class CriticCopies(nn.Module):
         scheme: of the episode batch.
         args: `n_agents`, `n_actions`, `critic_hidden_dim`, `env_info`.
         n_critics: C.
+
+    Attributes:
+        reads_others: whether a value depends on what other agents observe and do.
     """
+
+    reads_others = True
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace, n_critics: int) -> None:
         super().__init__()
@@ -232,6 +237,8 @@ class CentralCopies(CriticCopies):
 
 class OwnCopies(CriticCopies):
     """A critic of the own observation and action alone, for very many agents: `own` (F2A2-ISAC, section 6.3)."""
+
+    reads_others = False
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace, n_critics: int) -> None:
         super().__init__(scheme, args, n_critics)
