@@ -438,7 +438,7 @@ def test_learns_continuous_actions():
     """Every entry is best at 0.5: one-step episodes, collected by the policies."""
     args = attention_args(
         continuous=True, n_actions=2, lr=0.005, ppo_epochs=8, policy_hidden_dim=16, critic_hidden_dim=16,
-        batch_size=64, accumulated_episodes=72,
+        batch_size=64, batch_size_run=64,
     )  # fmt: skip
     learner, _ = make_learner(args)
     scheme = {
