@@ -33,7 +33,7 @@ VARIANTS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = parser_of(__doc__, RESULTS, seeds=2)
-    # With a penalty every variant ends at 0 at this budget (docs/dac.md): a comparison needs something to compare.
+    # With a penalty DAC is near 0 after so many steps (docs/dac.md): a comparison needs something to compare.
     parser.add_argument("--penalty", type=float, default=0.0, help="for hunting alone; the paper: 0 to 1")
     options = parser.parse_args(argv)
     reduced = {**SETTINGS, **REDUCED, **DEFAULTS, "env_args.penalty": options.penalty}
