@@ -16,14 +16,21 @@ from utils.errors import ConfigError, Diverged
 OPTIMISERS = ("rmsprop", "adam")
 
 
-def make_optimiser(params: Iterable[nn.Parameter], args: SimpleNamespace) -> torch.optim.Optimizer:
-    """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`, `optim_eps`)."""
+def make_optimiser(
+    params: Iterable[nn.Parameter], args: SimpleNamespace, weight_decay: float | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`, `optim_eps`).
+
+    Args:
+        weight_decay: L2 penalty; None: that of `args`.
+    """
+    weight_decay = args.weight_decay if weight_decay is None else weight_decay
     # For so many small parameters, one call for all of them is a quarter of the work of a loop over them.
     if args.optimizer == "adam":
-        return torch.optim.Adam(params, lr=args.lr, eps=args.optim_eps, weight_decay=args.weight_decay, fused=True)
+        return torch.optim.Adam(params, lr=args.lr, eps=args.optim_eps, weight_decay=weight_decay, fused=True)
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(
-            params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps, weight_decay=args.weight_decay, foreach=True
+            params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps, weight_decay=weight_decay, foreach=True
         )
     raise ConfigError(f"optimizer must be one of {', '.join(OPTIMISERS)}, got '{args.optimizer}'")
 
@@ -59,9 +66,7 @@ def parts_of(batch: EpisodeBatch, **values: Tensor | None) -> dict[str, Tensor |
     return {name: batch.stored(key) for name, key in stored.items()} | values
 
 
-def divergence_message(
-    loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, parts: Mapping[str, Tensor | None]
-) -> str:
+def _divergence(loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, parts: Mapping[str, Tensor | None]) -> str:
     """What to tell about an update that is not `finite` everywhere; the shapes are those of `Learner.optimise`."""
     bad = [name for name, value in parts.items() if value is not None and not torch.isfinite(value).all()]
     who = ""
@@ -151,6 +156,7 @@ class Learner:
         parts: Mapping[str, Tensor | None],
         max_norm: float | None = None,
         before_clipping: Callable[[], None] | None = None,
+        take_step: Callable[[], None] | None = None,
     ) -> Tensor:
         """Backward pass, clipping, one optimiser step.
 
@@ -161,6 +167,7 @@ class Learner:
             parts: named tensors of this update, searched for the culprit if the gradient is not finite.
             max_norm: largest norm of the gradient; None: `grad_norm_clip`.
             before_clipping: what to do to the gradients first.
+            take_step: in place of the optimiser's step, with the clipped gradients.
 
         Returns:
             The gradient's norm before clipping, of the shape of `loss`.
@@ -181,8 +188,8 @@ class Learner:
             grad_norm = clip_per_agent_(params, max_norm, loss.shape[0])
         finite = torch.isfinite(grad_norm + loss.detach())
         if not finite.all():
-            raise Diverged(divergence_message(loss.detach(), grad_norm, finite, t_env, parts))
-        optimiser.step()
+            raise Diverged(_divergence(loss.detach(), grad_norm, finite, t_env, parts))
+        (take_step or optimiser.step)()
         return grad_norm
 
     def update_targets_if_due(self, episode_num: int) -> None:

@@ -22,14 +22,14 @@ from components.distributions import MaskedCategorical
 from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.transitions import Transitions
 from controllers.f2a2_controller import F2A2MAC
-from learners.base import Learner, clip_per_agent_, divergence_message, make_optimiser
+from learners.base import Learner, make_optimiser
 from learners.f2a2.algorithms import Actions, Values, make_instantiation, values_of
 from learners.f2a2.objectives import joint_weights
 from learners.f2a2.rows import Rows, rows_of_episodes, rows_of_transitions
 from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.critics.copies import COPIES, CriticCopies
 from modules.opponents import Histories, ModelsOfOthers, episode_histories, histories_of, trajectories_of
-from utils.errors import ConfigError, Diverged
+from utils.errors import ConfigError
 from utils.rl_utils import RunningMeanStd
 
 RESAMPLED_TARGETS = ("critic", "transition")
@@ -332,13 +332,8 @@ class F2A2Learner(Learner):
         else:
             histories, actions = rows.history, rows.actions
         out = models.loss(histories, actions)
-        self.model_optimiser.zero_grad()
-        out.loss.sum().backward()
-        norm = clip_per_agent_(list(models.parameters()), self.args.grad_norm_clip, len(out.loss))
-        finite = torch.isfinite(norm + out.loss.detach())
-        if not finite.all():
-            raise Diverged(divergence_message(out.loss.detach(), norm, finite, t_env, {"observations": histories.obs}))
-        self.model_optimiser.step()
+        parts = {"observations": histories.obs}
+        self.optimise(self.model_optimiser, list(models.parameters()), out.loss, t_env, parts)
         return {
             "moa_loss": out.loss.detach(),
             "moa_accuracy": out.accuracy,
@@ -372,22 +367,21 @@ class F2A2Learner(Learner):
         Raises:
             Diverged: as `Learner.optimise`.
         """
-        optimiser.zero_grad()
-        loss.sum().backward()
-        for param in params:
-            if param.grad is None:  # a part that is not in use
-                param.grad = torch.zeros_like(param)
-        norm = clip_per_agent_(params, max_norm, self.args.n_agents)
-        finite = torch.isfinite(norm + loss.detach())
-        if not finite.all():
-            raise Diverged(divergence_message(loss.detach(), norm, finite, t_env, parts))
-        if consensus is not None:
-            self.consensus[consensus].add_gradients_(self.args.lr)  # beside Adam, which would drown it
-        if due is None or due.all():
-            optimiser.step()
-        else:
-            _step_some(optimiser, params, due)
-        return norm
+
+        def fill_in() -> None:
+            for param in params:
+                if param.grad is None:  # a part that is not in use
+                    param.grad = torch.zeros_like(param)
+
+        def take_step() -> None:
+            if consensus is not None:
+                self.consensus[consensus].add_gradients_(self.args.lr)  # beside Adam, which would drown it
+            if due is None or due.all():
+                optimiser.step()
+            else:
+                _step_some(optimiser, params, due)
+
+        return self.optimise(optimiser, params, loss, t_env, parts, max_norm, fill_in, take_step)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""

@@ -75,8 +75,7 @@ class MAACLearner(Learner):
         self.params = list(mac.parameters())
         self.critic_params = list(self.critic.parameters())
         self.optimiser = make_optimiser(self.params, args)
-        decayed = SimpleNamespace(**(vars(args) | {"weight_decay": args.critic_weight_decay}))
-        self.critic_optimiser = make_optimiser(self.critic_params, decayed)
+        self.critic_optimiser = make_optimiser(self.critic_params, args, args.critic_weight_decay)
 
     def train(self, batch: Transitions, t_env: int, episode_num: int, per_weight: Tensor | None = None) -> None:
         """One update on a batch of transitions; see `Learner.train`. `per_weight` has no meaning here."""

@@ -169,9 +169,10 @@ class LearnedSplit:
         if args.divergence == "opponents":
             n_outputs = 2 * args.n_actions if self.continuous else args.n_actions
             self.opponents = OpponentModels(Pairs(args.n_agents), obs_sizes, n_outputs, args.policy_hidden_dim)
-            decayed = SimpleNamespace(**(vars(args) | {"weight_decay": args.opponent_weight_decay}))
             self.modules["opponents"] = self.opponents
-            self.optimisers["opponents_opt"] = make_optimiser(self.opponents.parameters(), decayed)
+            self.optimisers["opponents_opt"] = make_optimiser(
+                self.opponents.parameters(), args, args.opponent_weight_decay
+            )
 
     def sizes(self) -> Tensor:
         """delta_i: [A]."""
