@@ -1,22 +1,17 @@
 """Whole runs of DAC: through the command line, resumed ones equal uninterrupted ones, evaluation of saved models."""
 
 import json
-import logging
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from run_fixtures import StopAt, finish, start_run
 
-from training import Training
-from utils.config import CONFIG_DIR, build_config, load_file, set_seed
-from utils.logging import Logger
+from utils.config import CONFIG_DIR, load_file
 from utils.observers import Interrupted
-from utils.seeding import seed_globals
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -29,47 +24,14 @@ SMALL = [
 
 def start(algorithm, run_dir, *settings):
     """A run in this process, without Sacred."""
-    config = build_config(algorithm, "predator_prey", [*SMALL, *settings])
-    set_seed(config)
-    args = SimpleNamespace(**config)
-    args.device, args.unique_token = "cpu", "test"
-    seed_globals(args.seed)
-    run_dir.mkdir(exist_ok=True)
-    log = logging.getLogger("test_dac_runs")
-    log.setLevel(logging.ERROR)
-    logger = Logger(log)
-    logger.setup_files(run_dir)
-    return Training(args, logger, run_dir, SimpleNamespace(received=None))
-
-
-class StopAt:
-    """SIGTERM comes at a certain step."""
-
-    def __init__(self, runner, t_env):
-        self.runner, self.t_env = runner, t_env
-
-    @property
-    def received(self):
-        return signal.SIGTERM if self.runner.t_env >= self.t_env else None
-
-
-def finish(training):
-    try:
-        return training.run()
-    finally:
-        training.close()
-        training.logger.close()
+    return start_run(algorithm, "predator_prey", run_dir, [*SMALL, *settings])
 
 
 def logged(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 @pytest.mark.parametrize("settings", [[], ["dac_head=hyper_net"], ["common_reward=False"]], ids=str)

@@ -1,20 +1,15 @@
 """Whole runs of F2A2 and its baselines: resumed ones equal uninterrupted ones, and they learn."""
 
 import json
-import logging
-import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
 from experiments import f2a2
+from run_fixtures import StopAt, finish, start_run
 from transition_fixtures import train_run
 
-from training import Training
-from utils.config import build_config, check_config, set_seed
-from utils.logging import Logger
+from utils.config import build_config, check_config
 from utils.observers import Interrupted
-from utils.seeding import seed_globals
 
 SMALL = [
     *(
@@ -52,48 +47,14 @@ RECURRENT = {
 
 def start(algorithm, run_dir, *settings):
     """A run in this process, without Sacred."""
-    config = build_config(algorithm, "rover_tower", [*SMALL, *settings])
-    check_config(config)
-    set_seed(config)
-    args = SimpleNamespace(**config)
-    args.device, args.unique_token = "cpu", "test"
-    seed_globals(args.seed)
-    run_dir.mkdir(exist_ok=True)
-    log = logging.getLogger("test_f2a2_runs")
-    log.setLevel(logging.ERROR)
-    logger = Logger(log)
-    logger.setup_files(run_dir)
-    return Training(args, logger, run_dir, SimpleNamespace(received=None))
-
-
-class StopAt:
-    """SIGTERM comes at a certain step."""
-
-    def __init__(self, runner, t_env):
-        self.runner, self.t_env = runner, t_env
-
-    @property
-    def received(self):
-        return signal.SIGTERM if self.runner.t_env >= self.t_env else None
-
-
-def finish(training):
-    try:
-        return training.run()
-    finally:
-        training.close()
-        training.logger.close()
+    return start_run(algorithm, "rover_tower", run_dir, [*SMALL, *settings])
 
 
 def newest(run_dir):
     return max((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 CASES = [*RUNS.items(), *RECURRENT.items()]

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import logging
-import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from maac_fixtures import critic_value, maac_args, maac_learner, policy_outputs, transitions
+from run_fixtures import StopAt, finish, start_run
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,12 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.actor_critic import LoopedMAAC
 
 from components.transitions import Transitions
-from training import Training
-from utils.config import build_config, check_config, set_seed
 from utils.errors import ConfigError, Diverged
-from utils.logging import Logger
 from utils.observers import Interrupted
-from utils.seeding import seed_globals
 
 SEED = 7
 
@@ -300,46 +295,12 @@ RUN = [
 ]
 
 
-class StopAt:
-    """SIGTERM comes at a certain step."""
-
-    def __init__(self, runner, t_env):
-        self.runner, self.t_env = runner, t_env
-
-    @property
-    def received(self):
-        return signal.SIGTERM if self.runner.t_env >= self.t_env else None
-
-
 def start(run_dir, env, *settings):
     """A run in this process, without Sacred."""
-    config = build_config("maac", env, [*RUN, *settings])
-    check_config(config)
-    set_seed(config)
-    args = SimpleNamespace(**config)
-    args.device, args.unique_token = "cpu", "test"
-    seed_globals(args.seed)
-    run_dir.mkdir(exist_ok=True)
-    log = logging.getLogger("test_maac_learner")
-    log.setLevel(logging.ERROR)
-    logger = Logger(log)
-    logger.setup_files(run_dir)
-    return Training(args, logger, run_dir, SimpleNamespace(received=None))
+    return start_run("maac", env, run_dir, [*RUN, *settings])
 
 
-def finish(training):
-    try:
-        return training.run()
-    finally:
-        training.close()
-        training.logger.close()
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 @pytest.mark.parametrize("env", ["spread", "rover_tower", "treasure_collection"])

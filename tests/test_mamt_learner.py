@@ -2,25 +2,20 @@
 
 import copy
 import json
-import logging
 import math
-import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
 from experiments import mamt_figures
 from maac_fixtures import maac_args, maac_learner, transitions
+from run_fixtures import StopAt, finish, start_run
 
 from analysis.runs import load_runs
 from components.mirror_descent import coordination
 from learners.trust_region import effects_of
-from training import Training
-from utils.config import CONFIG_DIR, build_config, check_config, load_file, set_seed
+from utils.config import CONFIG_DIR, build_config, check_config, load_file
 from utils.errors import ConfigError
-from utils.logging import Logger
 from utils.observers import Interrupted
-from utils.seeding import seed_globals
 from utils.state import capture, restore
 
 VARIANTS = {
@@ -373,46 +368,12 @@ RUN = [
 ]
 
 
-class StopAt:
-    """SIGTERM comes at a certain step."""
-
-    def __init__(self, runner, t_env):
-        self.runner, self.t_env = runner, t_env
-
-    @property
-    def received(self):
-        return signal.SIGTERM if self.runner.t_env >= self.t_env else None
-
-
 def start(run_dir, algorithm, env, *settings):
     """A run in this process, without Sacred."""
-    config = build_config(algorithm, env, [*RUN, *settings])
-    check_config(config)
-    set_seed(config)
-    args = SimpleNamespace(**config)
-    args.device, args.unique_token = "cpu", "test"
-    seed_globals(args.seed)
-    run_dir.mkdir(exist_ok=True)
-    log = logging.getLogger("test_mamt_learner")
-    log.setLevel(logging.ERROR)
-    logger = Logger(log)
-    logger.setup_files(run_dir)
-    return Training(args, logger, run_dir, SimpleNamespace(received=None))
+    return start_run(algorithm, env, run_dir, [*RUN, *settings])
 
 
-def finish(training):
-    try:
-        return training.run()
-    finally:
-        training.close()
-        training.logger.close()
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path):

@@ -1,18 +1,13 @@
 """Whole runs of S2Q: every algorithm trains, a resumed run equals an uninterrupted one, evaluation of saved models."""
 
 import json
-import logging
-import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
+from run_fixtures import StopAt, finish, start_run
 
-from training import Training
-from utils.config import build_config, list_configs, set_seed
-from utils.logging import Logger
+from utils.config import list_configs
 from utils.observers import Interrupted
-from utils.seeding import seed_globals
 
 SMALL = [
     *("runner=vector", "batch_size_run=4", "batch_size=4", "buffer_size=20", "env_args.episode_limit=6", "seed=3"),
@@ -26,43 +21,10 @@ CENTRAL = ["central_rnn_hidden_dim=8", "central_mixing_embed_dim=16"]
 def start(algorithm, run_dir, *settings):
     """A run in this process, without Sacred."""
     small = [*SMALL, *(CENTRAL if algorithm not in ("s2q_vdn", "s2q_qplex") else []), *settings]
-    config = build_config(algorithm, "predator_prey", small)
-    set_seed(config)
-    args = SimpleNamespace(**config)
-    args.device, args.unique_token = "cpu", "test"
-    seed_globals(args.seed)
-    run_dir.mkdir(exist_ok=True)
-    log = logging.getLogger("test_s2q_runs")
-    log.setLevel(logging.ERROR)
-    logger = Logger(log)
-    logger.setup_files(run_dir)
-    return Training(args, logger, run_dir, SimpleNamespace(received=None))
+    return start_run(algorithm, "predator_prey", run_dir, small)
 
 
-class StopAt:
-    """SIGTERM comes at a certain step."""
-
-    def __init__(self, runner, t_env):
-        self.runner, self.t_env = runner, t_env
-
-    @property
-    def received(self):
-        return signal.SIGTERM if self.runner.t_env >= self.t_env else None
-
-
-def finish(training):
-    try:
-        return training.run()
-    finally:
-        training.close()
-        training.logger.close()
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 @pytest.mark.parametrize("algorithm", [name for name in list_configs("algs") if name.startswith("s2q")])
