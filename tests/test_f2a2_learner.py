@@ -17,8 +17,10 @@ from f2a2_fixtures import (
 from learner_fixtures import td_lambda_returns
 
 from components.distributions import MaskedCategorical
+from components.transitions import Transitions
+from learners.f2a2.rows import rows_of_episodes
 from learners.f2a2_learner import _step_some
-from modules.opponents import histories_of, next_histories_of
+from modules.opponents import episode_histories, histories_of, next_histories_of
 from utils.errors import ConfigError, Diverged
 
 A, SEED = 3, 11
@@ -217,11 +219,76 @@ def test_what_passes_between_agents():
     assert sent.bytes.tolist() == [16 * size] * A
     with pytest.raises(ValueError, match="'actor' must not pass between agents"):
         learner.channel.share("actor", torch.zeros(A, 2))
-    # Actions that agents only intend are told where there are no models, and only then.
-    without, _ = f2a2_learner(f2a2_args())
-    trained(without, f2a2_transitions(without.args))
-    seen = learner.channel.sent("actions").messages[0] / 2
-    assert without.channel.sent("actions").messages[0] == 2 * seen
+
+
+def test_what_is_seen_and_done_is_counted():
+    n, recent, (o, u) = 16, 8, (max(sizes) for sizes in SIZES)
+    numbers = {"observations": [n * o * (2 + H), recent * o * (1 + H)], "actions": [n * (1 + H), recent * (1 + H)]}
+    numbers["avail_actions"] = [2 * n * u, recent * u]
+    learner, _ = f2a2_learner(f2a2_args(moa=True))
+    trained(learner, f2a2_transitions(learner.args, n), updates=2)
+    for name, parts in numbers.items():
+        # To both others at both updates.
+        assert learner.channel.sent(name).numbers.tolist() == [4 * sum(parts)] * A
+    # Without models agents tell what they would do next instead of what models read.
+    learner, _ = f2a2_learner(f2a2_args())
+    trained(learner, f2a2_transitions(learner.args, n), updates=2)
+    for name, number in {"observations": 2 * n * o, "actions": 2 * n, "avail_actions": 0}.items():
+        assert learner.channel.sent(name).numbers.tolist() == [4 * number] * A
+
+
+def disguised(batch, kinds):
+    """The transitions with what agents 1 and 2 see and do replaced; doing it twice gives back the first.
+
+    `kinds`: of obs, actions, avail_actions.
+    """
+    entries = dict(batch)
+    for name, x in batch.items():
+        kind = name.removeprefix("next_").removeprefix("past_")
+        if kind not in kinds:
+            continue
+        if kind == "obs":
+            entries[name] = hidden(x, -x, -2)
+        elif kind == "actions":
+            entries[name] = hidden(x, torch.tensor(SIZES[1]) - 1 - x, -1)
+        else:
+            entries[name] = hidden(x, x.flip(0), -2)  # of other rows
+    recent = batch.recent and disguised(batch.recent, kinds)
+    return Transitions(entries, batch.reward_mean, batch.reward_std, recent)
+
+
+def hidden(x, other, dim):
+    """x with the entries of all agents but the first, along `dim`, from `other`."""
+    return torch.cat([x.narrow(dim, 0, 1), other.narrow(dim, 1, A - 1)], dim)
+
+
+@pytest.mark.parametrize("moa", [False, True])
+@pytest.mark.parametrize("algorithm", ["sac", "ddpg", "td3"])
+def test_what_others_see_and_do_comes_through_the_channel_only(algorithm, moa):
+    """An agent learns the same when the others' part of its data is worthless before it has passed the channel."""
+    args = f2a2_args(algorithm, moa=moa, topology="none", policy_delay=1)
+    batch = f2a2_transitions(args)
+    learners = []
+    for case in ("plain", "restored", "worthless"):
+        learner, _ = f2a2_learner(args)
+        # What others could do is told for models alone. Actions that they could not take would be an infinite loss.
+        kinds = {"plain": (), "restored": ("obs", "actions", "avail_actions")[: 2 + moa], "worthless": ("obs",)}[case]
+        given = disguised(batch, kinds)
+        if case == "restored":
+            data = {id(x): name for part in (given, given.recent) if part for name, x in part.items()}
+            share = learner.channel.share
+
+            def restored(sent_as, values, dim, share=share, data=data, kinds=kinds):
+                passed = share(sent_as, values, dim)
+                name = data.get(id(values))  # None: no data, but what an agent tells
+                return passed if name is None else disguised(Transitions({name: passed}, None, None), kinds)[name]
+
+            learner.channel.share = restored
+        trained(learner, given)
+        learners.append(learner)
+    plain, restored, worthless = ([*x.params, *x.critic_params] for x in learners)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain, restored, strict=True))
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(plain, worthless, strict=True))
 
 
 def test_consensus_pulls_the_copies_together():
@@ -274,9 +341,7 @@ def test_coma_equals_a_loop_over_episodes_and_agents(settings):
     place = steps.unpack(torch.arange(steps.n_rows).unsqueeze(-1)).squeeze(-1)  # row of step t of episode b
     torch.manual_seed(SEED)
     if before.models is not None:
-        from modules.opponents import episode_histories
-
-        joint = one_hot(before.models.imagine(episode_histories(batch, steps, H), taken), u)
+        joint = one_hot(before.models.imagine(episode_histories(obs, avail, taken, steps, H), taken), u)
     else:  # what nobody did any more, the others tell
         for b, told in enumerate(drawn_at_the_end(steps, steps.unpack(log_probs.exp().detach()), SEED)):
             taken[place[b, steps.lengths[b] - 1]] = told
@@ -322,8 +387,8 @@ def test_recurrent_policies_learn_from_episodes(algorithm):
     args = f2a2_args(algorithm, policy_delay=1, **settings)
     learner, log = f2a2_learner(args)
     batch = f2a2_episodes(args)
-    rows = learner._rows(batch)
     steps = batch.steps()
+    rows = rows_of_episodes(batch, steps, learner._told(batch), learner._rewards(batch))
     for n, (b, t) in enumerate((b, t) for t in range(6) for b in (1, 3, 0, 4, 2) if t < steps.lengths[b] - 1):
         assert torch.equal(rows.obs[n], batch["obs"][b, t])
         assert torch.equal(rows.next_obs[n], batch["obs"][b, t + 1])

@@ -206,7 +206,8 @@ def test_episode_histories_are_the_steps_before():
     lengths = (4, 9, 1)
     batch = make_episodes(lengths)
     steps = batch.steps()
-    histories = episode_histories(batch, steps, H)
+    obs, avail, actions = (steps.pack(batch[name]) for name in ("obs", "avail_actions", "actions"))
+    histories = episode_histories(obs, avail, actions.squeeze(-1), steps, H)
     episode = steps.pack(torch.arange(3).view(3, 1).expand(3, 10))
     time = steps.pack(torch.arange(10).expand(3, 10))
     assert len(histories.obs) == sum(lengths) + 3

@@ -25,10 +25,10 @@ from controllers.f2a2_controller import F2A2MAC
 from learners.base import Learner, make_optimiser
 from learners.f2a2.algorithms import Actions, Values, make_instantiation, values_of
 from learners.f2a2.objectives import joint_weights
-from learners.f2a2.rows import Rows, rows_of_episodes, rows_of_transitions
+from learners.f2a2.rows import Rows, Told, heard, rows_of_episodes, rows_of_transitions, told_of
 from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.critics.copies import COPIES, CriticCopies
-from modules.opponents import Histories, ModelsOfOthers, episode_histories, histories_of, trajectories_of
+from modules.opponents import Histories, ModelsOfOthers, histories_of, trajectories_of
 from utils.errors import ConfigError
 from utils.rl_utils import RunningMeanStd
 
@@ -76,7 +76,7 @@ class F2A2Learner(Learner):
         for agreement in self.consensus.values():
             agreement.check_bypass(args.lr)
         self.links = make_links(args)
-        self.channel = Channel(args.n_agents, ["observations", "actions", *shared])
+        self.channel = Channel(args.n_agents, ["observations", "actions", "avail_actions", *shared])
         self.models: ModelsOfOthers | None = None
         self.params, self.critic_params = list(mac.parameters()), list(self.critic.parameters())
         self.optimiser = make_optimiser(self.params, args)
@@ -93,7 +93,9 @@ class F2A2Learner(Learner):
         """Takes the first episodes as the trajectories that the others' characters are made from."""
         if self.models is not None:
             episodes = buffer.sample_latest(min(self.args.moa_trajectories, buffer.episodes_in_buffer))
-            self.models.set_trajectories(*trajectories_of(episodes))
+            obs, actions, filled = trajectories_of(episodes)
+            obs, actions = self.channel.share("observations", obs, 2), self.channel.share("actions", actions, 2)
+            self.models.set_trajectories(obs, actions, filled)
 
     # -- an update ------------------------------------------------------------------------------------------------
     def train(
@@ -102,11 +104,17 @@ class F2A2Learner(Learner):
         """One update of all agents; see `Learner.train`. `per_weight` has no meaning here."""
         for mac in (self.mac, self.target_mac):
             mac.agent.train()  # batch norm with the statistics of the batch
-        rows = self._rows(batch)
+        if isinstance(batch, Transitions):
+            batch = heard(batch, self.channel, self.models is not None) if self.critic.reads_others else batch
+            told = None
+            rows = rows_of_transitions(batch, self.args.standardise_rewards, self.models is not None)
+        else:
+            told = self._told(batch)
+            rows = rows_of_episodes(batch, batch.steps(), told, self._rewards(batch))
         logits, next_logits, ends = self._logits(batch)
         policy = self._policy(logits, rows.avail)
-        if isinstance(batch, EpisodeBatch) and self.algorithm.on_policy:
-            done, target = self._on_policy(batch, rows, policy, ends)
+        if told is not None and self.algorithm.on_policy:
+            done, target = self._on_policy(batch, told, rows, policy, ends)
             would, new_target = done, target
         else:
             done = self._actions(rows, policy, self._joint(rows.actions), _one_hot(rows.actions, rows.avail))
@@ -121,17 +129,10 @@ class F2A2Learner(Learner):
         if self.log_due(t_env):
             self._log(figures, policy, t_env)
 
-    def _rows(self, batch: Transitions | EpisodeBatch) -> Rows:
-        if isinstance(batch, Transitions):
-            rows = rows_of_transitions(batch, self.args.standardise_rewards, self.models is not None)
-        else:
-            rows = rows_of_episodes(batch, batch.steps(), self._rewards(batch), self._history_length)
-        if not self.critic.reads_others:
-            return rows
-        # The joint observation is known to all [F2A2, table 2], and what was done in it.
-        obs = self.channel.share("observations", rows.obs, 1)
-        next_obs = self.channel.share("observations", rows.next_obs, 1)
-        return rows._replace(obs=obs, next_obs=next_obs, actions=self.channel.share("actions", rows.actions, 1))
+    def _told(self, batch: EpisodeBatch) -> Told:
+        """What agents know of the steps of episodes: of each other what has passed the channel [F2A2, table 2]."""
+        channel = self.channel if self.critic.reads_others else None
+        return told_of(batch, batch.steps(), channel, self.args.transition_history if self.models is not None else 0)
 
     def _rewards(self, batch: EpisodeBatch) -> Tensor:
         """Rewards of all transitions, [M, A] or [M, 1]; standardised by what every agent has seen of its own so far."""
@@ -146,10 +147,6 @@ class F2A2Learner(Learner):
     def _told_actions(self) -> bool:
         """Whether agents tell what they would do, for want of models of one another."""
         return self.models is None and self.critic.reads_others
-
-    @property
-    def _history_length(self) -> int:
-        return self.args.transition_history if self.models is not None else 0
 
     def _logits(self, batch: Transitions | EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Of the policies at the rows (with gradient), of those of the targets at the next, and of the first at all.
@@ -227,7 +224,7 @@ class F2A2Learner(Learner):
         return would._replace(log_prob=log_prob), target, new_target
 
     def _on_policy(
-        self, batch: EpisodeBatch, rows: Rows, policy: MaskedCategorical, logits: Tensor
+        self, batch: EpisodeBatch, told: Told, rows: Rows, policy: MaskedCategorical, logits: Tensor
     ) -> tuple[Actions, Tensor]:
         """The actions taken and their TD(lambda) targets [A, 1, M].
 
@@ -236,16 +233,14 @@ class F2A2Learner(Learner):
         """
         args, steps = self.args, batch.steps()
         with torch.no_grad():
-            taken = steps.pack(batch["actions"]).squeeze(-1)
-            avail = steps.pack(batch["avail_actions"])
-            probs = self._policy(logits, avail).probs
+            taken = told.actions
+            probs = self._policy(logits, told.avail).probs
             if self._told_actions:
-                rows_last, told = last_actions(probs, steps)
-                taken = taken.index_copy(0, rows_last, self.channel.share("actions", told, 1))
-            own = _one_hot(taken, avail)
-            history = episode_histories(batch, steps, self._history_length) if self._history_length else None
-            joint = self._imagined(own, taken, history)
-            all_q = self.target_critic(steps.pack(batch["obs"]), joint)
+                rows_last, intended = last_actions(probs, steps)
+                taken = taken.index_copy(0, rows_last, self.channel.share("actions", intended, 1))
+            own = _one_hot(taken, told.avail)
+            joint = self._imagined(own, taken, told.history)
+            all_q = self.target_critic(told.obs, joint)
             weights = taken_or_policy(probs, own.transpose(0, 1), steps).transpose(0, 1)
             values = self.algorithm.combined((all_q * weights.unsqueeze(1)).sum(-1)).t()
             target = lambda_targets(batch, steps, rows.costs.t(), values, args.gamma, args.td_lambda)

@@ -1,16 +1,40 @@
-"""What an update of F2A2 reads, whatever the batch is: transitions with their histories, as M rows."""
+"""What an update of F2A2 reads, whatever the batch is: transitions with their histories, as M rows.
+
+What agents know of each other has passed a `components.consensus.Channel`: `heard` for transitions, `told_of` for
+episodes.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from components.consensus import Channel
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from components.transitions import Transitions
 from modules.opponents import Histories, episode_histories, histories_of, next_histories_of
+
+# Entries of transitions -> under what name they pass, and their axis of agents.
+_SEEN_AND_DONE = {"obs": ("observations", 1), "next_obs": ("observations", 1), "actions": ("actions", 1)}
+_FOR_MODELS = {
+    "avail_actions": ("avail_actions", 1),
+    "next_avail_actions": ("avail_actions", 1),
+    "past_obs": ("observations", 2),
+    "past_actions": ("actions", 2),
+}
+# Of the newest transitions models read what was done, not what came next.
+_FOR_TRAINING_MODELS = (_SEEN_AND_DONE | _FOR_MODELS).keys() - {"next_obs", "next_avail_actions"}
+
+
+class Told(NamedTuple):
+    """All N filled steps of a batch of episodes, as every agent knows them; H steps of history, or None."""
+
+    obs: Tensor  # [N, A, O]
+    avail: Tensor  # [N, A, U]
+    actions: Tensor  # int64 [N, A]
+    history: Histories | None
 
 
 class Rows(NamedTuple):
@@ -31,6 +55,42 @@ class Rows(NamedTuple):
 def _costs(rewards: Tensor, n_agents: int) -> Tensor:
     """c = -r: [M, A], or [M, 1] of all agents in common -> [A, M]."""
     return -rewards.t().expand(n_agents, -1)
+
+
+def heard(batch: Transitions, channel: Channel, models: bool) -> Transitions:
+    """Transitions as every agent knows them: what others saw and did has passed the channel.
+
+    Args:
+        models: whether agents model each other, from what was done before and what others could have done too.
+    """
+    names = _SEEN_AND_DONE | (_FOR_MODELS if models else {})
+    out = _passed(batch, channel, names)
+    if models and batch.recent is not None:
+        out.recent = _passed(batch.recent, channel, {name: names[name] for name in _FOR_TRAINING_MODELS})
+    return out
+
+
+def _passed(batch: Transitions, channel: Channel, names: dict[str, tuple[str, int]]) -> Transitions:
+    entries = {
+        name: channel.share(names[name][0], x, names[name][1]) if name in names else x for name, x in batch.items()
+    }
+    return Transitions(entries, batch.reward_mean, batch.reward_std, batch.recent)
+
+
+def told_of(batch: EpisodeBatch, steps: Steps, channel: Channel | None, history_length: int) -> Told:
+    """The steps of episodes as every agent knows them.
+
+    Args:
+        channel: through which they have passed; None: agents do not read what others see or do.
+        history_length: H, for models of others; 0: none, and nobody tells what it could have done.
+    """
+    obs, avail = steps.pack(batch["obs"]), steps.pack(batch["avail_actions"])
+    actions = steps.pack(batch["actions"]).squeeze(-1)
+    if channel is not None:
+        obs, actions = channel.share("observations", obs, 1), channel.share("actions", actions, 1)
+        avail = channel.share("avail_actions", avail, 1) if history_length else avail
+    history = episode_histories(obs, avail, actions, steps, history_length) if history_length else None
+    return Told(obs, avail, actions, history)
 
 
 def rows_of_transitions(batch: Transitions, standardise: bool, models: bool) -> Rows:
@@ -55,29 +115,22 @@ def rows_of_transitions(batch: Transitions, standardise: bool, models: bool) -> 
     )
 
 
-def rows_of_episodes(batch: EpisodeBatch, steps: Steps, rewards: Tensor, history_length: int) -> Rows:
+def rows_of_episodes(batch: EpisodeBatch, steps: Steps, told: Told, rewards: Tensor) -> Rows:
     """All transitions of a batch of episodes.
 
     Args:
+        told: all their steps.
         rewards: [M, A] or [M, 1], as they are to be learned.
-        history_length: 0: without histories.
     """
-    obs, avail = steps.pack(batch["obs"]), steps.pack(batch["avail_actions"])
-    history = episode_histories(batch, steps, history_length) if history_length else None
     return Rows(
-        obs[steps.cur],
-        obs[steps.nxt],
-        avail[steps.cur],
-        avail[steps.nxt],
-        steps.pack_transitions(batch["actions"]).squeeze(-1),
+        told.obs[steps.cur],
+        told.obs[steps.nxt],
+        told.avail[steps.cur],
+        told.avail[steps.nxt],
+        told.actions[steps.cur],
         steps.pack_transitions(batch["behaviour"]),
-        _costs(rewards, obs.shape[1]),
-        1 - steps.pack_transitions(batch["terminated"]).to(obs).squeeze(-1),
-        None if history is None else history.rows(steps.cur),
-        None if history is None else history.rows(steps.nxt),
+        _costs(rewards, told.obs.shape[1]),
+        1 - steps.pack_transitions(batch["terminated"]).to(told.obs).squeeze(-1),
+        None if told.history is None else told.history.rows(steps.cur),
+        None if told.history is None else told.history.rows(steps.nxt),
     )
-
-
-def concatenated(first: Histories, second: Histories) -> Histories:
-    """The rows of both."""
-    return Histories(*(torch.cat(pair) for pair in zip(first, second, strict=True)))

@@ -48,10 +48,13 @@ def next_histories_of(batch: Mapping[str, Tensor]) -> Histories:
     )
 
 
-def episode_histories(batch: EpisodeBatch, steps: Steps, length: int) -> Histories:
-    """All filled steps of a batch of episodes, as rows in the order of `steps`, with H = `length` steps before each."""
-    obs, avail = steps.pack(batch["obs"]), steps.pack(batch["avail_actions"])
-    actions = steps.pack(batch["actions"]).squeeze(-1)
+def episode_histories(obs: Tensor, avail: Tensor, actions: Tensor, steps: Steps, length: int) -> Histories:
+    """All filled steps of a batch of episodes, as rows in the order of `steps`, with H = `length` steps before each.
+
+    Args:
+        obs, avail: [N, A, O], [N, A, U], of the rows.
+        actions: int64 [N, A].
+    """
     sizes = torch.tensor(steps.sizes, device=obs.device)
     time = torch.arange(len(sizes), device=obs.device).repeat_interleave(sizes)
     # Row by row back to the step before; step 0 is its own predecessor, which does not count as filled.
