@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import ArrayEnv
 from envs.vector_env import out_of_range
 from utils.errors import ConfigError, MissingPackage
 from utils.registry import nearest
@@ -28,7 +28,7 @@ PACKAGES = ("pettingzoo", "mpe2", "gymnasium")  # what requirements-pettingzoo.t
 _log = logging.getLogger(__name__)
 
 
-class GymmaEnv(MultiAgentEnv):
+class GymmaEnv(ArrayEnv):
     """One PettingZoo parallel environment; the agents are its `possible_agents`, in their order.
 
     Observations are flattened (`gymnasium.spaces.flatten`: a discrete one becomes one-hot) and zero padded to the
@@ -209,29 +209,8 @@ class GymmaEnv(MultiAgentEnv):
                 ) from error
         return np.concatenate([row[:size] for row, size in zip(self._obs, self.obs_sizes, strict=True)])
 
-    def get_obs(self) -> list[np.ndarray]:
-        return list(self._obs.copy())
-
-    def get_obs_agent(self, agent_id: int) -> np.ndarray:
-        return self._obs[agent_id].copy()
-
-    def get_obs_size(self) -> int:
-        return self._obs.shape[1]
-
-    def get_state(self) -> np.ndarray:
-        return self._state.copy()
-
-    def get_state_size(self) -> int:
-        return self._state.size
-
-    def get_avail_actions(self) -> list[np.ndarray]:
-        return list(self._avail_actions.copy())
-
-    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
-        return self._avail_actions[agent_id].copy()
-
-    def get_total_actions(self) -> int:
-        return self.n_actions
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._obs, self._state, self._avail_actions
 
     def get_env_info(self) -> dict[str, Any]:
         return {

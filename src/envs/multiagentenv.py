@@ -116,3 +116,35 @@ class MultiAgentEnv:
             NotImplementedError: this environment cannot restore its random state.
         """
         raise NotImplementedError
+
+
+class ArrayEnv(MultiAgentEnv):
+    """An environment that keeps what its agents see in arrays: a subclass says which, the getters give copies."""
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observations [A, O], state [S] and available actions [A, U], as they are now."""
+        raise NotImplementedError
+
+    def get_obs(self) -> list[np.ndarray]:
+        return list(self.arrays()[0].copy())
+
+    def get_obs_agent(self, agent_id: int) -> np.ndarray:
+        return self.arrays()[0][agent_id].copy()
+
+    def get_obs_size(self) -> int:
+        return self.arrays()[0].shape[1]
+
+    def get_state(self) -> np.ndarray:
+        return self.arrays()[1].copy()
+
+    def get_state_size(self) -> int:
+        return self.arrays()[1].size
+
+    def get_avail_actions(self) -> list[np.ndarray]:
+        return list(self.arrays()[2].copy())
+
+    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
+        return self.arrays()[2][agent_id].copy()
+
+    def get_total_actions(self) -> int:
+        return self.arrays()[2].shape[1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import ArrayEnv
 from utils.seeding import derive_seed
 
 
@@ -313,7 +313,7 @@ class VectorEnv:
                 raise ValueError(f"environment {b}, agent {agent}: action {action} is not available, only {available}")
 
 
-class SingleEnv(MultiAgentEnv):
+class SingleEnv(ArrayEnv):
     """A `VectorEnv` of one environment behind PyMARL's interface. Observations, masks, continuous actions are padded.
 
     Raises:
@@ -343,29 +343,8 @@ class SingleEnv(MultiAgentEnv):
         self.vector_env.reset()
         return self.get_obs(), self.get_state()
 
-    def get_obs(self) -> list[np.ndarray]:
-        return list(self.vector_env.obs[0].copy())
-
-    def get_obs_agent(self, agent_id: int) -> np.ndarray:
-        return self.vector_env.obs[0, agent_id].copy()
-
-    def get_obs_size(self) -> int:
-        return self.vector_env.obs_size
-
-    def get_state(self) -> np.ndarray:
-        return self.vector_env.state[0].copy()
-
-    def get_state_size(self) -> int:
-        return self.vector_env.state_size
-
-    def get_avail_actions(self) -> list[np.ndarray]:
-        return list(self.vector_env.avail_actions[0].copy())
-
-    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
-        return self.vector_env.avail_actions[0, agent_id].copy()
-
-    def get_total_actions(self) -> int:
-        return self.vector_env.n_actions
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.vector_env.obs[0], self.vector_env.state[0], self.vector_env.avail_actions[0]
 
     def render(self) -> np.ndarray:
         return self.vector_env.render(0)

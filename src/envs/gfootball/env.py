@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from envs.gfootball import features
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import ArrayEnv
 from utils.errors import ConfigError, MissingPackage
 from utils.registry import nearest
 
@@ -39,7 +39,7 @@ def load_engine() -> ModuleType:
         raise MissingPackage(f"Google Research Football cannot be used ({what}): {INSTALL} builds it") from error
 
 
-class FootballEnv(MultiAgentEnv):
+class FootballEnv(ArrayEnv):
     """Agents of the left team against the package's own players; all 19 actions are always available.
 
     An episode ends by its scenario's rules (in the academy: a goal, the ball lost or out of play), or is cut after
@@ -172,29 +172,8 @@ class FootballEnv(MultiAgentEnv):
             self._obs = self._engine.simple115(raw, True)
         self._state = features.state(self._raw)
 
-    def get_obs(self) -> list[np.ndarray]:
-        return list(self._obs.copy())
-
-    def get_obs_agent(self, agent_id: int) -> np.ndarray:
-        return self._obs[agent_id].copy()
-
-    def get_obs_size(self) -> int:
-        return self._obs.shape[1]
-
-    def get_state(self) -> np.ndarray:
-        return self._state.copy()
-
-    def get_state_size(self) -> int:
-        return self._state.size
-
-    def get_avail_actions(self) -> list[np.ndarray]:
-        return list(self._avail_actions.copy())
-
-    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
-        return self._avail_actions[agent_id].copy()
-
-    def get_total_actions(self) -> int:
-        return self.n_actions
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._obs, self._state, self._avail_actions
 
     def render(self) -> np.ndarray:
         """The package's plan view, uint8 [H, W, 3]."""

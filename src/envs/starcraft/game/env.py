@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import ArrayEnv
 from envs.starcraft.battle import ORDER_ATTACK, ORDER_HEAL, ORDER_MOVE, ORDER_STOP, Battle
 from envs.starcraft.facts import UNIT_INDEX, UNIT_NAMES, map_info, unit_type
 from envs.starcraft.game.grids import pathing_grid, terrain_height
@@ -50,7 +50,7 @@ def load_client() -> ModuleType:
     return client
 
 
-class StarCraft2Env(MultiAgentEnv):
+class StarCraft2Env(ArrayEnv):
     """SMAC's environment on the real game (Samvelyan et al. 2019); interface and options as in the simulator.
 
     The game is launched at the first reset. Between episodes its units are killed and created anew by the map's script.
@@ -334,29 +334,8 @@ class StarCraft2Env(MultiAgentEnv):
         self._recorder.add(self._only, self._targets, self._rules.executed, self._reward)
 
     # -- PyMARL's interface ---------------------------------------------------------------------------------------
-    def get_obs(self) -> list[np.ndarray]:
-        return list(self._obs[0].copy())
-
-    def get_obs_agent(self, agent_id: int) -> np.ndarray:
-        return self._obs[0, agent_id].copy()
-
-    def get_obs_size(self) -> int:
-        return self._rules.obs_size
-
-    def get_state(self) -> np.ndarray:
-        return self._state[0].copy()
-
-    def get_state_size(self) -> int:
-        return self._rules.state_size
-
-    def get_avail_actions(self) -> list[np.ndarray]:
-        return list(self._avail[0].copy())
-
-    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
-        return self._avail[0, agent_id].copy()
-
-    def get_total_actions(self) -> int:
-        return self.n_actions
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._obs[0], self._state[0], self._avail[0]
 
     def get_env_info(self) -> dict[str, Any]:
         return {**super().get_env_info(), **self._rules.env_info()}
