@@ -32,7 +32,8 @@ VALUE = {"QMIX": ("qmix", {}), "VDN": ("vdn", {})}
 # Networks as wide as QMIX's: with the paper's 256 units an update takes processors 16 times as long.
 WIDTH = {"rnn_hidden_dim": 64, "central_rnn_hidden_dim": 64}
 FOOTBALL = {"S2Q": ("s2q", {"scenario": "academy_3_vs_2", **WIDTH}), "QMIX": ("qmix", {})}
-NATIVE = {"runner": "vector", "batch_size_run": 8}
+# Rewards as JaxMARL's own Q-learners scale them: returns up to 20, as in SMAC, for which the settings were found.
+NATIVE = {"runner": "vector", "batch_size_run": 8, "env_args.reward_factor": 10.0}
 PROCESSES = {"runner": "parallel", "batch_size_run": 8}
 TASKS = {
     "smax_3m": Task("smax", "3m", VALUE, NATIVE, 500000, "Test win rate"),

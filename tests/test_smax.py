@@ -161,10 +161,11 @@ def test_equal_to_smax():
     """Each step of a battle beside others, again by SMAX itself for this battle alone."""
     import jax
 
-    with make(2, 5) as env:
+    with make(2, 5) as env, make(2, 5, scale_state=False, reward_factor=10.0) as raw:
         game_env = env._programs.env
         alone = jax.jit(game_env.step_env)
         env.reset()
+        raw.reset()
         assert env._battles.key.dtype == np.uint32
         ends = 0
         for t in range(LIMIT):
@@ -172,6 +173,7 @@ def test_equal_to_smax():
             assert int(before.game.state.step) == t
             actions = focus_fire(env)
             env.step(actions)
+            raw.step(actions)
             given = {f"ally_{agent}": actions[1, agent] for agent in range(3)}
             key = jax.random.fold_in(before.key, t)
             obs, game, rewards, dones, _ = alone(key, before.game, given)
@@ -180,7 +182,12 @@ def test_equal_to_smax():
                 np.testing.assert_allclose(env.obs[1, agent], obs[f"ally_{agent}"], atol=1e-5)
                 assert np.array_equal(env.avail_actions[1, agent], available[f"ally_{agent}"])
                 assert env.reward[1] == pytest.approx(float(rewards[f"ally_{agent}"]), abs=1e-5)
-            np.testing.assert_allclose(env.state[1], obs["world_state"], atol=1e-4)
+            assert raw.reward[1] == pytest.approx(10 * env.reward[1], abs=1e-4)
+            state = np.array(obs["world_state"])
+            np.testing.assert_allclose(raw.state[1], state, atol=1e-4)
+            state[:60].reshape(6, 10)[:, 1:3] /= 32  # the places of six units on a field of 32 x 32
+            np.testing.assert_allclose(env.state[1], state, atol=1e-4)
+            assert env.state.max() <= 2.0
             ended = bool(env.terminated[1] or env.truncated[1])
             assert ended == bool(dones["__all__"])
             ends += ended

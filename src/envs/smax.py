@@ -114,10 +114,11 @@ class Programs:
 
 
 @cache
-def make_programs(map_name: str, **options: Any) -> Programs:
+def make_programs(map_name: str, scale_state: bool, **options: Any) -> Programs:
     """The programs for a map, shared by all environments with the same options.
 
     Args:
+        scale_state: positions in the state as shares of the field.
         options: of `HeuristicEnemySMAX`.
 
     Raises:
@@ -135,11 +136,15 @@ def make_programs(map_name: str, **options: Any) -> Programs:
         raise ConfigError(f"smax: unknown map '{map_name}'; {nearest(str(map_name), tuple(known))}") from None
     env = smax.HeuristicEnemySMAX(scenario=scenario, **options)
     allies = env.num_allies
+    units = jnp.ones((allies + env.num_enemies, len(env.own_features)))
+    if scale_state:  # in a unit's entries, its place follows its health
+        units = units.at[:, 1:3].divide(jnp.array([env.map_width, env.map_height]))
+    scale = jnp.ones(env.state_size).at[: units.size].set(units.reshape(-1))
 
     def show(game: Any, obs: dict[str, Any]) -> Shown:
         avail = env.get_avail_actions(game)
         by_agent = [jnp.stack([values[agent] for agent in env.agents]) for values in (obs, avail)]
-        return Shown(by_agent[0], obs["world_state"], by_agent[1])
+        return Shown(by_agent[0], obs["world_state"] * scale, by_agent[1])
 
     def begin(key: Any) -> tuple[Battles, Shown]:
         first, rest = jax.random.split(key)
@@ -174,7 +179,8 @@ def make_programs(map_name: str, **options: Any) -> Programs:
 
 
 class Smax(VectorEnv):
-    """B battles of SMAX, its `HeuristicEnemySMAX`: jitted and vmapped; observations and state are its own.
+    """B battles of SMAX, its `HeuristicEnemySMAX`: jitted and vmapped; observations and, but for `scale_state`, state
+    are its own.
 
     A battle ends when a side is dead, or is cut at `max_steps`. The reward is the team's: the share of the enemies'
     health that was taken in the step, and `won_battle_bonus`.
@@ -199,6 +205,9 @@ class Smax(VectorEnv):
         world_steps_per_env_step: steps of the game, 1/16 s each, per step.
         observation_type: "unit_list" (an entry per unit) or "conic" (two units in each of 32 directions).
         max_steps: the longest episode.
+        scale_state: positions in the state from 0 to 1, as shares of the field, instead of SMAX's 0 to 32; on those the
+            values of mixing networks that are initialised as usual grow without bound.
+        reward_factor: all rewards are multiplied by this, the bonus among them.
         device: where JAX computes: "cpu", "gpu" or "tpu"; None: as JAX chooses.
 
     Raises:
@@ -219,6 +228,8 @@ class Smax(VectorEnv):
         world_steps_per_env_step: int = 8,
         observation_type: str = "unit_list",
         max_steps: int = 100,
+        scale_state: bool = True,
+        reward_factor: float = 1.0,
         device: str | None = None,
     ) -> None:
         for name, value in (("world_steps_per_env_step", world_steps_per_env_step), ("max_steps", max_steps)):
@@ -232,6 +243,7 @@ class Smax(VectorEnv):
                 raise ConfigError(f"smax: unknown {name} '{value}'; {nearest(str(value), known)}")
         self._programs = make_programs(
             map_name,
+            scale_state,
             see_enemy_actions=see_enemy_actions,
             walls_cause_death=walls_cause_death,
             attack_mode=attack_mode,
@@ -241,6 +253,7 @@ class Smax(VectorEnv):
             observation_type=observation_type,
             max_steps=max_steps,
         )
+        self._reward_factor = reward_factor
         self._device = _find_device(device)
         self._battles: Battles | None = None
         env = self._programs.env
@@ -274,6 +287,7 @@ class Smax(VectorEnv):
         for name, values in scored._asdict().items():
             array = self.info[name] if name in self.info else getattr(self, name)
             np.copyto(array, np.asarray(values), where=mask)
+        self.reward[mask] *= self._reward_factor
 
     def _show(self, shown: Shown, mask: np.ndarray) -> None:
         everyone = bool(mask.all())
