@@ -29,7 +29,7 @@ class Task(NamedTuple):
 
 
 VALUE = {"QMIX": ("qmix", {}), "VDN": ("vdn", {})}
-# Networks as wide as QMIX's: with the paper's 256 units an update takes processors 16 times as long.
+# Networks as wide as QMIX's: the paper's 256 units are 16 times the products, too much for two processors.
 WIDTH = {"rnn_hidden_dim": 64, "central_rnn_hidden_dim": 64}
 FOOTBALL = {"S2Q": ("s2q", {"scenario": "academy_3_vs_2", **WIDTH}), "QMIX": ("qmix", {})}
 # Rewards as JaxMARL's own Q-learners scale them: returns up to 20, as in SMAC, for which the settings were found.
