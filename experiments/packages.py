@@ -32,7 +32,7 @@ VALUE = {"QMIX": ("qmix", {}), "VDN": ("vdn", {})}
 # Networks as wide as QMIX's: the paper's 256 units are 16 times the products, too much for two processors.
 WIDTH = {"rnn_hidden_dim": 64, "central_rnn_hidden_dim": 64}
 FOOTBALL = {"S2Q": ("s2q", {"scenario": "academy_3_vs_2", **WIDTH}), "QMIX": ("qmix", {})}
-# Rewards as JaxMARL's own Q-learners scale them: returns up to 20, as in SMAC, for which the settings were found.
+# Returns up to 20, as in SMAC, for which the algorithms' settings were found.
 NATIVE = {"runner": "vector", "batch_size_run": 8, "env_args.reward_factor": 10.0}
 PROCESSES = {"runner": "parallel", "batch_size_run": 8}
 TASKS = {

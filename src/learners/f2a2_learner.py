@@ -323,7 +323,8 @@ class F2A2Learner(Learner):
     ) -> dict[str, Tensor]:
         """One step of the models of the others, on the newest transitions or on all of a batch of episodes."""
         if isinstance(batch, Transitions):
-            histories, actions = histories_of(batch.recent), batch.recent["actions"]
+            recent = heard(batch.recent, self.channel, models=True, following=False)
+            histories, actions = histories_of(recent), recent["actions"]
         else:
             histories, actions = rows.history, rows.actions
         out = models.loss(histories, actions)

@@ -24,8 +24,6 @@ _FOR_MODELS = {
     "past_obs": ("observations", 2),
     "past_actions": ("actions", 2),
 }
-# Of the newest transitions models read what was done, not what came next.
-_FOR_TRAINING_MODELS = (_SEEN_AND_DONE | _FOR_MODELS).keys() - {"next_obs", "next_avail_actions"}
 
 
 class Told(NamedTuple):
@@ -57,24 +55,20 @@ def _costs(rewards: Tensor, n_agents: int) -> Tensor:
     return -rewards.t().expand(n_agents, -1)
 
 
-def heard(batch: Transitions, channel: Channel, models: bool) -> Transitions:
+def heard(batch: Transitions, channel: Channel, models: bool, following: bool = True) -> Transitions:
     """Transitions as every agent knows them: what others saw and did has passed the channel.
 
     Args:
         models: whether agents model each other, from what was done before and what others could have done too.
+        following: whether anybody reads what came next; what models learn from does not contain it.
     """
-    names = _SEEN_AND_DONE | (_FOR_MODELS if models else {})
-    out = _passed(batch, channel, names)
-    if models and batch.recent is not None:
-        out.recent = _passed(batch.recent, channel, {name: names[name] for name in _FOR_TRAINING_MODELS})
-    return out
-
-
-def _passed(batch: Transitions, channel: Channel, names: dict[str, tuple[str, int]]) -> Transitions:
-    entries = {
-        name: channel.share(names[name][0], x, names[name][1]) if name in names else x for name, x in batch.items()
+    names = {
+        entry: passes
+        for entry, passes in (_SEEN_AND_DONE | (_FOR_MODELS if models else {})).items()
+        if following or not entry.startswith("next_")
     }
-    return Transitions(entries, batch.reward_mean, batch.reward_std, batch.recent)
+    passed = {entry: channel.share(name, batch[entry], dim) for entry, (name, dim) in names.items()}
+    return Transitions({**batch, **passed}, batch.reward_mean, batch.reward_std, batch.recent)
 
 
 def told_of(batch: EpisodeBatch, steps: Steps, channel: Channel | None, history_length: int) -> Told:
