@@ -20,9 +20,12 @@ from rich.console import Console
 from analysis import plots
 from analysis.aggregate import Method, curves, final_table
 from analysis.report import markdown_table
-from analysis.runs import Run, load_runs
+from analysis.runs import WALL_CLOCK_KEY, Run, load_runs
 from experiments import ROOT
 from utils.errors import RunFailure
+
+# Curves of finished runs that git keeps, a folder of results for each experiment.
+PUBLISHED = ROOT / "docs" / "runs"
 
 console = Console()
 
@@ -49,9 +52,9 @@ class Job:
         fixed = [f"local_results_path={results}", "resume=auto"]
         return [sys.executable, str(ROOT / "src" / "main.py"), *files, "with", *fixed, *settings]
 
-    def finished_run(self, results: Path) -> Path | None:
-        """The folder of a completed run of this job, if there is one."""
-        for file in sorted((results / "sacred").glob("*/*/*/config.json")):
+    def finished_run(self, *places: Path) -> Path | None:
+        """The folder of a completed run of this job in one of these folders of results, if there is one."""
+        for file in (file for place in places for file in sorted((place / "sacred").glob("*/*/*/config.json"))):
             record = json.loads((file.parent / "run.json").read_text())
             if record["status"] == "COMPLETED" and self._describes(json.loads(file.read_text())):
                 return file.parent
@@ -69,12 +72,13 @@ class Job:
         return True
 
 
-def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0) -> list[Path]:
+def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: Path | None = None) -> list[Path]:
     """Runs all jobs that are not finished yet.
 
     Args:
         results: folder of the runs' results; an interrupted experiment goes on from there.
         processes: how many at once; 0: one per processor. Each uses one thread if there are several.
+        published: runs here count as done as well (see `publish`).
 
     Returns:
         The jobs' run folders, in their order.
@@ -83,7 +87,8 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0) -> list[Pat
         RunFailure: a job failed; the others have been ended.
     """
     processes = processes or len(os.sched_getaffinity(0))
-    todo = [job for job in jobs if job.finished_run(results) is None]
+    places = [results] if published is None else [results, published]
+    todo = [job for job in jobs if job.finished_run(*places) is None]
     console.log(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already, {processes} at a time, in {results}")
     env = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else None
     running: list[tuple[Job, subprocess.Popen[bytes], Any, float]] = []
@@ -110,7 +115,34 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0) -> list[Pat
     finally:
         _end(process for _, process, _, _ in running)
         signal.signal(signal.SIGTERM, before)
-    return [_required(job, results) for job in jobs]
+    return [_required(job, places) for job in jobs]
+
+
+def publish(run: Path, published: Path, metric: str) -> Path:
+    """Copies what a curve needs of a finished run: settings, one metric, seconds; nothing about machine or folders.
+
+    Args:
+        run: its folder, `.../ALGORITHM/MAP/ID`.
+        published: folder of results that git keeps.
+
+    Returns:
+        The copy, laid out like the run.
+    """
+    family = published / "sacred" / run.parent.parent.name / run.parent.name
+    number = 1 + max((int(folder.name) for folder in family.glob("*")), default=0)
+    copy = family / str(number)
+    copy.mkdir(parents=True)
+    config = json.loads((run / "config.json").read_text())
+    record = json.loads((run / "run.json").read_text())
+    code = [{key: source[key] for key in ("commit", "dirty")} for source in record["experiment"]["repositories"]]
+    kept = {"experiment": {"repositories": code}} | {key: record[key] for key in ("status", "start_time", "stop_time")}
+    config = {key: value for key, value in config.items() if key not in ("local_results_path", "checkpoint_path")}
+    (copy / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (copy / "run.json").write_text(json.dumps(kept, indent=1) + "\n")
+    for name, key in (("metrics.jsonl", metric), ("timing.jsonl", WALL_CLOCK_KEY)):
+        lines = [line for line in (run / name).read_text().splitlines() if json.loads(line)["key"] == key]
+        (copy / name).write_text("".join(f"{line}\n" for line in lines))
+    return copy
 
 
 def compare(cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: Path, ylabel: str) -> str:
@@ -160,6 +192,12 @@ def parser_of(description: str, results: Path, seeds: int) -> argparse.ArgumentP
     parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
     parser.add_argument("--results", type=Path, default=results, help="folder of the runs, the numbers and pictures")
     parser.add_argument("--report", action="store_true", help="only draw what is finished")
+    parser.add_argument(
+        "--published",
+        action="store_const",
+        const=PUBLISHED / results.name,
+        help="runs in docs/runs count as finished, and the curves of other finished runs are copied there",
+    )
     return parser
 
 
@@ -183,10 +221,17 @@ def carry_out(
         # So that an experiment that is stopped early has all curves.
         curves_of = [jobs for groups in cells.values() for jobs in groups.values()]
         todo = {str(job): job for jobs in zip(*curves_of, strict=True) for job in jobs}
-        run_jobs(list(todo.values()), options.results, options.processes)
+        run_jobs(list(todo.values()), options.results, options.processes, options.published)
     out = options.results if out is None else out
+    places = [options.results]
+    if options.published is not None:
+        places.insert(0, options.published)
+        for job in (job for groups in cells.values() for jobs in groups.values() for job in jobs):
+            run = job.finished_run(*places)
+            if run is not None and options.published not in run.parents:
+                publish(run, options.published, metric)
     done = {
-        title: {label: runs for label, jobs in groups.items() if (runs := finished(jobs, options.results))}
+        title: {label: runs for label, jobs in groups.items() if (runs := finished(jobs, places))}
         for title, groups in cells.items()
     }
     done = {title: groups for title, groups in done.items() if groups}
@@ -196,9 +241,9 @@ def carry_out(
     console.print(f"pictures and numbers: {out}" if done else "no run is finished yet")
 
 
-def finished(jobs: Iterable[Job], results: Path) -> list[Run]:
-    """The completed runs among these jobs."""
-    folders = [folder for job in jobs if (folder := job.finished_run(results)) is not None]
+def finished(jobs: Iterable[Job], places: Iterable[Path]) -> list[Run]:
+    """The completed runs among these jobs, each from the first of these folders of results that has it."""
+    folders = [folder for job in jobs if (folder := job.finished_run(*places)) is not None]
     return load_runs(folders) if folders else []
 
 
@@ -211,8 +256,8 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _required(job: Job, results: Path) -> Path:
-    found = job.finished_run(results)
+def _required(job: Job, places: Sequence[Path]) -> Path:
+    found = job.finished_run(*places)
     if found is None:
-        raise RunFailure(f"{job} left no completed run in {results}")
+        raise RunFailure(f"{job} left no completed run in {places[0]}")
     return found
