@@ -19,6 +19,7 @@ from components.action_selectors import (
     register,
     sample_actions,
 )
+from components.distributions import MaskedCategorical
 from components.epsilon_schedules import DecayThenFlatSchedule
 from components.transforms import OneHot, Transform
 from modules.layers import StackedLinear
@@ -136,6 +137,21 @@ def test_multinomial_mixes_the_policy_with_the_uniform_one():
     assert_distribution(actions[:, 1], expected[1])
     assert_independent(actions[:, 0], actions[:, 1], 4)
     torch.testing.assert_close(selector.probabilities(POLICY, AVAIL), torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_acting_policy_is_the_mixture_and_can_be_differentiated(epsilon):
+    selector = MultinomialActionSelector(make_args(epsilon_start=epsilon, epsilon_finish=epsilon))
+    # Row 1, action 2: e^-300, 0 in float32. Row 2, behind an episode's end: nothing is available.
+    logits = torch.tensor([[0.0, 1.0, 2.0, 5.0], [0.0, 5.0, -300.0, 1.0], [0.0] * 4], requires_grad=True)
+    avail = torch.tensor([[1, 1, 1, 0], [1, 0, 1, 1], [0] * 4])
+    acting = selector.acting_policy(MaskedCategorical(logits, avail), avail)
+    expected = selector.probabilities(logits[:2].softmax(-1), avail[:2])
+    torch.testing.assert_close(acting.probs[:2], expected)
+    acting.log_probs[1, 2].backward()
+    assert logits.grad.isfinite().all()
+    # d log((1 - e) pi_2 + e / 3) / d l_2 = (1 - e) pi_2 (1 - pi_2) / (...): 1 without random actions, else 0 here.
+    assert logits.grad[1, 2].item() == pytest.approx(float(epsilon == 0), abs=1e-6)
 
 
 def test_multinomial_in_tests():

@@ -7,11 +7,13 @@ An agent without any available action is a ValueError.
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from components.distributions import MaskedCategorical
 from components.epsilon_schedules import DecayThenFlatSchedule
 from utils.errors import ConfigError
 from utils.registry import Registry
@@ -165,6 +167,23 @@ class MultinomialActionSelector:
         available = (avail_actions != 0).to(weights.dtype)
         policy = weights / weights.sum(dim=-1, keepdim=True)
         return torch.lerp(policy, available / available.sum(dim=-1, keepdim=True), self.epsilon)
+
+    def acting_policy(self, policy: MaskedCategorical, avail_actions: Tensor) -> MaskedCategorical:
+        """What training samples from at the current epsilon, for learners.
+
+        Mixed as logarithms: of an action that a policy has all but given up, the probability may be 0 in floating
+        point, but its logarithm and the gradient of that are finite.
+
+        Args:
+            policy: [..., U].
+            avail_actions: [..., U], those it was made with.
+        """
+        if self.epsilon == 0:
+            return policy
+        count = (avail_actions != 0).sum(dim=-1, keepdim=True).clamp(min=1)
+        kept = math.log1p(-self.epsilon) if self.epsilon < 1 else -math.inf
+        mixed = torch.logaddexp(policy.log_probs + kept, math.log(self.epsilon) - count.log())
+        return MaskedCategorical(mixed, avail_actions)
 
 
 @register("soft_policies")

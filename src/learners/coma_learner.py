@@ -54,7 +54,8 @@ class COMALearner(Learner):
         state, obs, avail = (steps.pack(batch[key]) for key in ("state", "obs", "avail_actions"))
         actions = steps.pack(batch["actions"]).squeeze(-1)
         policy = MaskedCategorical(self.mac.unroll(batch, steps), avail)
-        probs = self.mac.action_selector.probabilities(policy.probs, avail)
+        acting = self.mac.action_selector.acting_policy(policy, avail)
+        probs = acting.probs
         actions = actions.index_copy(0, *last_actions(probs, steps))
         taken = F.one_hot(actions, args.n_actions).to(probs)
         all_q = self.critic(state, obs, actions)[steps.cur]
@@ -70,7 +71,7 @@ class COMALearner(Learner):
         loss_value = td_error.square().mean()
         critic_grad_norm = self.optimise(self.critic_optimiser, self.critic_params, loss_value, t_env, parts)
         # Who had no choice (a dead unit) has a probability of 1, whose logarithm has no gradient.
-        log_prob = (probs * taken).sum(-1).log()
+        log_prob = acting.log_prob(actions)[steps.cur]
         loss_policy = -(advantage * log_prob).mean()
         grad_norm = self.optimise(self.optimiser, self.params, loss_policy, t_env, parts)
         self.updates += 1

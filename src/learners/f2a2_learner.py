@@ -172,8 +172,7 @@ class F2A2Learner(Learner):
         policy = MaskedCategorical(logits, avail)
         if not self.algorithm.on_policy:
             return policy
-        acting = self.mac.action_selector.probabilities(policy.probs, avail)
-        return MaskedCategorical(acting.clamp(min=torch.finfo(acting.dtype).tiny).log(), avail)
+        return self.mac.action_selector.acting_policy(policy, avail)
 
     # -- actions --------------------------------------------------------------------------------------------------
     def _joint(self, actions: Tensor) -> Tensor:

@@ -63,7 +63,8 @@ class MAACNetworkedLearner(Learner):
         obs = self.channel.share("observations", steps.pack(batch["obs"]), 1)
         actions = self.channel.share("actions", steps.pack_transitions(batch["actions"]).squeeze(-1), 1)
         policy = MaskedCategorical(self.mac.unroll(batch, steps), avail)
-        probs = self.mac.action_selector.probabilities(policy.probs, avail)
+        acting = self.mac.action_selector.acting_policy(policy, avail)
+        probs = acting.probs
         # Knowing the others' policies, everybody can draw their next actions.
         self.channel.share("policies", flat_copies(self.params))
         target = self._targets(batch, obs, probs.detach())
@@ -76,7 +77,8 @@ class MAACNetworkedLearner(Learner):
         parts = {"rewards": batch["reward"], "observations": obs, "targets": target, "q": q}
         loss_value = td_error.square().mean(1)
         critic_grad_norm = self.optimise(self.critic_optimiser, self.critic_params, loss_value, t_env, parts)
-        loss_policy = -(advantage * (own * taken).sum(-1).log()).mean(1)
+        log_prob = acting.log_probs[steps.cur].gather(-1, actions.unsqueeze(-1)).squeeze(-1).t()
+        loss_policy = -(advantage * log_prob).mean(1)
         grad_norm = self.optimise(self.optimiser, self.params, loss_policy, t_env, parts)
         average_copies_(self.critic_params, self.channel, self.links.draw(), "critic")
         self.updates += 1
