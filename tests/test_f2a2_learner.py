@@ -291,6 +291,55 @@ def test_what_others_see_and_do_comes_through_the_channel_only(algorithm, moa):
     assert not all(torch.equal(a[0], b[0]) for a, b in zip(plain, worthless, strict=True))
 
 
+def disguised_episodes(batch, kinds):
+    """As `disguised`, of episodes; what others could do stays."""
+    batch = copy.deepcopy(batch)
+    if "obs" in kinds:
+        batch.stored("obs")[:, :, 1:] *= -1
+    if "actions" in kinds:
+        actions = batch.stored("actions")
+        actions.copy_(hidden(actions, torch.tensor(SIZES[1]).unsqueeze(-1) - 1 - actions, 2))
+    batch.changed("obs", "actions")
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [("coma", {}), ("coma", {"moa": True}), ("coma", {"moa": True, "agent": "rnn"})]
+    + [(name, {"moa": True, "agent": "rnn", "replay": "episodes"}) for name in ("sac", "ddpg", "td3")],
+    ids=str,
+)
+def test_in_episodes_too_it_comes_through_the_channel_only(algorithm, settings):
+    args = f2a2_args(algorithm, topology="none", policy_delay=1, **settings)
+    # Without models the others tell what they would do in what they see, so that has to be right.
+    kinds = ("obs", "actions") if args.moa else ("actions",)
+    batch = f2a2_episodes(args)
+    learners = []
+    for case in ("plain", "restored", "worthless"):
+        learner, _ = f2a2_learner(args)
+        if case == "restored":
+            share, n_rows = learner.channel.share, batch.steps().n_rows
+
+            def restored(sent_as, values, dim, share=share, n_rows=n_rows):
+                passed = share(sent_as, values, dim)
+                if len(values) != n_rows:  # no data, but what agents tell
+                    return passed
+                if sent_as == "observations":
+                    return hidden(passed, -passed, dim) if "obs" in kinds else passed
+                return hidden(passed, torch.tensor(SIZES[1]) - 1 - passed, dim) if sent_as == "actions" else passed
+
+            learner.channel.share = restored
+        # Actions that others could not take would be an infinite loss.
+        disguise = {"plain": (), "restored": kinds, "worthless": ("obs",)}[case]
+        trained(learner, disguised_episodes(batch, disguise))
+        learners.append(learner)
+    plain, restored, worthless = (
+        [*x.params, *x.critic_params, *x.modules.get("models", x.critic).parameters()] for x in learners
+    )
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain, restored, strict=True))
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(plain, worthless, strict=True))
+
+
 def test_consensus_pulls_the_copies_together():
     apart = {}
     for topology in ("full", "none"):
