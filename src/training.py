@@ -396,7 +396,10 @@ class Training:
             raise UserError(f"checkpoint_path={path} has no folders named after steps: give RUN_DIR/checkpoints")
         step = steps[-1] if load_step == 0 else min(steps, key=lambda s: abs(s - load_step))
         try:
-            self.learner.load_models(str(path / str(step)))
+            if self.args.checkpoint_agents:
+                self.mac.load_models(str(path / str(step)), self.args.checkpoint_agents)
+            else:
+                self.learner.load_models(str(path / str(step)))
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the models in {path / str(step)} do not fit this configuration: {reason}") from error

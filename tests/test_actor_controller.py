@@ -53,6 +53,22 @@ def test_recorded_probabilities_are_those_of_the_behaviour(epsilon, test_mode):
             assert float(mac.last_record["log_prob"][b, i]) == pytest.approx(math.log(mixed), rel=1e-4, abs=1e-5)
 
 
+def test_agents_take_the_networks_of_fewer_by_turns(tmp_path):
+    """Weights of 2 agents for 3 of the same size: agent 2 is played by the first."""
+    sizes = ((4, 4, 4), (3, 3, 3))
+    few, many = (make_mac(maac_args(sizes=[s[:n] for s in sizes])) for n in (2, 3))
+    with torch.no_grad():
+        few.agent.norm.running_mean.normal_()
+    few.save_models(str(tmp_path))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        many.load_models(str(tmp_path))
+    many.load_models(str(tmp_path), trained_agents=2)
+    obs = torch.randn(6, 3, 4)
+    few.agent.eval(), many.agent.eval()
+    torch.testing.assert_close(many.agent.logits(obs)[:, :2], few.agent.logits(obs[:, :2]))
+    torch.testing.assert_close(many.agent.logits(obs)[:, 2], few.agent.logits(obs[:, 2:].expand(-1, 2, -1))[:, 0])
+
+
 def test_actions_follow_the_policy():
     mac = actor()
     batch = make_batch(mac.args)

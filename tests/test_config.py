@@ -303,6 +303,7 @@ def test_list_configs_shows_the_first_comment(tmp_path, monkeypatch):
         ("local_results_path=", "local_results_path must be a name, not an empty string, got ''"),
         ("batch_size=9000", "batch_size (9000) must not be greater than buffer_size (5000)"),
         ("evaluate=True", "evaluate=True needs checkpoint_path=..., the checkpoint to evaluate"),
+        ("checkpoint_agents=4", "checkpoint_agents is for evaluation only: set evaluate=True"),
         ("checkpoint_path=nowhere", "checkpoint_path: no such file or folder: nowhere"),
         ("observers.mongodb.url=x", "unknown observer 'mongodb'; did you mean 'mongo'?"),
         ("observers.sql=sqlite:///x", "observers.sql must be a mapping such as {url: ...}, got 'sqlite:///x'"),

@@ -190,6 +190,14 @@ class BasicMAC:
         """Writes `agent.th` into a folder."""
         torch.save(self.agent.state_dict(), f"{path}/agent.th")
 
-    def load_models(self, path: str) -> None:
-        """Reads `agent.th` from a folder."""
-        self.agent.load_state_dict(torch.load(f"{path}/agent.th", map_location="cpu", weights_only=True))
+    def load_models(self, path: str, trained_agents: int = 0) -> None:
+        """Reads `agent.th` from a folder.
+
+        Args:
+            trained_agents: how many agents it is of; agent i takes the networks of agent i mod that. 0: as many.
+        """
+        weights = torch.load(f"{path}/agent.th", map_location="cpu", weights_only=True)
+        if trained_agents and not self.args.share_params:
+            turns = torch.arange(self.n_agents) % trained_agents
+            weights = {name: x[turns] if x.shape[:1] == (trained_agents,) else x for name, x in weights.items()}
+        self.agent.load_state_dict(weights)

@@ -372,8 +372,8 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(
         (
-            *("learner_threads", "load_step", "accumulated_episodes", "steps_per_update", "max_env_restarts"),
-            *("weight_decay", "warmup_episodes", "transition_history", "recent_transitions"),
+            *("learner_threads", "load_step", "checkpoint_agents", "accumulated_episodes", "steps_per_update"),
+            *("max_env_restarts", "weight_decay", "warmup_episodes", "transition_history", "recent_transitions"),
         ),
         _at_least(0),
     ),
@@ -418,6 +418,8 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} ({config[key]}) must not be greater than buffer_size ({config['buffer_size']})")
     if config["evaluate"] and not config["checkpoint_path"]:
         raise ConfigError("evaluate=True needs checkpoint_path=..., the checkpoint to evaluate")
+    if config["checkpoint_agents"] and not config["evaluate"]:
+        raise ConfigError("checkpoint_agents is for evaluation only: set evaluate=True")
     if config["checkpoint_path"] and not Path(config["checkpoint_path"]).exists():
         raise ConfigError(f"checkpoint_path: no such file or folder: {config['checkpoint_path']}")
     for kind, options in config["observers"].items():
