@@ -33,7 +33,7 @@ OPPONENTS = {
     "updates_per_collection": 4,
     "gamma": 0.95,
     "epsilon_anneal_time": 200000,
-    "test_interval": 1000000000,  # both teams are the same policy: there is nothing to see
+    "test_nepisode": 4,
 }
 # Agents of a team -> what differs: the buffer holds about as much.
 SIZES: dict[int, dict[str, Any]] = {12: {"buffer_size": 100}, 64: {"buffer_size": 24}}
@@ -44,7 +44,8 @@ FIGURES = ("test_battle_won_mean", "test_dead_enemies_mean", "test_dead_allies_m
 
 def opponents_job(rounds: int) -> Job:
     """Self-play of IQL."""
-    return Job("iql", "battle", {**SETTINGS, **OPPONENTS, "t_max": rounds * TIME_LIMIT, "seed": 1})
+    own = {"t_max": rounds * TIME_LIMIT, "test_interval": max(rounds * TIME_LIMIT // 4, 1)}
+    return Job("iql", "battle", {**SETTINGS, **OPPONENTS, **own, "seed": 1})
 
 
 def against(opponents: Path, n_agents: int) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def jobs_of(opponents: Path, n_agents: int, steps: int, seeds: Sequence[int]) ->
         **SIZES[n_agents],
         "updates_per_collection": 16,
         "t_max": steps,
+        "save_model_interval": max(steps // 10, 1),
         "test_interval": max(steps // 10, 1),
         "test_nepisode": 8,
     }
