@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from experiments.common import Job, run_jobs
 from experiments.demo import STARCRAFT
+from experiments.f2a2 import STARCRAFT as F2A2_STARCRAFT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -64,6 +65,13 @@ def test_qmix_learns_simulated_3m(tmp_path):
     runs = run_jobs([Job("qmix", "sc2sim", {**settings, "seed": seed}) for seed in (1, 2)], tmp_path)
     # Random play wins nothing, SMAC's heuristic nine of ten battles.
     assert np.mean([final(run, "test_battle_won_mean", last=4) for run in runs]) >= 0.7
+
+
+def test_f2a2_learns_simulated_3m(tmp_path):
+    """Policies that nobody else sees, critics that agree, models of the others: it wins more battles than it loses."""
+    settings = {**F2A2_STARCRAFT, "env_args.map_name": "3m", "t_max": 110000, "save_model": False, "seed": 1}
+    (run,) = run_jobs([Job("f2a2_coma", "sc2sim", settings)], tmp_path)
+    assert final(run, "test_battle_won_mean", last=4) >= 0.5
 
 
 def test_decentralised_learners_catch_the_prey_where_hunting_alone_costs_nothing(tmp_path):
