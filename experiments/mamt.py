@@ -37,21 +37,24 @@ class Task(NamedTuple):
     steps: int  # of an episode; those of Multi-Walker may end earlier
     settings: Mapping[str, Any] = {}
     split: Mapping[str, Any] = {}  # of MAMT and its variants
+    region: Mapping[str, Any] = {}  # of these and MAMD
     on_policy: Mapping[str, Any] = {}  # of methods that learn from the newest episodes
 
 
 # Among 8 agents a share of 1/7 is nothing special: no coefficient would reach the default of 0.2.
 MANY = {"coordination_sigma": 0.02}
+# A share of 10 / 8 lets no policy move: advantages of standardised rewards are 0.02 to 0.1 here.
+WIDE = {"trust_region_delta": 100.0}
 # About the paper's 4,096 transitions of a batch, in episodes of 500 steps.
 LONG = {"batch_size_run": 8, "accumulated_episodes": 8, "batch_size": 8}
 TASKS = {
     "spread": Task("spread", MAIN, 10000, 5, 25),
-    "rover_tower": Task("rover_tower", MAIN, 50000, 3, 25, split=MANY),
+    "rover_tower": Task("rover_tower", MAIN, 50000, 3, 25, split=MANY, region=WIDE),
     "spread3_sep": Task("spread3_sep", DILEMMA, 10000, 3, 25),
     "spread3_mix": Task("spread3_mix", DILEMMA, 10000, 3, 25),
     "spread3_ful": Task("spread3_ful", DILEMMA, 10000, 3, 25),
     # Longer episodes: as many transitions in the buffer.
-    "pursuit": Task("pursuit", MAIN, 50000, 3, 500, {"buffer_size": 2000, "buffer_dtype": "float16"}, MANY, LONG),
+    "pursuit": Task("pursuit", MAIN, 50000, 3, 500, {"buffer_size": 2000, "buffer_dtype": "float16"}, MANY, WIDE, LONG),
     "multiwalker": Task("multiwalker", MAIN, 50000, 3, 500, {"buffer_size": 2000}, on_policy=LONG),
 }
 OTHERS = {"baselines": BASELINES, "variants": VARIANTS, "LOLA": {"LOLA": "lola"}}
@@ -70,6 +73,7 @@ def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any],
         "use_cuda": False,
         **task.settings,
         **(task.split if algorithm.startswith("mamt") else {}),
+        **(task.region if algorithm.startswith(("mamt", "mamd")) else {}),
         **(task.on_policy if algorithm.endswith("_ppo") else {}),
         **settings,
     }

@@ -28,4 +28,7 @@ def test_coefficients_among_many_agents_can_reach_the_threshold():
     (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], "mamt", 10, {}, (1,))
     assert job.settings["coordination_sigma"] < 1 / 7
     (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], "maac", 10, {}, (1,))
-    assert "coordination_sigma" not in job.settings
+    assert not {"coordination_sigma", "trust_region_delta"} & set(job.settings)
+    # MAMD differs from MAMT in the split alone.
+    joint = [mamt.jobs_of(mamt.TASKS["rover_tower"], name, 10, {}, (1,))[0].settings for name in ("mamd", "mamt")]
+    assert joint[0]["trust_region_delta"] == joint[1]["trust_region_delta"]
