@@ -86,14 +86,14 @@ def transfer_job(opponents: Path, trained: Path, n_agents: int, own: int, episod
 
 def transfer_table(runs: Sequence[tuple[int, Run]]) -> str:
     """One row per evaluation: of how many agents the policy is, and what became of the battle."""
-    head = ["agents in training", "in this battle", "seed", "battles", "won", "enemies dead", "own dead", "return"]
+    head = ["agents in training", "in this battle", "run", "battles", "won", "enemies dead", "own dead", "return"]
     rows = []
     for own, run in runs:
         won, *others = (float(run.metrics[name].values[-1]) for name in FIGURES)
         battles = len(run.episodes["test_returns"].values[-1])
-        seed = Path(run.config["checkpoint_path"]).parent.name
+        trained = Path(run.config["checkpoint_path"]).parent.name
         figures = [f"{100 * won:.0f} %", *(f"{value:.1f}" for value in others)]
-        rows.append([str(own), str(run.setting("env_args.n_agents")), seed, str(battles), *figures])
+        rows.append([str(own), str(run.setting("env_args.n_agents")), trained, str(battles), *figures])
     return "\n".join(markdown_table(head, rows)) + "\n"
 
 
@@ -105,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--agents", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="on each side")
     parser.add_argument("--episodes", type=int, default=8, help="battles of an evaluation with 256 agents; 0: none")
     options = parser.parse_args(argv)
+    if options.published is not None:
+        parser.error("the runs name the folder of their opponents: they cannot be published")
     if options.report:
         opponents = opponents_job(options.rounds).finished_run(options.results)
         if opponents is None:

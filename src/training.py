@@ -397,10 +397,10 @@ class Training:
         step = steps[-1] if load_step == 0 else min(steps, key=lambda s: abs(s - load_step))
         try:
             if self.args.checkpoint_agents:
-                self.mac.load_models(str(path / str(step)), self.args.checkpoint_agents)
+                self.mac.load_models(str(path / str(step)), trained_agents=self.args.checkpoint_agents)
             else:
                 self.learner.load_models(str(path / str(step)))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, TypeError) as error:  # TypeError: a controller that knows no `trained_agents`
             reason = " ".join(str(error).split())
             raise UserError(f"the models in {path / str(step)} do not fit this configuration: {reason}") from error
         self.runner.t_env = step
