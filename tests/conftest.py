@@ -1,7 +1,13 @@
 """Fixtures that any test file may name."""
 
+import signal
+
 import pytest
 import torch
+
+# A shell starts what runs in its background with SIGINT ignored, and all it starts inherits that; tests send SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
