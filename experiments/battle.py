@@ -19,7 +19,13 @@ from experiments.common import Job, carry_out, console, parser_of, run_jobs
 
 RESULTS = ROOT / "results" / "battle"
 TIME_LIMIT = 400
-SETTINGS = {"runner": "vector", "log_interval": 50000, "use_cuda": False, "buffer_dtype": "float16"}
+SETTINGS = {
+    "env_args.time_limit": TIME_LIMIT,
+    "runner": "vector",
+    "log_interval": 50000,
+    "use_cuda": False,
+    "buffer_dtype": "float16",
+}
 # One network that any number of agents can be played by; observations are large (845 numbers), so few episodes.
 OPPONENTS = {
     "env_args.n_agents": 12,

@@ -87,7 +87,7 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: 
         RunFailure: a job failed; the others have been ended.
     """
     processes = processes or len(os.sched_getaffinity(0))
-    places = [results] if published is None else [results, published]
+    places = _places(results, published)
     todo = [job for job in jobs if job.finished_run(*places) is None]
     console.log(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already, {processes} at a time, in {results}")
     env = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else None
@@ -223,13 +223,11 @@ def carry_out(
         todo = {str(job): job for jobs in zip(*curves_of, strict=True) for job in jobs}
         run_jobs(list(todo.values()), options.results, options.processes, options.published)
     out = options.results if out is None else out
-    places = [options.results]
     if options.published is not None:
-        places.insert(0, options.published)
         for job in (job for groups in cells.values() for jobs in groups.values() for job in jobs):
-            run = job.finished_run(*places)
-            if run is not None and options.published not in run.parents:
+            if job.finished_run(options.published) is None and (run := job.finished_run(options.results)) is not None:
                 publish(run, options.published, metric)
+    places = _places(options.results, options.published)
     done = {
         title: {label: runs for label, jobs in groups.items() if (runs := finished(jobs, places))}
         for title, groups in cells.items()
@@ -254,6 +252,11 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         process.send_signal(signal.SIGTERM)
     for process in processes:
         process.wait()
+
+
+def _places(results: Path, published: Path | None) -> list[Path]:
+    """Where finished runs are looked for, in this order."""
+    return [results] if published is None else [results, published]
 
 
 def _required(job: Job, places: Sequence[Path]) -> Path:

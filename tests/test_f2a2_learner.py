@@ -294,11 +294,10 @@ def test_what_others_see_and_do_comes_through_the_channel_only(algorithm, moa):
 def disguised_episodes(batch, kinds):
     """As `disguised`, of episodes; what others could do stays."""
     batch = copy.deepcopy(batch)
-    if "obs" in kinds:
-        batch.stored("obs")[:, :, 1:] *= -1
-    if "actions" in kinds:
-        actions = batch.stored("actions")
-        actions.copy_(hidden(actions, torch.tensor(SIZES[1]).unsqueeze(-1) - 1 - actions, 2))
+    obs, actions = batch.stored("obs"), batch.stored("actions").squeeze(-1)
+    others = disguised(Transitions({"obs": obs, "actions": actions}, None, None), kinds)
+    obs.copy_(others["obs"])
+    actions.copy_(others["actions"])
     batch.changed("obs", "actions")
     return batch
 
@@ -322,11 +321,10 @@ def test_in_episodes_too_it_comes_through_the_channel_only(algorithm, settings):
 
             def restored(sent_as, values, dim, share=share, n_rows=n_rows):
                 passed = share(sent_as, values, dim)
-                if len(values) != n_rows:  # no data, but what agents tell
+                name = {"observations": "obs", "actions": "actions"}.get(sent_as)
+                if name is None or len(values) != n_rows:  # fewer: no data, but what agents tell
                     return passed
-                if sent_as == "observations":
-                    return hidden(passed, -passed, dim) if "obs" in kinds else passed
-                return hidden(passed, torch.tensor(SIZES[1]) - 1 - passed, dim) if sent_as == "actions" else passed
+                return disguised(Transitions({name: passed}, None, None), kinds)[name]
 
             learner.channel.share = restored
         # Actions that others could not take would be an infinite loss.

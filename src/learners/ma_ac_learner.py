@@ -77,7 +77,7 @@ class MAACNetworkedLearner(Learner):
         parts = {"rewards": batch["reward"], "observations": obs, "targets": target, "q": q}
         loss_value = td_error.square().mean(1)
         critic_grad_norm = self.optimise(self.critic_optimiser, self.critic_params, loss_value, t_env, parts)
-        log_prob = acting.log_probs[steps.cur].gather(-1, actions.unsqueeze(-1)).squeeze(-1).t()
+        log_prob = (acting.log_probs[steps.cur].transpose(0, 1) * taken).sum(-1)
         loss_policy = -(advantage * log_prob).mean(1)
         grad_norm = self.optimise(self.optimiser, self.params, loss_policy, t_env, parts)
         average_copies_(self.critic_params, self.channel, self.links.draw(), "critic")
