@@ -103,12 +103,27 @@ def particle_jobs(algorithm: str, environment: str, episodes: int, own: Mapping[
     return [Job(algorithm, environment, {**settings, "seed": seed}) for seed in seeds]
 
 
+def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
+    """The settings of a method that learns off policy from batches of this size; None: as configured.
+
+    Models of others then learn from the newest round of 12 episodes of 25 steps, instead of the newest four.
+    """
+    if batch_size is None or algorithm in ON_POLICY:
+        return {}
+    models = {"recent_transitions": 300, "moa_natural_batch": min(batch_size, 300)}
+    return {"batch_size": batch_size, **(models if algorithm.startswith("f2a2") else {})}
+
+
 def variants_of(variants: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> Cells:
     """F2A2-SAC with settings of its own, one curve each."""
     return {
         name: {
             label: particle_jobs(
-                "f2a2_sac", name, options.episodes or PARTICLE[name][1], {**FULL, **own}, range(1, options.seeds + 1)
+                "f2a2_sac",
+                name,
+                options.episodes or PARTICLE[name][1],
+                {**FULL, **own, **smaller("f2a2_sac", options.batch_size)},
+                range(1, options.seeds + 1),
             )
             for label, own in variants.items()
         }
@@ -124,7 +139,7 @@ def comparison(options: argparse.Namespace) -> Cells:
                 METHODS[label],
                 name,
                 options.episodes or PARTICLE[name][1],
-                FULL if label in DECENTRALISED else {},
+                (FULL if label in DECENTRALISED else {}) | smaller(METHODS[label], options.batch_size),
                 range(1, options.seeds + 1),
             )
             for label in options.methods
@@ -209,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these")
     parser.add_argument("--episodes", type=int, help="length of training on particle tasks; default: the paper's")
     parser.add_argument("--steps", type=int, default=1000000, help="length of training on StarCraft maps")
+    parser.add_argument("--batch-size", type=int, help="transitions of a batch of the methods that learn off policy")
     options = parser.parse_args(argv)
     if options.part == "parameters":
         print_parameters(options)

@@ -80,6 +80,16 @@ def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any],
     return [Job(algorithm, task.environment, {**own, "seed": seed}) for seed in seeds]
 
 
+def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
+    """The settings of a method that learns from batches of this size; None: as configured."""
+    if batch_size is None:
+        return {}
+    return {
+        "batch_size": batch_size,
+        **({"trust_region_batch_size": batch_size // 2} if algorithm.startswith("mamt") else {}),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = parser_of(__doc__, RESULTS, seeds=0)
@@ -89,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="only these of them")
     parser.add_argument("--episodes", type=int, help="length of training; default: the paper's")
     parser.add_argument("--updates-per-step", type=int, help="updates every 100 environment steps; default: MAAC's 4")
+    parser.add_argument("--batch-size", type=int, help="transitions of a batch; trust regions learn from half of it")
     options = parser.parse_args(argv)
     settings = {} if options.updates_per_step is None else {"updates_per_step": options.updates_per_step}
     for name in options.tasks:
@@ -101,7 +112,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             methods = {label: methods[label] for label in options.methods}
         seeds = range(1, (options.seeds or task.seeds) + 1)
         episodes = options.episodes or task.episodes
-        cells = {name: {label: jobs_of(task, alg, episodes, settings, seeds) for label, alg in methods.items()}}
+        cells = {
+            name: {
+                label: jobs_of(task, alg, episodes, settings | smaller(alg, options.batch_size), seeds)
+                for label, alg in methods.items()
+            }
+        }
         carry_out(cells, options, "return_mean", "Return, mean over agents", options.results / name)
 
 
