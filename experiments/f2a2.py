@@ -2,9 +2,10 @@
 
 `python -m experiments.f2a2 particle` trains the instantiations and their baselines on Rover-Tower and treasure
 collection, `ablations` the joint objective and the models of others (figure 8), `topology` and `intervals` the budgets
-of communication (tables 4 and 5), `starcraft` recurrent policies on simulated maps. Each writes curves and one table
-(`final.md`); an interrupted experiment goes on from the runs' checkpoints. `parameters` trains nothing: it prints what
-an agent transmits at an update, beside what MA-AC transmits.
+of communication (tables 4 and 5), `starcraft` recurrent policies on simulated maps; with `--maps`, ablations and
+budgets are those of F2A2-COMA there instead of F2A2-SAC's. Each writes curves and one table (`final.md`); an
+interrupted experiment goes on from the runs' checkpoints. `parameters` trains nothing: it prints what an agent
+transmits at an update, beside what MA-AC transmits.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ FULL = {
     "consensus_interval_std": 0.0,
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "F2A2-SAC": {},
+    "whole": {},
     "without joint objective": {"joint": False},
     "without models of others": {"moa": False},
 }
@@ -115,17 +116,23 @@ def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
 
 
 def variants_of(variants: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> Cells:
-    """F2A2-SAC with settings of its own, one curve each."""
+    """F2A2-SAC on the particle tasks, or F2A2-COMA on StarCraft maps if there are any, with settings of its own."""
+    seeds = range(1, options.seeds + 1)
+    settings = {label: {**FULL, **own} for label, own in variants.items()}
+    if options.maps:
+        return {
+            name: {
+                label: starcraft_jobs("f2a2_coma", name, options.steps, own, seeds) for label, own in settings.items()
+            }
+            for name in options.maps
+        }
+    smaller_batches = smaller("f2a2_sac", options.batch_size)
     return {
         name: {
             label: particle_jobs(
-                "f2a2_sac",
-                name,
-                options.episodes or PARTICLE[name][1],
-                {**FULL, **own, **smaller("f2a2_sac", options.batch_size)},
-                range(1, options.seeds + 1),
+                "f2a2_sac", name, options.episodes or PARTICLE[name][1], {**own, **smaller_batches}, seeds
             )
-            for label, own in variants.items()
+            for label, own in settings.items()
         }
         for name in options.tasks
     }
@@ -148,19 +155,22 @@ def comparison(options: argparse.Namespace) -> Cells:
     }
 
 
+def starcraft_jobs(algorithm: str, name: str, steps: int, own: Mapping[str, Any], seeds: range) -> list[Job]:
+    """The runs of one curve on a simulated map."""
+    settings = {**STARCRAFT, "env_args.map_name": name, "t_max": steps, **own}
+    return [Job(algorithm, "sc2sim", {**settings, "seed": seed}) for seed in seeds]
+
+
 def starcraft(options: argparse.Namespace) -> Cells:
     """Recurrent policies on simulated maps."""
     methods = {"F2A2-SAC": "f2a2_sac", "F2A2-COMA": "f2a2_coma", "COMA": "coma", "MA-AC": "ma_ac"}
     return {
         name: {
-            label: [
-                Job(alg, "sc2sim", {**STARCRAFT, "env_args.map_name": name, "t_max": options.steps, "seed": seed})
-                for seed in range(1, options.seeds + 1)
-            ]
-            for label, alg in methods.items()
+            label: starcraft_jobs(algorithm, name, options.steps, {}, range(1, options.seeds + 1))
+            for label, algorithm in methods.items()
             if label in options.methods
         }
-        for name in options.maps
+        for name in options.maps or MAPS
     }
 
 
@@ -199,7 +209,7 @@ def transmitted(algorithm: str, environment: str, **settings: Any) -> tuple[int,
 def print_parameters(options: argparse.Namespace) -> None:
     """The table of transmitted parameters."""
     rows = []
-    for name in (*options.tasks, *options.maps):
+    for name in (*options.tasks, *(options.maps or MAPS)):
         map_name = {"env_args.map_name": name, "scenario": "f2a2_starcraft"} if name in MAPS else {}
         environment = "sc2sim" if map_name else name
         reference = sum(transmitted("ma_ac", environment, **map_name))
@@ -220,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = ("particle", "ablations", "topology", "intervals", "starcraft", "parameters")
     parser.add_argument("part", choices=parts)
     parser.add_argument("--tasks", nargs="+", choices=PARTICLE, default=["rover_tower"], help="particle tasks")
-    parser.add_argument("--maps", nargs="+", choices=MAPS, default=list(MAPS), help="StarCraft maps")
+    parser.add_argument("--maps", nargs="+", choices=MAPS, default=[], help="StarCraft maps")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these")
     parser.add_argument("--episodes", type=int, help="length of training on particle tasks; default: the paper's")
     parser.add_argument("--steps", type=int, default=1000000, help="length of training on StarCraft maps")
@@ -229,17 +239,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.part == "parameters":
         print_parameters(options)
         return
+    if options.part == "particle" and options.maps:
+        parser.error("particle tasks have no --maps: use --tasks, or the part starcraft")
     out = options.results / options.part
-    if options.part == "starcraft":
-        carry_out(starcraft(options), options, "test_battle_won_mean", "Test win rate", out)
-        return
     cells = {
+        "starcraft": lambda: starcraft(options),
         "particle": lambda: comparison(options),
         "ablations": lambda: variants_of(ABLATIONS, options),
         "topology": lambda: variants_of(EDGES, options),
         "intervals": lambda: variants_of(INTERVALS, options),
     }[options.part]()
-    carry_out(cells, options, "return_mean", "Return, mean over agents", out)
+    if options.part == "starcraft" or options.maps:
+        carry_out(cells, options, "test_battle_won_mean", "Test win rate", out)
+    else:
+        carry_out(cells, options, "return_mean", "Return, mean over agents", out)
 
 
 if __name__ == "__main__":

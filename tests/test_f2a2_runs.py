@@ -134,12 +134,21 @@ def cells_of(part, *arguments):
     return found
 
 
+@pytest.mark.parametrize("more", [(), ("--batch-size", "128"), ("--maps", "3m", "8m")], ids=["", "small", "maps"])
 @pytest.mark.parametrize("part", PARTS)
-def test_experiments_have_valid_settings(part):
-    cells = cells_of(part, "--seeds", "2")
+def test_experiments_have_valid_settings(part, more):
+    if part == "particle" and "--maps" in more:
+        with pytest.raises(SystemExit):
+            cells_of(part, *more)
+        return
+    cells = cells_of(part, "--seeds", "2", *more)
+    tasks = f2a2.MAPS if part == "starcraft" else f2a2.PARTICLE
+    assert set(cells) == ({"3m", "8m"} if "--maps" in more else set(tasks))
     jobs = [job for groups in cells.values() for runs in groups.values() for job in runs]
     assert len({str(job) for job in jobs}) == len(jobs)
     for job in jobs:
+        small = "--batch-size" in more and job.algorithm not in f2a2.ON_POLICY and part != "starcraft"
+        assert job.settings.get("batch_size") == 128 or not small
         config = build_config(job.algorithm, job.environment, [f"{key}={value}" for key, value in job.settings.items()])
         check_config(config)
         for key, value in job.settings.items():

@@ -32,3 +32,12 @@ def test_coefficients_among_many_agents_can_reach_the_threshold():
     # MAMD differs from MAMT in the split alone.
     joint = [mamt.jobs_of(mamt.TASKS["rover_tower"], name, 10, {}, (1,))[0].settings for name in ("mamd", "mamt")]
     assert joint[0]["trust_region_delta"] == joint[1]["trust_region_delta"]
+
+
+def test_smaller_batches_are_valid():
+    for algorithm in ("maac", "mamd", "mamt"):
+        own = mamt.smaller(algorithm, 128)
+        assert own == {"batch_size": 128} | ({"trust_region_batch_size": 64} if algorithm == "mamt" else {})
+        (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], algorithm, 10, own, (1,))
+        check_config(build_config(algorithm, "rover_tower", [f"{key}={value}" for key, value in job.settings.items()]))
+    assert mamt.smaller("mamt", None) == {}
