@@ -10,13 +10,13 @@ from utils.logging import Logger
 from utils.seeding import seed_globals
 
 
-def start_run(algorithm, env, run_dir, settings):
+def start_run(algorithm, env, run_dir, settings, device="cpu"):
     """The `Training` of one run; its results go to `run_dir`."""
     config = build_config(algorithm, env, settings)
     check_config(config)
     set_seed(config)
     args = SimpleNamespace(**config)
-    args.device, args.unique_token = "cpu", "test"
+    args.device, args.unique_token = device, "test"
     seed_globals(args.seed)
     run_dir.mkdir(exist_ok=True)
     log = logging.getLogger("test_runs")

@@ -5,49 +5,17 @@ import json
 import pytest
 import torch
 from experiments import f2a2
+from f2a2_fixtures import RECURRENT_RUNS, RUNS, SMALL_RUN
 from run_fixtures import StopAt, finish, start_run
 from transition_fixtures import train_run
 
 from utils.config import build_config, check_config
 from utils.observers import Interrupted
 
-SMALL = [
-    *(
-        "env_args.n_pairs=2",
-        "env_args.episode_limit=5",
-        "seed=3",
-        "batch_size_run=4",
-        "use_cuda=False",
-        "runner=vector",
-    ),
-    *("policy_hidden_dim=8", "critic_hidden_dim=8", "test_interval=60", "test_nepisode=4", "t_max=200"),
-    *("learner_log_interval=1", "runner_log_interval=1", "save_model_interval=100000", "updates_per_collection=2"),
-]
-MODELS = [
-    *("moa_trajectories=4", "moa_character_batch=3", "moa_trajectory_steps=5", "moa_hidden_dim=6"),
-    *("moa_prediction_dim=6", "warmup_episodes=4"),
-]
-# A budget of communication, so that all random streams of the consensus are in use.
-BUDGET = ["topology=ring", "consensus_interval=2.0", "consensus_interval_std=1.0", "consensus_beta_steps=10"]
-OFF_POLICY = ["batch_size=16", "buffer_size=40"]
-RUNS = {
-    "f2a2_sac": [*OFF_POLICY, *MODELS, *BUDGET, "topology_extra_edges=50.0"],
-    "f2a2_ddpg": [*OFF_POLICY, *MODELS, *BUDGET],
-    "f2a2_td3": [*OFF_POLICY, *MODELS, *BUDGET, "moa_common=False"],
-    "f2a2_isac": [*OFF_POLICY, *BUDGET],
-    "f2a2_coma": ["batch_size=6", "buffer_size=20", *MODELS, *BUDGET],
-    "coma": ["batch_size=6", "buffer_size=20", "hard_target_interval=5"],
-    "ma_ac": ["batch_size=6", "buffer_size=20", *BUDGET[:3]],
-}
-RECURRENT = {
-    "f2a2_sac": [*RUNS["f2a2_sac"], "batch_size=6", "agent=rnn", "replay=episodes", "standardise_rewards=False"],
-    "f2a2_coma": [*RUNS["f2a2_coma"], "agent=rnn"],
-}
-
 
 def start(algorithm, run_dir, *settings):
     """A run in this process, without Sacred."""
-    return start_run(algorithm, "rover_tower", run_dir, [*SMALL, *settings])
+    return start_run(algorithm, "rover_tower", run_dir, [*SMALL_RUN, *settings])
 
 
 def newest(run_dir):
@@ -57,7 +25,7 @@ def newest(run_dir):
 pytestmark = pytest.mark.usefixtures("same_threads")
 
 
-CASES = [*RUNS.items(), *RECURRENT.items()]
+CASES = [*RUNS.items(), *RECURRENT_RUNS.items()]
 
 
 @pytest.mark.parametrize(("algorithm", "settings"), CASES, ids=[f"{n}-{name}" for n, (name, _) in enumerate(CASES)])
