@@ -181,6 +181,13 @@ RUNS = {
     "ma_ac": ["batch_size=6", "buffer_size=20", *BUDGET[:3]],
 }
 RECURRENT_RUNS = {
-    "f2a2_sac": [*RUNS["f2a2_sac"], "batch_size=6", "agent=rnn", "replay=episodes", "standardise_rewards=False"],
+    "f2a2_sac": [
+        *RUNS["f2a2_sac"],
+        "batch_size=6",
+        "agent=rnn",
+        "replay=episodes",
+        "standardise_rewards=False",
+        "policy_logit_penalty=0.0",
+    ],
     "f2a2_coma": [*RUNS["f2a2_coma"], "agent=rnn"],
 }

@@ -27,6 +27,9 @@ A, SEED = 3, 11
 OFF_POLICY = ["sac", "ddpg", "td3", "isac"]
 
 
+RECURRENT = {"agent": "rnn", "policy_logit_penalty": 0.0}
+
+
 def trained(learner, batch, updates=1):
     torch.manual_seed(SEED)
     for n in range(updates):
@@ -65,7 +68,7 @@ class Reference:
         self._draw()
         targets = [self.targets(i) for i in range(A)]
         self.critic_losses = [self.critic_loss(learner.critic, i, *targets[i]) for i in range(A)]
-        self.actor_losses = [self.actor_loss(stepped_critic, i, *targets[i]) for i in range(A)]
+        self.actor_losses = [self.actor_loss(stepped_critic, i, *targets[i]) + self.penalty(i) for i in range(A)]
 
     def _draw(self):
         """In the order in which the learner draws."""
@@ -127,6 +130,10 @@ class Reference:
             loss = loss + (first * q_new + alpha_2 * rho_new * (q_new - new_target[c]) ** 2).mean()
         return loss
 
+    def penalty(self, i):
+        outputs = self.logits[:, i, : SIZES[1][i]]
+        return self.args.policy_logit_penalty * (outputs**2).mean()
+
     def actor_loss(self, critic, i, target, new_target):
         alpha_1, alpha_2, _, _ = self.weights
         args = self.args
@@ -161,7 +168,12 @@ def assert_gradients(params, loss, grads):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"joint": False}, {"joint_scale": 0.3}, {"resampled_target": "transition"}, {"moa": True}], ids=str
+    "settings",
+    [
+        *({}, {"joint": False}, {"joint_scale": 0.3}, {"resampled_target": "transition"}, {"moa": True}),
+        {"policy_logit_penalty": 0.5},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_update_equals_a_loop_over_agents(algorithm, settings):
@@ -305,7 +317,7 @@ def disguised_episodes(batch, kinds):
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [("coma", {}), ("coma", {"moa": True}), ("coma", {"moa": True, "agent": "rnn"})]
-    + [(name, {"moa": True, "agent": "rnn", "replay": "episodes"}) for name in ("sac", "ddpg", "td3")],
+    + [(name, {"moa": True, "replay": "episodes", **RECURRENT}) for name in ("sac", "ddpg", "td3")],
     ids=str,
 )
 def test_in_episodes_too_it_comes_through_the_channel_only(algorithm, settings):
@@ -430,7 +442,7 @@ def test_coma_equals_a_loop_over_episodes_and_agents(settings):
 @pytest.mark.parametrize("algorithm", ["sac", "ddpg", "td3"])
 def test_recurrent_policies_learn_from_episodes(algorithm):
     """The rows of episodes are the transitions that a batch of single ones would have."""
-    settings = {"agent": "rnn", "replay": "episodes", "standardise_rewards": False, "moa": True}
+    settings = {**RECURRENT, "replay": "episodes", "standardise_rewards": False, "moa": True}
     args = f2a2_args(algorithm, policy_delay=1, **settings)
     learner, log = f2a2_learner(args)
     batch = f2a2_episodes(args)
@@ -500,6 +512,8 @@ def test_a_step_of_some_leaves_weights_and_moments_of_the_others():
         ("coma", {"replay": "episodes"}, "needs replay=latest"),
         ("sac", {"alpha_1": 0.0}, "must be greater than 0"),
         ("sac", {"joint_scale": -0.1}, "joint_scale is -0.1"),
+        ("sac", {"policy_logit_penalty": -1.0}, "policy_logit_penalty is -1.0"),
+        ("sac", {"agent": "rnn"}, "set it to 0 for agent=rnn"),
         ("sac", {"resampled_target": "none"}, "resampled_target must be one of critic, transition"),
         ("sac", {"twin_target": "mean"}, "twin_target must be max or min"),
         ("sac", {"f2a2_algorithm": "sak"}, "did you mean 'sac'"),

@@ -27,6 +27,7 @@ from learners.f2a2.algorithms import Actions, Values, make_instantiation, values
 from learners.f2a2.objectives import joint_weights
 from learners.f2a2.rows import Rows, Told, heard, rows_of_episodes, rows_of_transitions, told_of
 from learners.returns import lambda_targets, last_actions, taken_or_policy
+from modules.agents.policy_agent import PolicyAgent
 from modules.critics.copies import COPIES, CriticCopies
 from modules.opponents import Histories, ModelsOfOthers, histories_of, trajectories_of
 from utils.errors import ConfigError
@@ -43,8 +44,8 @@ class F2A2Learner(Learner):
         scheme, logger: as for every learner.
         args: `f2a2_algorithm` and its keys; `alpha_1`, `alpha_2`, `joint`, `joint_scale`, `importance_bound`,
             `resampled_target`; `critic` (name in `modules.critics.copies.COPIES`) and what it reads; `moa`, `moa_*`;
-            keys of `components.consensus`; `standardise_rewards`, `target_tau`, `hard_target_interval`,
-            `critic_grad_norm_clip`, `policy_grad_norm_clip`.
+            keys of `components.consensus`; `standardise_rewards`, `policy_logit_penalty`, `target_tau`,
+            `hard_target_interval`, `critic_grad_norm_clip`, `policy_grad_norm_clip`.
 
     Raises:
         ConfigError: a setting out of range, or a controller, agent or replay of another kind.
@@ -120,7 +121,7 @@ class F2A2Learner(Learner):
             done = self._actions(rows, policy, self._joint(rows.actions), _one_hot(rows.actions, rows.avail))
             would, target, new_target = self._off_policy(rows, policy, next_logits)
         figures = self._critic_step(rows, done, target, would, new_target, t_env)
-        figures |= self._actor_step(rows, done, target, would, new_target, policy, t_env)
+        figures |= self._actor_step(rows, done, target, would, new_target, policy, logits, t_env)
         self._consensus_step()
         self._update_targets()
         if self.models is not None and self.updates % self.args.moa_interval == 0:
@@ -281,6 +282,7 @@ class F2A2Learner(Learner):
         would: Actions,
         new_target: Tensor,
         policy: MaskedCategorical,
+        logits: Tensor,
         t_env: int,
     ) -> dict[str, Tensor]:
         due = self.algorithm.actors_due()
@@ -298,6 +300,8 @@ class F2A2Learner(Learner):
             for param in self.critic_params:
                 param.requires_grad_(True)
         loss = self.algorithm.actor_loss(replayed, done, resampled, would, policy)
+        if self.args.policy_logit_penalty:
+            loss = loss + self.args.policy_logit_penalty * self.mac.agent.mean_square(logits)
         parts = {"values": replayed.all_q, "log_prob": done.log_prob, "targets": target}
         consensus = "actor" if self.algorithm.consensus_of_actors else None
         norm = self.descend(
@@ -449,6 +453,10 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
         raise ConfigError(f"alpha_1={args.alpha_1} and alpha_2={args.alpha_2} must be greater than 0")
     if args.joint_scale < 0:
         raise ConfigError(f"joint_scale is {args.joint_scale}; it must not be negative")
+    if args.policy_logit_penalty < 0:
+        raise ConfigError(f"policy_logit_penalty is {args.policy_logit_penalty}; it must not be negative")
+    if args.policy_logit_penalty and not isinstance(mac.agent, PolicyAgent):
+        raise ConfigError(f"policy_logit_penalty is for agent=mlp_policy: set it to 0 for agent={args.agent}")
     if args.moa and args.critic == "own":
         raise ConfigError("critic=own does not read what others do: set moa=False")
     if args.moa and args.transition_history < 1:
