@@ -59,6 +59,7 @@ class Reference:
         args = learner.args
         self.args, self.learner, self.batch = args, learner, batch
         self.form, self.n_critics = args.critic, learner.algorithm.n_critics
+        self.counts = args.resampled_target != "none"  # the error of resampled actions
         joint = args.joint_scale if args.joint else 0.0
         self.weights = (args.alpha_1, joint * args.alpha_2, joint * args.alpha_1, args.alpha_2)
         for mac in (learner.mac, learner.target_mac):
@@ -127,7 +128,7 @@ class Reference:
             q, q_new = pick(replayed[c], self.replayed[:, i]), pick(resampled[c], self.own[i].detach())
             # The squares have the gradients 2 delta grad Q.
             loss = loss + (first * rho * q + alpha_2 * (q - target) ** 2).mean()
-            loss = loss + (first * q_new + alpha_2 * rho_new * (q_new - new_target[c]) ** 2).mean()
+            loss = loss + (first * q_new + alpha_2 * self.counts * rho_new * (q_new - new_target[c]) ** 2).mean()
         return loss
 
     def penalty(self, i):
@@ -146,7 +147,8 @@ class Reference:
             q = [pick(values.detach(), self.own[i]) for values in resampled]
             loss = alpha_1 * q[0].mean()
             return loss + sum(
-                (alpha_2 * rho_new * (value - to) ** 2).mean() for value, to in zip(q, new_target, strict=True)
+                (alpha_2 * self.counts * rho_new * (value - to) ** 2).mean()
+                for value, to in zip(q, new_target, strict=True)
             )
         probs = self.log_probs[:, i].exp().detach()
         brackets = []
@@ -154,7 +156,7 @@ class Reference:
             baseline = (probs * all_q[0]).sum(-1)
             brackets.append((pick(all_q[0], own) + args.alpha_entropy * log_prob - baseline).detach())
         pairs = zip(resampled, new_target, strict=True)
-        errors = sum((pick(values, self.own[i]).detach() - to) ** 2 for values, to in pairs)
+        errors = self.counts * sum((pick(values, self.own[i]).detach() - to) ** 2 for values, to in pairs)
         loss = alpha_1 * (rho * brackets[0] * log_pi + brackets[1] * log_new)
         return (loss + alpha_2 * rho_new * errors * log_new).mean()
 
@@ -171,6 +173,8 @@ def assert_gradients(params, loss, grads):
     "settings",
     [
         *({}, {"joint": False}, {"joint_scale": 0.3}, {"resampled_target": "transition"}, {"moa": True}),
+        {"resampled_target": "critic"},
+        {"resampled_target": "none"},
         {"policy_logit_penalty": 0.5},
     ],
     ids=str,
@@ -514,7 +518,7 @@ def test_a_step_of_some_leaves_weights_and_moments_of_the_others():
         ("sac", {"joint_scale": -0.1}, "joint_scale is -0.1"),
         ("sac", {"policy_logit_penalty": -1.0}, "policy_logit_penalty is -1.0"),
         ("sac", {"agent": "rnn"}, "set it to 0 for agent=rnn"),
-        ("sac", {"resampled_target": "none"}, "resampled_target must be one of critic, transition"),
+        ("sac", {"resampled_target": "nothing"}, "resampled_target must be one of critic, transition, none"),
         ("sac", {"twin_target": "mean"}, "twin_target must be max or min"),
         ("sac", {"f2a2_algorithm": "sak"}, "did you mean 'sac'"),
         ("sac", {"critic": "atention"}, "did you mean 'attention'"),

@@ -33,7 +33,7 @@ from modules.opponents import Histories, ModelsOfOthers, histories_of, trajector
 from utils.errors import ConfigError
 from utils.rl_utils import RunningMeanStd
 
-RESAMPLED_TARGETS = ("critic", "transition")
+RESAMPLED_TARGETS = ("critic", "transition", "none")
 
 
 class F2A2Learner(Learner):
@@ -199,11 +199,14 @@ class F2A2Learner(Learner):
         return Actions(own, joint, log_prob, behaviour)
 
     # -- targets --------------------------------------------------------------------------------------------------
-    def _off_policy(self, rows: Rows, policy: MaskedCategorical, next_logits: Tensor) -> tuple[Actions, Tensor, Tensor]:
+    def _off_policy(
+        self, rows: Rows, policy: MaskedCategorical, next_logits: Tensor
+    ) -> tuple[Actions, Tensor, Tensor | None]:
         """Resampled actions; the TD(0) targets of the replayed ones [A, 1, M], of the resampled ones [A, C or 1, M].
 
         What a resampled action leads to has not been seen. Its target is what each critic's target network says of it,
-        or, with `resampled_target: transition`, the target of the replayed transition.
+        or, with `resampled_target: transition`, the target of the replayed transition; with `none` (None) there is no
+        error.
         """
         own = self.algorithm.draw(policy)
         with torch.no_grad():
@@ -217,7 +220,7 @@ class F2A2Learner(Learner):
             joint = self._imagined(next_own, told, rows.next_history)
             value = self.algorithm.next_value(self.target_critic(rows.next_obs, joint), next_own, next_policy)
             target = (rows.costs + self.args.gamma * rows.goes_on * value).unsqueeze(1)
-            new_target = target
+            new_target = target if self.args.resampled_target == "transition" else None
             if self.args.resampled_target == "critic":
                 new_target = (self.target_critic(rows.obs, would.joint) * own.unsqueeze(1)).sum(-1)
         log_prob = policy.log_probs.gather(-1, own.argmax(-1).t().unsqueeze(-1)).squeeze(-1).t()
@@ -247,13 +250,13 @@ class F2A2Learner(Learner):
         return self._actions(rows, policy, joint[:, steps.cur], own[:, steps.cur]), target.t().unsqueeze(1)
 
     # -- steps ----------------------------------------------------------------------------------------------------
-    def _values(self, rows: Rows, parts: tuple[tuple[Actions, Tensor], ...]) -> list[Values]:
+    def _values(self, rows: Rows, parts: tuple[tuple[Actions, Tensor | None], ...]) -> list[Values]:
         """The critics at several joint actions of the same observations, with their targets."""
         seen = self.critic.observe(rows.obs)
         return [values_of(self.critic.values(seen, actions.joint), actions.own, to) for actions, to in parts]
 
     def _critic_step(
-        self, rows: Rows, done: Actions, target: Tensor, would: Actions, new_target: Tensor, t_env: int
+        self, rows: Rows, done: Actions, target: Tensor, would: Actions, new_target: Tensor | None, t_env: int
     ) -> dict[str, Tensor]:
         held = would._replace(own=would.own.detach())
         if self.algorithm.on_policy:
@@ -280,7 +283,7 @@ class F2A2Learner(Learner):
         done: Actions,
         target: Tensor,
         would: Actions,
-        new_target: Tensor,
+        new_target: Tensor | None,
         policy: MaskedCategorical,
         logits: Tensor,
         t_env: int,

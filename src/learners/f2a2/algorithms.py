@@ -48,10 +48,10 @@ class Values(NamedTuple):
     error: Tensor  # [A, C, M], delta
 
 
-def values_of(all_q: Tensor, own: Tensor, target: Tensor) -> Values:
-    """all_q [A, C, M, U], own [A, M, U], target [A, 1 or C, M]."""
+def values_of(all_q: Tensor, own: Tensor, target: Tensor | None) -> Values:
+    """all_q [A, C, M, U], own [A, M, U], target [A, 1 or C, M]; without a target there is no error."""
     q = (all_q * own.unsqueeze(1)).sum(-1)
-    return Values(all_q, q, q - target)
+    return Values(all_q, q, torch.zeros_like(q) if target is None else q - target)
 
 
 class Instantiation:
