@@ -1,7 +1,7 @@
 """Short runs of learners on the CPU and on a device that is not there, for `test_device_placement.py`.
 
-`python tests/device_runs.py FOLDER NAME [NAME ...]` writes FOLDER/NAME.json for each of `RUNS`. It needs a process of
-its own: torch counts the devices when the first gradient is computed, and this one has to be known by then.
+`main` takes FOLDER NAME [NAME ...] from the command line and writes FOLDER/NAME.json for each of these `RUNS`. It needs
+a process of its own: torch counts the devices when the first gradient is computed, and this one must be known by then.
 """
 
 import json
@@ -26,7 +26,7 @@ VALUES = [
     *("env_args.episode_limit=6", "t_max=48", "batch_size=4", "buffer_size=8", "target_update_interval=2"),
     *("batch_size_run=2", "runner=vector", "epsilon_anneal_time=100"),
 ]
-SINGLES = [*("t_max=100", "steps_per_update=25", "updates_per_step=1", "batch_size=16", "buffer_size=40")]
+SINGLES = ["t_max=100", "steps_per_update=25", "updates_per_step=1", "batch_size=16", "buffer_size=40"]
 EPISODES = ["t_max=100", "batch_size_run=4", "batch_size=4", "buffer_size=4"]
 ACTORS = ["env_args.episode_limit=5", "critic_hidden_dim=8", "batch_size_run=4"]
 # name -> configuration, environment, settings
@@ -39,7 +39,11 @@ RUNS = {
     **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg")},
     "mamt": ("mamt", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),
     "mamt_random": ("mamt_random", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),
-    "mamt_ppo": ("mamt_ppo", "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4", "trust_region_batch_size=12"]),
+    "mamt_ppo": (
+        "mamt_ppo",
+        "spread",
+        [*ACTORS, *EPISODES, "accumulated_episodes=4", "trust_region_batch_size=12", "trd_steps=2"],
+    ),
     **{name: (name, "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4"]) for name in ("ma_ppo", "mappo")},
     "lola": ("lola", "spread", [*ACTORS[:1], *EPISODES]),
     **{name: (name, "rover_tower", [*SMALL_RUN, *own]) for name, own in F2A2.items()},
@@ -100,7 +104,3 @@ def main() -> None:
         except Exception:
             result = {"error": traceback.format_exc()}
         (folder / f"{name}.json").write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

@@ -80,6 +80,8 @@ class _Calls(TorchFunctionMode):
         kwargs = {key: _place(x) if key == "device" else x for key, x in (kwargs or {}).items()}
         if func is torch.Tensor.cuda:
             return args[0].to(device())
+        if func is torch.tensor and kwargs.get("device") is not None:
+            return func(*args, **kwargs | {"device": "cpu"}).to(kwargs["device"])
         if func is torch.Tensor.tolist:
             return args[0].cpu().tolist()
         if func is torch.Tensor.to:
