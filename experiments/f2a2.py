@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these")
     parser.add_argument("--episodes", type=int, help="length of training on particle tasks; default: the paper's")
     parser.add_argument("--steps", type=int, default=1000000, help="length of training on StarCraft maps")
-    parser.add_argument("--batch-size", type=int, help="transitions of a batch of the methods that learn off policy")
+    parser.add_argument("--batch-size", type=int, help="on particle tasks: transitions of a batch, off policy")
     options = parser.parse_args(argv)
     if options.part == "parameters":
         print_parameters(options)

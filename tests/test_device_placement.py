@@ -16,11 +16,10 @@ PATH = [str(path) for path in (HERE, HERE.parent / "src", HERE.parent)]
 QUICK = ("qmix", "maac")
 
 
-def run(*arguments, **options):
+def run(code, *arguments):
     """Python in a process of its own."""
-    code = f"import sys; sys.path[:0] = {PATH}; "
-    options = {"capture_output": True, "text": True, "timeout": 600, **options}
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code + arguments[0], *arguments[1:]], **options)
+    command = [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {PATH}; {code}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(

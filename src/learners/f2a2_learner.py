@@ -454,10 +454,9 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
         )
     if args.alpha_1 <= 0 or args.alpha_2 <= 0:
         raise ConfigError(f"alpha_1={args.alpha_1} and alpha_2={args.alpha_2} must be greater than 0")
-    if args.joint_scale < 0:
-        raise ConfigError(f"joint_scale is {args.joint_scale}; it must not be negative")
-    if args.policy_logit_penalty < 0:
-        raise ConfigError(f"policy_logit_penalty is {args.policy_logit_penalty}; it must not be negative")
+    for key in ("joint_scale", "policy_logit_penalty"):
+        if vars(args)[key] < 0:
+            raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")
     if args.policy_logit_penalty and not isinstance(mac.agent, PolicyAgent):
         raise ConfigError(f"policy_logit_penalty is for agent=mlp_policy: set it to 0 for agent={args.agent}")
     if args.moa and args.critic == "own":
