@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from f2a2_fixtures import SIZES, copy_value, f2a2_args
 
-from modules.critics.copies import COPIES, CopiedLinear
+from modules.critics.copies import COPIES, CopiedLinear, first_critics_of
 from utils.errors import ConfigError
 
 A, O, U, M, C = 3, 5, 4, 12, 2
@@ -59,6 +59,23 @@ def test_the_own_action_and_what_others_imagine_are_not_read(name, batch):
     assert torch.equal(before[:2], after[:2])
     if name != "own":
         assert not torch.allclose(before[2], after[2])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_first_critics_alone(name, batch):
+    critic, reference, (obs, joint) = make(name), make(name), batch
+    first = critic.first_critics()
+    from_all = first.values(first_critics_of(critic.observe(obs)), joint)
+    assert from_all.shape == (A, 1, M, U)
+    assert torch.allclose(first(obs, joint), from_all, atol=1e-6)
+    from_all.square().sum().backward()
+    expected = reference(obs, joint)[:, :1]
+    assert torch.allclose(from_all, expected, atol=1e-6)
+    expected.square().sum().backward()
+    for mine, theirs in zip(critic.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
+        assert mine.grad[:, 1].abs().max() == 0  # of the twins
+        assert mine.grad[:, 0].abs().max() > 0
 
 
 def test_padding_has_no_weights():

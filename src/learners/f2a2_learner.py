@@ -9,7 +9,7 @@ actors with the new critics, a consensus step, and at intervals one of the model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +28,7 @@ from learners.f2a2.objectives import joint_weights
 from learners.f2a2.rows import Rows, Told, heard, rows_of_episodes, rows_of_transitions, told_of
 from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.agents.policy_agent import PolicyAgent
-from modules.critics.copies import COPIES, CriticCopies
+from modules.critics.copies import COPIES, CriticCopies, first_critics_of
 from modules.opponents import Histories, ModelsOfOthers, histories_of, trajectories_of
 from utils.errors import ConfigError
 from utils.rl_utils import RunningMeanStd
@@ -250,24 +250,35 @@ class F2A2Learner(Learner):
         return self._actions(rows, policy, joint[:, steps.cur], own[:, steps.cur]), target.t().unsqueeze(1)
 
     # -- steps ----------------------------------------------------------------------------------------------------
-    def _values(self, rows: Rows, parts: tuple[tuple[Actions, Tensor | None], ...]) -> list[Values]:
-        """The critics at several joint actions of the same observations, with their targets."""
-        seen = self.critic.observe(rows.obs)
-        return [values_of(self.critic.values(seen, actions.joint), actions.own, to) for actions, to in parts]
+    def _values(self, rows: Rows, parts: Sequence[tuple[Actions, Tensor | None, bool]]) -> list[Values]:
+        """The critics at several joint actions of the same observations, with their targets.
+
+        Args:
+            parts: actions, target, and whether the twins of the first critics have a say in what becomes of it.
+        """
+        both = any(twins for *_, twins in parts)
+        critics = {False: self.critic.first_critics(), True: self.critic}
+        seen = {both: critics[both].observe(rows.obs)}
+        if both:
+            seen[False] = first_critics_of(seen[True])
+        return [
+            values_of(critics[twins].values(seen[twins], actions.joint), actions.own, target)
+            for actions, target, twins in parts
+        ]
 
     def _critic_step(
         self, rows: Rows, done: Actions, target: Tensor, would: Actions, new_target: Tensor | None, t_env: int
     ) -> dict[str, Tensor]:
         held = would._replace(own=would.own.detach())
-        if self.algorithm.on_policy:
-            (replayed,) = self._values(rows, ((done, target),))
-            resampled = replayed
-        else:
-            replayed, resampled = self._values(rows, ((done, target), (held, new_target)))
+        parts = [(done, target, True)]
+        if not self.algorithm.on_policy:
+            parts.append((held, new_target, new_target is not None))
+        values = self._values(rows, parts)
+        replayed, resampled = values[0], values[-1]
         loss = self.algorithm.critic_loss(replayed, done, resampled, held)
-        parts = {"costs": rows.costs, "observations": rows.obs, "targets": target, "q": replayed.q}
+        inputs = {"costs": rows.costs, "observations": rows.obs, "targets": target, "q": replayed.q}
         norm = self.descend(
-            self.critic_optimiser, self.critic_params, loss, self.args.critic_grad_norm_clip, t_env, parts, "critic"
+            self.critic_optimiser, self.critic_params, loss, self.args.critic_grad_norm_clip, t_env, inputs, "critic"
         )
         return {
             "loss_value": loss.detach(),
@@ -295,20 +306,19 @@ class F2A2Learner(Learner):
         with torch.set_grad_enabled(would.own.requires_grad):
             for param in self.critic_params:
                 param.requires_grad_(False)
-            if self.algorithm.on_policy:
-                (replayed,) = self._values(rows, ((done, target),))
-                resampled = replayed
-            else:
-                replayed, resampled = self._values(rows, ((done, target), (would, new_target)))
+            parts = [(done, target, False)] if self.algorithm.actors_read_replayed else []
+            if not self.algorithm.on_policy:
+                parts.append((would, new_target, new_target is not None))
+            values = self._values(rows, parts)
             for param in self.critic_params:
                 param.requires_grad_(True)
-        loss = self.algorithm.actor_loss(replayed, done, resampled, would, policy)
+        loss = self.algorithm.actor_loss(values[0], done, values[-1], would, policy)
         if self.args.policy_logit_penalty:
             loss = loss + self.args.policy_logit_penalty * self.mac.agent.mean_square(logits)
-        parts = {"values": replayed.all_q, "log_prob": done.log_prob, "targets": target}
+        inputs = {"values": values[0].all_q, "log_prob": done.log_prob, "targets": target}
         consensus = "actor" if self.algorithm.consensus_of_actors else None
         norm = self.descend(
-            self.optimiser, self.params, loss, self.args.policy_grad_norm_clip, t_env, parts, consensus, due
+            self.optimiser, self.params, loss, self.args.policy_grad_norm_clip, t_env, inputs, consensus, due
         )
         return {"loss_policy": loss.detach(), "grad_norm": norm}
 

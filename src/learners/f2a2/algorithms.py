@@ -66,12 +66,14 @@ class Instantiation:
         on_policy: whether it learns from the newest episodes, with TD(lambda) targets, instead of replay.
         target_policies: whether the next own action comes from slowly following copies of the policies.
         consensus_of_actors: whether the agents agree on their policies too.
+        actors_read_replayed: whether the actors' loss needs the values of the replayed actions, of the first critics.
     """
 
     n_critics = 1
     on_policy = False
     target_policies = False
     consensus_of_actors = False
+    actors_read_replayed = True
 
     def __init__(self, args: SimpleNamespace, weights: Weights) -> None:
         self.args, self.weights = args, weights
@@ -109,7 +111,7 @@ class Instantiation:
         would: Actions,
         policy: MaskedCategorical,
     ) -> Tensor:
-        """[A], with the critics after their step."""
+        """[A], with the critics after their step; not to read `replayed` where `actors_read_replayed` says so."""
         raise NotImplementedError
 
     def actors_due(self) -> Tensor | None:
@@ -143,6 +145,7 @@ class DDPG(Instantiation):
     """Own actions by the Gumbel-softmax, whose gradient goes through the critic (F2A2, proposition 4)."""
 
     target_policies = True
+    actors_read_replayed = False
 
     def draw(self, policy: MaskedCategorical) -> Tensor:
         return policy.rsample(self.args.gumbel_temperature).transpose(0, 1)

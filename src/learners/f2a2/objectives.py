@@ -72,7 +72,7 @@ def off_policy_critic_loss(
     Args:
         q, error: [A, C, M], Q and delta of the replayed joint actions.
         ratio: [A, M], rho = min(eps, pi / pi_0) of the own replayed action.
-        q_new, error_new: [A, C, M], of the resampled ones.
+        q_new, error_new: [A, C, M], of the resampled ones; [A, 1, M] of the first critics alone if there are no errors.
         inverse_ratio: [A, M], rho' = min(eps, pi_0 / pi) of the own resampled action.
 
     Returns:
@@ -81,7 +81,7 @@ def off_policy_critic_loss(
     replayed = _value_coefficient(q, weights.critic_value * ratio) + 2 * weights.critic_error * error
     resampled = _value_coefficient(q_new, weights.critic_value)
     resampled = resampled + 2 * weights.critic_error * error_new * inverse_ratio.unsqueeze(1)
-    return (replayed.detach() * q + resampled.detach() * q_new).sum(1).mean(-1)
+    return ((replayed.detach() * q).sum(1) + (resampled.detach() * q_new).sum(1)).mean(-1)
 
 
 def on_policy_actor_loss(log_prob: Tensor, q: Tensor, baseline: Tensor, error: Tensor, weights: Weights) -> Tensor:
@@ -137,7 +137,7 @@ def soft_actor_loss(
     Args:
         log_prob, advantage, ratio: [A, M], of the own replayed action.
         log_prob_new, advantage_new, inverse_ratio: [A, M], of the own resampled action.
-        error_new: [A, C, M], of the critics at the resampled joint actions.
+        error_new: [A, C, M], of the critics at the resampled joint actions; [A, 1, M] if there are none.
 
     Returns:
         [A].

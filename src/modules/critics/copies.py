@@ -10,6 +10,7 @@ read: there is a value for each.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -44,16 +45,16 @@ class CopiedLinear(nn.Module):
         self.weight = nn.Parameter(layer.weight.detach().view(*lead, n_out, n_in))
         self.bias = nn.Parameter(layer.bias.detach().view(*lead, n_out)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        n_in = x.shape[-1]
-        return self.add(None if self.bias is None else self.bias.unsqueeze(-2), x, 0, n_in)
+    def forward(self, x: Tensor, rectify: bool = False) -> Tensor:
+        """[A, C, *inner, M, n_in] -> [A, C, *inner, M, n_out], through a leaky ReLU if `rectify`."""
+        return self.add(None if self.bias is None else self.bias.unsqueeze(-2), x, 0, x.shape[-1], rectify)
 
     def first(self, x: Tensor) -> Tensor:
         """The layer for the first inputs alone, the bias included; `add` has the others."""
         assert self.bias is not None
         return self.add(self.bias.unsqueeze(-2), x, 0, x.shape[-1])
 
-    def add(self, so_far: Tensor | None, x: Tensor, start: int, width: int) -> Tensor:
+    def add(self, so_far: Tensor | None, x: Tensor, start: int, width: int, rectify: bool = False) -> Tensor:
         """so_far plus the product with the inputs `start` to `start + width`."""
         rows = x.expand(*self.lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
         weight = self.weight.flatten(0, -3).narrow(-1, start, width).mT
@@ -61,7 +62,17 @@ class CopiedLinear(nn.Module):
             out = torch.bmm(rows, weight)
         else:
             out = torch.baddbmm(so_far.flatten(0, -3), rows, weight)
+        # Before the view: in place on a view, the way back would copy the whole gradient.
+        out = _leaky_relu(out) if rectify else out
         return out.view(*self.lead, *out.shape[-2:])
+
+    def first_critics(self) -> CopiedLinear:
+        """The layers of every agent's first critic, on the same parameters."""
+        view = copy.copy(self)
+        view.lead = (self.lead[0], 1, *self.lead[2:])
+        view._parameters = {}
+        view.weight, view.bias = (None if param is None else param[:, :1] for param in (self.weight, self.bias))
+        return view
 
 
 def _normalised(x: Tensor) -> Tensor:
@@ -71,7 +82,7 @@ def _normalised(x: Tensor) -> Tensor:
 
 
 def _leaky_relu(x: Tensor) -> Tensor:
-    """In place: its gradient needs the result only, and the largest of these fill whole pages."""
+    """In place: its gradient needs the result only, and the largest of these fill whole pages. Not for views."""
     return F.leaky_relu(x, inplace=True)
 
 
@@ -112,18 +123,32 @@ class CriticCopies(nn.Module):
         """The layers whose parameters the agents exchange."""
         raise NotImplementedError
 
+    def first_critics(self) -> CriticCopies:
+        """The first critic of every agent alone, on the same parameters: for what twins have no say in."""
+        if self.lead[1] == 1:
+            return self
+        view = copy.copy(self)
+        view.lead = (self.n_agents, 1)
+        view._modules = {name: layer.first_critics() for name, layer in self._modules.items()}
+        return view
+
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter [A, ...] that the agents exchange."""
         ours = {id(param) for layer in self._agreed() for param in layer.parameters()}
         return {name: param for name, param in self.named_parameters() if id(param) in ours}
 
 
+def first_critics_of(seen: Any) -> Any:
+    """What the first critics make of the observations, from what all do: tensors [A, C, ...]."""
+    return seen[:, :1] if isinstance(seen, Tensor) else type(seen)(*(part[:, :1] for part in seen))
+
+
 class _Seen(NamedTuple):
     """What an attention critic makes of the observations; J = A - 1 others, h heads."""
 
     s: Tensor  # [A, C, M, H]
-    query: Tensor  # [A * C * M, H, h], meets the encodings themselves: the keys' matrix is in it
-    encoded: Tensor  # [A * C, M, J * H], of the encoders g_j before the actions are added
+    query: Tensor  # [A, C, M, H, h], meets the encodings themselves: the keys' matrix is in it
+    encoded: Tensor  # [A, C, M, J * H], of the encoders g_j before the actions are added
 
 
 class AttentionCopies(CriticCopies):
@@ -169,15 +194,15 @@ class AttentionCopies(CriticCopies):
 
     def observe(self, obs: Tensor) -> _Seen:
         x = _normalised(obs.transpose(0, 1))
-        s = _leaky_relu(self.state_encoder(x.unsqueeze(1)))
+        s = self.state_encoder(x.unsqueeze(1), rectify=True)
         # q (K e) = (q K) e: one query for each head instead of a key for each other agent.
         query, key = (y.unflatten(d, (self.heads, -1)) for y, d in ((self.query(s), -1), (self.key.weight, -2)))
-        query = torch.einsum("icmhd,ichdk->icmkh", query, key).flatten(0, 2)
+        query = torch.einsum("icmhd,ichdk->icmkh", query, key)
         weight, bias = self._encoder_of_others()
         by_obs = weight[..., : self.obs_size].flatten(0, 2).mT
         rows = x[self.others].unsqueeze(1).expand(*bias.shape[:3], -1, -1).flatten(0, 2)
         encoded = torch.baddbmm(bias.flatten(0, 2).unsqueeze(1), rows, by_obs)
-        return _Seen(s, query, encoded.unflatten(0, (-1, self.n_agents - 1)).transpose(1, 2).flatten(2))
+        return _Seen(s, query, encoded.view(*bias.shape[:3], *encoded.shape[1:]).transpose(2, 3).flatten(3))
 
     def values(self, seen: _Seen, joint: Tensor) -> Tensor:
         a, n_others, rows = self.n_agents, self.n_agents - 1, joint.shape[1]
@@ -186,13 +211,13 @@ class AttentionCopies(CriticCopies):
         blocks = torch.diag_embed(weight.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(1, 2).flatten(2)
         actions = joint.gather(2, self.others.view(a, 1, -1, 1).expand(-1, rows, -1, joint.shape[-1]))
         actions = _normalised(actions.flatten(2)).repeat_interleave(self.lead[1], 0)
-        e = _leaky_relu(torch.baddbmm(seen.encoded, actions, blocks)).view(*self.lead, -1, self.width)
-        values = _leaky_relu(self.value(e)).view(*self.lead, rows, n_others, self.heads, -1)
-        logits = torch.bmm(e.view(-1, n_others, self.width), seen.query) / math.sqrt(values.shape[-1])
+        e = _leaky_relu(torch.baddbmm(seen.encoded.flatten(0, 1), actions, blocks)).view(*self.lead, -1, self.width)
+        values = self.value(e, rectify=True).view(*self.lead, rows, n_others, self.heads, -1)
+        logits = torch.bmm(e.view(-1, n_others, self.width), seen.query.flatten(0, 2)) / math.sqrt(values.shape[-1])
         attention = logits.softmax(1).view(*values.shape[:-1], 1)
         mixed = (attention * values).sum(3).flatten(-2)
-        hidden = self.head1.add(self.head1.first(seen.s), mixed, self.width, self.width)
-        return self.head2(_leaky_relu(hidden))
+        hidden = self.head1.add(self.head1.first(seen.s), mixed, self.width, self.width, rectify=True)
+        return self.head2(hidden)
 
     def _encoder_of_others(self) -> tuple[Tensor, Tensor]:
         """Weights [A, C, J, H, O + U] and biases [A, C, J, H] of the encoders that are in use: nobody has its own."""
@@ -231,8 +256,8 @@ class CentralCopies(CriticCopies):
     def values(self, seen: Tensor, joint: Tensor) -> Tensor:
         others = (joint * (1 - self.numbers).view(self.n_agents, 1, -1, 1)).flatten(2).unsqueeze(1)
         start = self.n_agents * self.obs_size
-        hidden = _leaky_relu(self.fc1.add(seen, others, start, others.shape[-1]))
-        return self.fc3(_leaky_relu(self.fc2(hidden)))
+        hidden = self.fc1.add(seen, others, start, others.shape[-1], rectify=True)
+        return self.fc3(self.fc2(hidden, rectify=True))
 
 
 class OwnCopies(CriticCopies):
@@ -251,8 +276,8 @@ class OwnCopies(CriticCopies):
 
     def observe(self, obs: Tensor) -> Tensor:
         """[A, C, M, U], which do not depend on the others' actions."""
-        x = _leaky_relu(self.fc1(obs.transpose(0, 1).unsqueeze(1)))
-        return self.fc3(_leaky_relu(self.fc2(x)))
+        x = self.fc1(obs.transpose(0, 1).unsqueeze(1), rectify=True)
+        return self.fc3(self.fc2(x, rectify=True))
 
     def values(self, seen: Tensor, joint: Tensor) -> Tensor:
         return seen
