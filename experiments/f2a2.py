@@ -86,15 +86,19 @@ Cells = dict[str, dict[str, list[Job]]]
 
 
 def particle_jobs(algorithm: str, environment: str, episodes: int, own: Mapping[str, Any], seeds: range) -> list[Job]:
-    """The runs of one curve on a particle task; training returns are recorded every 200 episodes."""
+    """The runs of one curve on a particle task; training returns are recorded every 200 episodes.
+
+    Longer ones than 10,000 episodes are evaluated as often as these, so that a run can be taken up and made longer.
+    """
     steps, _ = PARTICLE[environment]
+    rhythm = min(episodes, 10000) * steps
     settings = {
         "t_max": episodes * steps,
         "env_args.episode_limit": steps,
         "runner_log_interval": 200 * steps,
         "learner_log_interval": 200 * steps,
-        "test_interval": max(episodes * steps // 20, 1),
-        "log_interval": max(episodes * steps // 10, 1),
+        "test_interval": max(rhythm // 20, 1),
+        "log_interval": max(rhythm // 10, 1),
         "save_model_interval": max(episodes * steps // 10, 1),
         "use_cuda": False,
         **(OFF_POLICY_BASELINE if algorithm in ("maac", "maddpg") else {}),
