@@ -9,6 +9,7 @@ from f2a2_fixtures import RECURRENT_RUNS, RUNS, SMALL_RUN
 from run_fixtures import StopAt, finish, start_run
 from transition_fixtures import train_run
 
+from utils.checkpoints import FREE_KEYS
 from utils.config import build_config, check_config
 from utils.observers import Interrupted
 
@@ -127,6 +128,18 @@ def test_experiments_have_valid_settings(part, more):
         "particle": f2a2.METHODS, "ablations": f2a2.ABLATIONS, "topology": f2a2.EDGES, "intervals": f2a2.INTERVALS,
         "starcraft": ("F2A2-SAC", "F2A2-COMA", "COMA", "MA-AC"),
     }[part])  # fmt: skip
+
+
+def test_a_longer_experiment_takes_up_a_shorter_one():
+    """Nothing differs that a run cannot be continued with."""
+    short, long = (
+        f2a2.particle_jobs("f2a2_sac", "rover_tower", episodes, {}, range(1, 2))[0].settings
+        for episodes in (10000, 50000)
+    )
+    differing = {key for key in short if short[key] != long[key]}
+    assert short.keys() == long.keys()
+    assert "t_max" in differing
+    assert differing <= FREE_KEYS
 
 
 def test_counted_parameters_are_those_that_are_sent(tmp_path):
