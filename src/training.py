@@ -131,7 +131,8 @@ class Training:
         self.last_save_t = 0
         self.last_test_return: float | None = None
         self.seconds = {"learning": 0.0, "evaluation": 0.0}
-        self.learner_threads = args.learner_threads or torch.get_num_threads()
+        self.threads_before = torch.get_num_threads()
+        self.learner_threads = args.learner_threads or self.threads_before
         self.progress = ProgressLine(args.t_max, self.log)
 
     def _build(self) -> None:
@@ -407,6 +408,7 @@ class Training:
         self.log.info("loaded models of step %d from %s", step, path)
 
     def close(self) -> None:
-        """Ends environments and the progress line."""
+        """Ends environments and the progress line; torch has its threads back."""
+        torch.set_num_threads(self.threads_before)
         self.progress.close()
         self.runner.close_env()
