@@ -31,9 +31,6 @@ def logged(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-pytestmark = pytest.mark.usefixtures("same_threads")
-
-
 @pytest.mark.parametrize("settings", [[], ["dac_head=hyper_net"], ["common_reward=False"]], ids=str)
 @pytest.mark.parametrize("algorithm", ["dac", "dac_phi"])
 def test_every_form_trains(algorithm, settings, tmp_path):

@@ -23,9 +23,6 @@ def newest(run_dir):
     return max((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
 
 
-pytestmark = pytest.mark.usefixtures("same_threads")
-
-
 CASES = [*RUNS.items(), *RECURRENT_RUNS.items()]
 
 

@@ -300,9 +300,6 @@ def start(run_dir, env, *settings):
     return start_run("maac", env, run_dir, [*RUN, *settings])
 
 
-pytestmark = pytest.mark.usefixtures("same_threads")
-
-
 @pytest.mark.parametrize("env", ["spread", "rover_tower", "treasure_collection"])
 def test_runs_on_the_particle_environments(env, tmp_path):
     training = start(tmp_path, env, "t_max=72")

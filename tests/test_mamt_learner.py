@@ -373,9 +373,6 @@ def start(run_dir, algorithm, env, *settings):
     return start_run(algorithm, env, run_dir, [*RUN, *settings])
 
 
-pytestmark = pytest.mark.usefixtures("same_threads")
-
-
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
     finish(start(tmp_path / "whole", "mamt", "spread"))
     half = start(tmp_path / "parts", "mamt", "spread")

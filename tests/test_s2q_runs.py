@@ -24,9 +24,6 @@ def start(algorithm, run_dir, *settings):
     return start_run(algorithm, "predator_prey", run_dir, small)
 
 
-pytestmark = pytest.mark.usefixtures("same_threads")
-
-
 @pytest.mark.parametrize("algorithm", [name for name in list_configs("algs") if name.startswith("s2q")])
 def test_every_algorithm_trains(algorithm, tmp_path):
     training = start(algorithm, tmp_path)

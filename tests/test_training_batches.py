@@ -93,11 +93,18 @@ def test_updates_follow_the_environment_steps(seen):
     assert all(isinstance(batch, Transitions) and batch.size == 20 for _, batch in batches)
 
 
-@pytest.mark.usefixtures("same_threads")
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("wanted", [0, 2])
 def test_torch_has_its_threads_back(seen, wanted, monkeypatch):
     """A second run in the same process would otherwise take the first one's threads for torch's default."""
-    torch.set_num_threads(3)
     used = set()
     monkeypatch.setattr(Noting, "train", lambda *_, **__: used.add(torch.get_num_threads()))
     seen("acting_threads=1", f"learner_threads={wanted}", "batch_size=3")
