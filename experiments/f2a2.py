@@ -204,10 +204,10 @@ def transmitted(algorithm: str, environment: str, **settings: Any) -> tuple[int,
 
     MA-AC's agents send both, because the others' targets need their policies (F2A2, table 2); F2A2's estimate them.
     """
-    policy, critic, _ = networks_of(algorithm, environment, **settings)
+    policy, critic, args = networks_of(algorithm, environment, **settings)
     if algorithm == "ma_ac":
         return tuple(sum(param[0].numel() for param in net.parameters()) for net in (critic, policy))
-    return sum(param[0].numel() for param in critic.shared_parameters().values()), 0
+    return sum(param[0].numel() for param in critic.shared_parameters(args.consensus_scope).values()), 0
 
 
 def print_parameters(options: argparse.Namespace) -> None:

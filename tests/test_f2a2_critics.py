@@ -88,12 +88,22 @@ def test_padding_has_no_weights():
 
 
 def test_what_is_agreed_on():
-    assert set(make("attention").shared_parameters()) == {"query.weight", "key.weight", "value.weight", "value.bias"}
-    more = make("attention", consensus_scope="encoders").shared_parameters()
-    assert {"encoder.weight", "encoder.bias"} < set(more)
+    critic = make("attention")
+    matrices = {"query.weight", "key.weight", "value.weight", "value.bias"}
+    assert set(critic.shared_parameters("paper")) == matrices
+    assert set(critic.shared_parameters("encoders")) == {*matrices, "encoder.weight", "encoder.bias"}
     for name in ("central", "own"):
         critic = make(name)
-        assert set(critic.shared_parameters()) == {key for key, _ in critic.named_parameters()}
+        assert set(critic.shared_parameters("paper")) == {key for key, _ in critic.named_parameters()}
+    critic = make("central")
+    shared = critic.shared_parameters("hidden")
+    assert set(shared) == {"fc2.weight", "fc2.bias"}
+    assert shared["fc2.weight"] is critic.fc2.weight
+
+
+def test_scope_of_another_critic_is_one_line():
+    with pytest.raises(ConfigError, match="must be one of paper, encoders, got 'hidden'"):
+        make("attention").shared_parameters("hidden")
 
 
 def test_layer_in_parts_equals_the_whole_layer():
@@ -107,7 +117,6 @@ def test_layer_in_parts_equals_the_whole_layer():
     ("settings", "message"),
     [
         ({"attention_heads": 3}, "attention_heads"),
-        ({"consensus_scope": "all"}, "consensus_scope must be one of attention, encoders, got 'all'"),
         ({"n_agents": 1}, "only one agent"),
     ],
 )

@@ -226,7 +226,7 @@ def test_what_passes_between_agents():
     args = f2a2_args(moa=True)
     learner, _ = f2a2_learner(args)
     batch = f2a2_transitions(args)
-    size = sum(param[0].numel() for param in learner.critic.shared_parameters().values())
+    size = sum(param[0].numel() for param in learner.critic.shared_parameters(learner.args.consensus_scope).values())
     trained(learner, batch, updates=2)
     sent = learner.channel.sent("critic")
     # To both others at both updates, float32.
@@ -380,7 +380,7 @@ def test_isac_agrees_on_policies_too():
 def test_policies_differ_and_critics_start_equal():
     learner, _ = f2a2_learner(f2a2_args("ddpg"))
     assert not torch.equal(learner.params[0][0], learner.params[0][1])
-    for param in learner.critic.shared_parameters().values():
+    for param in learner.critic.shared_parameters(learner.args.consensus_scope).values():
         assert torch.equal(param[0], param[2])
 
 

@@ -62,7 +62,7 @@ class F2A2Learner(Learner):
             raise ConfigError(f"F2A2 with {args.f2a2_algorithm} needs replay={wanted}, got '{args.replay}'")
         self.critic: CriticCopies = COPIES[args.critic](scheme, args, self.algorithm.n_critics)
         self.modules["critic"] = self.critic
-        shared = {"critic": list(self.critic.shared_parameters().values())}
+        shared = {"critic": list(self.critic.shared_parameters(args.consensus_scope).values())}
         if self.algorithm.consensus_of_actors:
             shared["actor"] = list(mac.parameters())
         # What all are to agree on starts equal: the seed of its first values is agreed on beforehand.

@@ -24,8 +24,6 @@ from modules.layers import StackedLinear, first_inputs
 from utils.errors import ConfigError
 from utils.registry import Registry
 
-SCOPES = ("attention", "encoders")
-
 
 class CopiedLinear(nn.Module):
     """Linear layers for every agent, critic and further axes: [A, C, *inner, M, n_in] -> [A, C, *inner, M, n_out].
@@ -96,9 +94,11 @@ class CriticCopies(nn.Module):
 
     Attributes:
         reads_others: whether a value depends on what other agents observe and do.
+        scopes: what agents may agree on, name -> layers; None: all.
     """
 
     reads_others = True
+    scopes: Mapping[str, tuple[str, ...] | None] = {"paper": None}
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace, n_critics: int) -> None:
         super().__init__()
@@ -119,10 +119,6 @@ class CriticCopies(nn.Module):
         """[A, C, M, U], given what `observe` returned."""
         raise NotImplementedError
 
-    def _agreed(self) -> list[CopiedLinear]:
-        """The layers whose parameters the agents exchange."""
-        raise NotImplementedError
-
     def first_critics(self) -> CriticCopies:
         """The first critic of every agent alone, on the same parameters: for what twins have no say in."""
         if self.lead[1] == 1:
@@ -132,10 +128,18 @@ class CriticCopies(nn.Module):
         view._modules = {name: layer.first_critics() for name, layer in self._modules.items()}
         return view
 
-    def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter [A, ...] that the agents exchange."""
-        ours = {id(param) for layer in self._agreed() for param in layer.parameters()}
-        return {name: param for name, param in self.named_parameters() if id(param) in ours}
+    def shared_parameters(self, scope: str) -> dict[str, nn.Parameter]:
+        """Name -> parameter [A, ...] that agents exchange if this is their `consensus_scope`.
+
+        Raises:
+            ConfigError: the critic does not have it.
+        """
+        if scope not in self.scopes:
+            known = ", ".join(self.scopes)
+            raise ConfigError(f"consensus_scope of this critic must be one of {known}, got '{scope}'")
+        layers = self.scopes[scope]
+        named = dict(self.named_parameters())
+        return {k: param for k, param in named.items() if layers is None or k.partition(".")[0] in layers}
 
 
 def first_critics_of(seen: Any) -> Any:
@@ -159,11 +163,13 @@ class AttentionCopies(CriticCopies):
     1); with `consensus_scope: encoders` they agree on the encoders g_j too.
 
     Args:
-        args: further `attention_heads`, `consensus_scope`.
+        args: further `attention_heads`.
 
     Raises:
-        ConfigError: one agent alone, heads that do not divide the width, or an unknown scope.
+        ConfigError: one agent alone, or heads that do not divide the width.
     """
+
+    scopes = {"paper": ("query", "key", "value"), "encoders": ("query", "key", "value", "encoder")}
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace, n_critics: int) -> None:
         super().__init__(scheme, args, n_critics)
@@ -172,9 +178,6 @@ class AttentionCopies(CriticCopies):
             raise ConfigError("critic 'attention' needs other agents to attend to, but there is only one agent")
         if self.heads < 1 or width % self.heads:
             raise ConfigError(f"attention_heads ({self.heads}) must divide critic_hidden_dim ({width})")
-        if args.consensus_scope not in SCOPES:
-            raise ConfigError(f"consensus_scope must be one of {', '.join(SCOPES)}, got '{args.consensus_scope}'")
-        self.scope = args.consensus_scope
         obs_sizes, action_sizes = args.env_info["obs_sizes"], args.env_info["action_sizes"]
         own = first_inputs((self.obs_size, obs_sizes)).repeat_interleave(n_critics, 0)
         others = first_inputs((self.obs_size, obs_sizes), (u, action_sizes)).repeat(a * n_critics, 1)
@@ -187,10 +190,6 @@ class AttentionCopies(CriticCopies):
         self.head2 = CopiedLinear(width, u, self.lead)
         others = (~torch.eye(a, dtype=torch.bool)).nonzero()[:, 1].view(a, a - 1)
         self.register_buffer("others", others, persistent=False)  # of every agent, in order
-
-    def _agreed(self) -> list[CopiedLinear]:
-        matrices = [self.query, self.key, self.value]
-        return [*matrices, self.encoder] if self.scope == "encoders" else matrices
 
     def observe(self, obs: Tensor) -> _Seen:
         x = _normalised(obs.transpose(0, 1))
@@ -230,8 +229,11 @@ class CentralCopies(CriticCopies):
     """One network on all observations, the others' actions and the own number, a copy for every agent: `central`.
 
     It is COMA's critic (Foerster et al. 2018): one value for each own action. All its parameters are agreed on (F2A2,
-    table 1). Observations pass batch norm without affine parameters, as in MAAC's version of MADDPG.
+    table 1); with `consensus_scope: hidden` on the hidden layer alone, between an own first and an own last one.
+    Observations pass batch norm without affine parameters, as in MAAC's version of MADDPG.
     """
+
+    scopes = {"paper": None, "hidden": ("fc2",)}
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace, n_critics: int) -> None:
         super().__init__(scheme, args, n_critics)
@@ -240,9 +242,6 @@ class CentralCopies(CriticCopies):
         self.fc2 = CopiedLinear(width, width, self.lead)
         self.fc3 = CopiedLinear(width, u, self.lead)
         self.register_buffer("numbers", torch.eye(a), persistent=False)
-
-    def _agreed(self) -> list[CopiedLinear]:
-        return [self.fc1, self.fc2, self.fc3]
 
     def observe(self, obs: Tensor) -> Tensor:
         """[A, C, M, H], before the actions are added."""
@@ -270,9 +269,6 @@ class OwnCopies(CriticCopies):
         self.fc1 = CopiedLinear(self.obs_size, self.width, self.lead)
         self.fc2 = CopiedLinear(self.width, self.width, self.lead)
         self.fc3 = CopiedLinear(self.width, self.n_actions, self.lead)
-
-    def _agreed(self) -> list[CopiedLinear]:
-        return [self.fc1, self.fc2, self.fc3]
 
     def observe(self, obs: Tensor) -> Tensor:
         """[A, C, M, U], which do not depend on the others' actions."""
