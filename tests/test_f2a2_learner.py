@@ -226,7 +226,7 @@ def test_what_passes_between_agents():
     args = f2a2_args(moa=True)
     learner, _ = f2a2_learner(args)
     batch = f2a2_transitions(args)
-    size = sum(param[0].numel() for param in learner.critic.shared_parameters(learner.args.consensus_scope).values())
+    size = sum(param[0].numel() for param in learner.critic.shared_parameters(args.consensus_scope).values())
     trained(learner, batch, updates=2)
     sent = learner.channel.sent("critic")
     # To both others at both updates, float32.
@@ -378,10 +378,17 @@ def test_isac_agrees_on_policies_too():
 
 
 def test_policies_differ_and_critics_start_equal():
-    learner, _ = f2a2_learner(f2a2_args("ddpg"))
+    learner, _ = f2a2_learner(f2a2_args("ddpg", consensus_scope="paper"))
     assert not torch.equal(learner.params[0][0], learner.params[0][1])
-    for param in learner.critic.shared_parameters(learner.args.consensus_scope).values():
+    for param in learner.critic.parameters():  # all of it is agreed on
         assert torch.equal(param[0], param[2])
+
+
+def test_only_what_is_agreed_on_starts_equal():
+    critic = f2a2_learner(f2a2_args("ddpg", consensus_scope="hidden"))[0].critic
+    assert torch.equal(critic.fc2.weight[0], critic.fc2.weight[2])
+    for layer in (critic.fc1, critic.fc3):
+        assert not torch.equal(layer.weight[0], layer.weight[2])
 
 
 # -- on-policy ----------------------------------------------------------------------------------------------------

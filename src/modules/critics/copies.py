@@ -137,9 +137,8 @@ class CriticCopies(nn.Module):
         if scope not in self.scopes:
             known = ", ".join(self.scopes)
             raise ConfigError(f"consensus_scope of this critic must be one of {known}, got '{scope}'")
-        layers = self.scopes[scope]
-        named = dict(self.named_parameters())
-        return {k: param for k, param in named.items() if layers is None or k.partition(".")[0] in layers}
+        layers = self.scopes[scope] or tuple(self._modules)
+        return {name: param for name, param in self.named_parameters() if name.partition(".")[0] in layers}
 
 
 def first_critics_of(seen: Any) -> Any:
