@@ -119,6 +119,14 @@ def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
     return {"batch_size": batch_size, **(models if algorithm.startswith("f2a2") else {})}
 
 
+def asked(algorithm: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line changes in a particle run."""
+    rhythm = {}
+    if options.updates_per_step is not None and algorithm not in ON_POLICY:
+        rhythm = {"steps_per_update": 100, "updates_per_step": options.updates_per_step}
+    return smaller(algorithm, options.batch_size) | rhythm
+
+
 def variants_of(variants: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> Cells:
     """F2A2-SAC on the particle tasks, or F2A2-COMA on StarCraft maps if there are any, with settings of its own."""
     seeds = range(1, options.seeds + 1)
@@ -130,12 +138,10 @@ def variants_of(variants: Mapping[str, Mapping[str, Any]], options: argparse.Nam
             }
             for name in options.maps
         }
-    smaller_batches = smaller("f2a2_sac", options.batch_size)
+    more = asked("f2a2_sac", options)
     return {
         name: {
-            label: particle_jobs(
-                "f2a2_sac", name, options.episodes or PARTICLE[name][1], {**own, **smaller_batches}, seeds
-            )
+            label: particle_jobs("f2a2_sac", name, options.episodes or PARTICLE[name][1], {**own, **more}, seeds)
             for label, own in settings.items()
         }
         for name in options.tasks
@@ -150,7 +156,7 @@ def comparison(options: argparse.Namespace) -> Cells:
                 METHODS[label],
                 name,
                 options.episodes or PARTICLE[name][1],
-                (FULL if label in DECENTRALISED else {}) | smaller(METHODS[label], options.batch_size),
+                (FULL if label in DECENTRALISED else {}) | asked(METHODS[label], options),
                 range(1, options.seeds + 1),
             )
             for label in options.methods
@@ -239,6 +245,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, help="length of training on particle tasks; default: the paper's")
     parser.add_argument("--steps", type=int, default=1000000, help="length of training on StarCraft maps")
     parser.add_argument("--batch-size", type=int, help="on particle tasks: transitions of a batch, off policy")
+    rhythm = "on particle tasks: updates every 100 environment steps, off policy; default: 4 every 12 episodes"
+    parser.add_argument("--updates-per-step", type=int, help=rhythm)
     options = parser.parse_args(argv)
     if options.part == "parameters":
         print_parameters(options)

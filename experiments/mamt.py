@@ -81,8 +81,8 @@ def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any],
 
 
 def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
-    """The settings of a method that learns from batches of this size; None: as configured."""
-    if batch_size is None:
+    """What a method with batches of this size is given; PPO, whose batches are episodes, or None: nothing."""
+    if batch_size is None or algorithm.endswith("_ppo"):
         return {}
     return {
         "batch_size": batch_size,
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="only these of them")
     parser.add_argument("--episodes", type=int, help="length of training; default: the paper's")
     parser.add_argument("--updates-per-step", type=int, help="updates every 100 environment steps; default: MAAC's 4")
-    parser.add_argument("--batch-size", type=int, help="transitions of a batch; trust regions learn from half of it")
+    parser.add_argument("--batch-size", type=int, help="transitions of a batch, off policy; half for trust regions")
     options = parser.parse_args(argv)
     settings = {} if options.updates_per_step is None else {"updates_per_step": options.updates_per_step}
     for name in options.tasks:

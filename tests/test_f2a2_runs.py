@@ -100,7 +100,10 @@ def cells_of(part, *arguments):
     return found
 
 
-@pytest.mark.parametrize("more", [(), ("--batch-size", "128"), ("--maps", "3m", "8m")], ids=["", "small", "maps"])
+MORE = {"": (), "small": ("--batch-size", "128"), "often": ("--updates-per-step", "4"), "maps": ("--maps", "3m", "8m")}
+
+
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
 @pytest.mark.parametrize("part", PARTS)
 def test_experiments_have_valid_settings(part, more):
     if part == "particle" and "--maps" in more:
@@ -113,8 +116,10 @@ def test_experiments_have_valid_settings(part, more):
     jobs = [job for groups in cells.values() for runs in groups.values() for job in runs]
     assert len({str(job) for job in jobs}) == len(jobs)
     for job in jobs:
-        small = "--batch-size" in more and job.algorithm not in f2a2.ON_POLICY and part != "starcraft"
-        assert job.settings.get("batch_size") == 128 or not small
+        replays = job.algorithm not in f2a2.ON_POLICY and part != "starcraft"
+        assert job.settings.get("batch_size") == 128 or not ("--batch-size" in more and replays)
+        rhythm = [job.settings.get(key) for key in ("steps_per_update", "updates_per_step")]
+        assert (rhythm == [100, 4]) == ("--updates-per-step" in more and replays)
         config = build_config(job.algorithm, job.environment, [f"{key}={value}" for key, value in job.settings.items()])
         check_config(config)
         for key, value in job.settings.items():

@@ -41,3 +41,4 @@ def test_smaller_batches_are_valid():
         (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], algorithm, 10, own, (1,))
         check_config(build_config(algorithm, "rover_tower", [f"{key}={value}" for key, value in job.settings.items()]))
     assert mamt.smaller("mamt", None) == {}
+    assert mamt.smaller("ma_ppo", 128) == mamt.smaller("mamt_ppo", 128) == {}  # their batches are episodes
