@@ -96,9 +96,13 @@ def gaussian(seed=0, rows=3, size=2):
     return torch.randn(rows, 2 * size, dtype=torch.float64)
 
 
+def mean_of(outputs):
+    """Before the tanh: bound to -5 to 5."""
+    return 5 * (outputs.chunk(2, -1)[0] / 5).tanh()
+
+
 def squashed(outputs):
-    mean, log_std = outputs.chunk(2, -1)
-    return TransformedDistribution(Normal(mean, log_std.exp()), [TanhTransform()])
+    return TransformedDistribution(Normal(mean_of(outputs), outputs.chunk(2, -1)[1].exp()), [TanhTransform()])
 
 
 def test_continuous_density():
@@ -126,7 +130,7 @@ def test_continuous_divergence_is_that_of_the_gaussians():
     one, two = gaussian(0, 1), gaussian(1, 1)
     p, q = SquashedGaussian(one, torch.ones(1, 2)), SquashedGaussian(two, torch.ones(1, 2))
     torch.manual_seed(0)
-    before = Normal(one[:, :2], one[:, 2:].exp()).sample((200000,))
+    before = squashed(one).base_dist.sample((200000,))
     ratio = (squashed(one).base_dist.log_prob(before) - squashed(two).base_dist.log_prob(before)).sum(-1)
     assert float(p.kl(q)) == pytest.approx(float(ratio.mean()), rel=0.02)
     assert float(p.kl(p)) == pytest.approx(0.0, abs=1e-12)
@@ -140,9 +144,9 @@ def test_continuous_samples_mode_and_entropy():
     assert drawn.shape == (3, 50000, 2)
     assert drawn.abs().max() < 1
     before = drawn.atanh()
-    assert torch.allclose(before.mean(1), outputs[:, :2], atol=0.05)
+    assert torch.allclose(before.mean(1), mean_of(outputs), atol=0.05)
     assert torch.allclose(before.std(1), outputs[:, 2:].exp(), rtol=0.02)
-    assert torch.allclose(policy.mode(), outputs[:, :2].tanh())
+    assert torch.allclose(policy.mode(), mean_of(outputs).tanh())
     assert torch.allclose(policy.entropy(drawn), -policy.log_prob(drawn).mean(1))
     assert policy.sample().shape == (3, 2)
     torch.manual_seed(1)
@@ -155,11 +159,29 @@ def test_continuous_reparametrisation():
     outputs = gaussian().requires_grad_()
     torch.manual_seed(2)
     drawn = SquashedGaussian(outputs, torch.ones(3, 2)).rsample()
-    noise = (drawn.detach().atanh() - outputs[:, :2].detach()) / outputs[:, 2:].detach().exp()
-    expected = (outputs[:, :2] + outputs[:, 2:].exp() * noise).tanh()
+    noise = (drawn.detach().atanh() - mean_of(outputs).detach()) / outputs[:, 2:].detach().exp()
+    expected = (mean_of(outputs) + outputs[:, 2:].exp() * noise).tanh()
     mine, theirs = (torch.autograd.grad(x.pow(2).sum(), outputs)[0] for x in (drawn, expected))
     assert torch.allclose(mine, theirs)
     assert not SquashedGaussian(outputs, torch.ones(3, 2)).sample().requires_grad
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 20.0, -1000.0])
+def test_a_narrow_policy_knows_its_own_actions(mean):
+    """In float32 too, and however far out the network puts the mean; nothing is gained by a mean further out."""
+    outputs = torch.tensor([[mean, -5.0]], requires_grad=True)
+    policy = SquashedGaussian(outputs, torch.ones(1, 1))
+    centre = mean_of(outputs).item()
+    # A narrow one is a Gaussian of deviation e^-5 (1 - tanh^2) at its centre.
+    exact = 0.5 * math.log(2 * math.pi * math.e) - 5.0 + 2 * math.log(1 / math.cosh(centre))
+    torch.manual_seed(0)
+    drawn = policy.sample(4000)
+    assert policy.entropy(drawn).item() == pytest.approx(exact, abs=0.1)
+    entropy = torch.stack([policy.entropy() for _ in range(1000)]).mean()
+    assert entropy.item() == pytest.approx(exact, abs=0.1)
+    (grad,) = torch.autograd.grad(entropy, outputs)
+    assert mean * float(grad[0, 0]) <= 0.0
+    assert float(grad[0, 1]) == pytest.approx(1.0, abs=0.01)
 
 
 def test_continuous_padding_counts_for_nothing():

@@ -124,7 +124,7 @@ def test_gradient_norms_and_clipping():
 
 def continuous_policy(outputs):
     mean, log_std = outputs.chunk(2, -1)
-    normal = Normal(mean.double(), log_std.double().clamp(-5, 2).exp())
+    normal = Normal(5 * (mean.double() / 5).tanh(), log_std.double().clamp(-5, 2).exp())
     return TransformedDistribution(normal, [TanhTransform()])
 
 

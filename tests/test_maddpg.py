@@ -53,7 +53,7 @@ def value(critic, i, obs, actions):
 def act(args, output, avail, noise):
     """One agent's action [U] with the gradient that MADDPG gives it."""
     if args.continuous_actions:
-        return output[: args.n_actions].tanh()
+        return (5 * (output[: args.n_actions] / 5).tanh()).tanh()
     options = avail.nonzero().squeeze(1)
     soft = torch.softmax((output[options] + noise[options]) / args.gumbel_temperature, 0)
     wide = torch.zeros(args.n_actions).index_copy(0, options, soft)
@@ -189,7 +189,8 @@ def test_continuous_behaviour_is_the_mean_with_noise(bs):
     batch.update({"obs": torch.randn(3, 2, A, OBS), "avail_actions": avail})
     mac.init_hidden(3)
     with torch.no_grad():
-        mean = mac.agent.eval().logits(batch["obs"][:, 0])[bs][..., :N_ACTIONS].tanh() * avail[bs, 0]
+        mean = mac.agent.eval().logits(batch["obs"][:, 0])[bs][..., :N_ACTIONS]
+        mean = (5 * (mean / 5).tanh()).tanh() * avail[bs, 0]
     assert torch.allclose(mac.select_actions(batch, 0, 0, bs, test_mode=True), mean, atol=1e-6)
     torch.manual_seed(1)
     drawn = torch.stack([mac.select_actions(batch, 0, 0, bs) for _ in range(2000)])

@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.distributions import Normal, TanhTransform, kl_divergence
 
 LOG_STD_RANGE = (-5.0, 2.0)
+# tanh(5) is 0.9999. Actions of a mean far beyond are all 1 in float32: where in the tail they came from is lost, a
+# narrow policy then calls its own actions impossible, and its entropy seems to grow with the mean without bound.
+MEAN_BOUND = 5.0
 # The largest float32 below 1 is 1 - 6e-8. Actions this near to the bounds are taken for ones a little further inside.
 _LARGEST = 1.0 - 1e-6
 _TANH = TanhTransform()
@@ -71,12 +74,14 @@ class SquashedGaussian:
     """Continuous policies: the tanh of independent Gaussians, actions in [-1, 1] (Haarnoja et al. 2018, appendix C).
 
     Args:
-        outputs: [..., 2U], mean and logarithm of the standard deviation (cut to `LOG_STD_RANGE`) before the tanh.
+        outputs: [..., 2U], mean (softly bound: m -> 5 tanh(m / 5)) and logarithm of the standard deviation (cut to
+            `LOG_STD_RANGE`) before the tanh.
         avail_actions: [..., U]; entries that are 0 are padding: they are 0 in samples and count for nothing.
     """
 
     def __init__(self, outputs: Tensor, avail_actions: Tensor) -> None:
         mean, log_std = outputs.chunk(2, -1)
+        mean = MEAN_BOUND * (mean / MEAN_BOUND).tanh()
         self.normal = Normal(mean, log_std.clamp(*LOG_STD_RANGE).exp(), validate_args=False)
         self.mask = (avail_actions != 0).to(outputs.dtype)
 
@@ -100,18 +105,22 @@ class SquashedGaussian:
         normal, mask = self.normal, self.mask
         if actions.dim() == mask.dim() + 1:
             normal, mask = Normal(normal.loc.unsqueeze(-2), normal.scale.unsqueeze(-2), False), mask.unsqueeze(-2)
-        before = actions.clamp(-_LARGEST, _LARGEST).atanh()
-        return ((normal.log_prob(before) - _TANH.log_abs_det_jacobian(before, actions)) * mask).sum(-1)
+        return _log_density(normal, actions.clamp(-_LARGEST, _LARGEST).atanh(), mask)
 
     def entropy(self, samples: Tensor | None = None) -> Tensor:
         """Monte-Carlo estimate [...], from `samples` [..., n, U] or else from one drawn with gradient."""
         if samples is None:
-            return -self.log_prob(self.rsample())
+            return -_log_density(self.normal, self.normal.rsample(), self.mask)
         return -self.log_prob(samples).mean(-1)
 
     def kl(self, other: SquashedGaussian) -> Tensor:
         """KL[self || other], [...]: that of the Gaussians, because both go through the same invertible map."""
         return (kl_divergence(self.normal, other.normal) * self.mask).sum(-1)
+
+
+def _log_density(normal: Normal, before: Tensor, mask: Tensor) -> Tensor:
+    """Of the tanh of `before` [..., U], which is drawn from `normal`: [...]."""
+    return ((normal.log_prob(before) - _TANH.log_abs_det_jacobian(before, before)) * mask).sum(-1)
 
 
 Policy = MaskedCategorical | SquashedGaussian

@@ -13,7 +13,7 @@ from controllers.basic_controller import ALL
 
 
 class MADDPGMAC(ActorMAC):
-    """`ActorMAC`, whose continuous actions are the tanh of the network's means, in training with Gaussian noise.
+    """`ActorMAC`, whose continuous actions are the policies' modes, in training with Gaussian noise.
 
     Args:
         args: as for `ActorMAC`, and `action_noise`, the noise's standard deviation (actions lie in [-1, 1]).

@@ -23,7 +23,7 @@ class MADDPGLearner(Learner):
     """MADDPG for all agents at once; every agent has a loss and a gradient's norm of its own.
 
     Discrete actions are hard samples of the Gumbel-softmax (straight-through gradient), as one-hot inputs of the
-    critics; continuous ones the tanh of the policy network's means.
+    critics; continuous ones the mode of the policy, the tanh of its mean.
 
     Args:
         mac: a `MADDPGMAC` with agent `mlp_policy`.
