@@ -65,7 +65,7 @@ def jobs_of(opponents: Path, n_agents: int, steps: int, seeds: Sequence[int]) ->
     own = {
         **against(opponents, n_agents),
         **SIZES[n_agents],
-        "updates_per_collection": 16,
+        "updates_per_collection": 64,
         "t_max": steps,
         "save_model_interval": max(steps // 10, 1),
         "test_interval": max(steps // 10, 1),
