@@ -15,7 +15,7 @@ from typing import Any
 from analysis.report import markdown_table
 from analysis.runs import Run, load_runs
 from experiments import ROOT
-from experiments.common import Job, carry_out, console, parser_of, run_jobs
+from experiments.common import Job, carry_out, command, console, parser_of, run_jobs
 
 RESULTS = ROOT / "results" / "battle"
 TIME_LIMIT = 400
@@ -136,4 +136,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

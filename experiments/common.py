@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from analysis.aggregate import Method, curves, final_table
 from analysis.report import markdown_table
 from analysis.runs import WALL_CLOCK_KEY, Run, load_runs
 from experiments import ROOT
-from utils.errors import RunFailure
+from utils.errors import RunFailure, UserError
 
 # Curves of finished runs that git keeps, a folder of results for each experiment.
 PUBLISHED = ROOT / "docs" / "runs"
@@ -84,7 +84,7 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: 
         The jobs' run folders, in their order.
 
     Raises:
-        RunFailure: a job failed; the others have been ended.
+        UserError, RunFailure: a job failed (UserError: with exit code 2); the others have been ended.
     """
     processes = processes or len(os.sched_getaffinity(0))
     places = _places(results, published)
@@ -108,7 +108,9 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: 
                 running.remove(entry)
                 if process.returncode != 0:
                     output.seek(0)
-                    tail = output.read().decode(errors="replace")[-2000:]
+                    tail = output.read().decode(errors="replace").strip()[-2000:]
+                    if process.returncode == 2:  # main.py's for what the user must change, in its last line
+                        raise UserError(f"{tail.splitlines()[-1].removeprefix('error: ')} ({job})")
                     raise RunFailure(f"{job} ended with exit code {process.returncode}:\n{tail}")
                 done += 1
                 console.log(f"done ({done}/{done + len(running) + len(todo)}, {time.monotonic() - start:.0f} s): {job}")
@@ -199,6 +201,15 @@ def parser_of(description: str, results: Path, seeds: int) -> argparse.ArgumentP
         help="runs in docs/runs count as finished, and the curves of other finished runs are copied there",
     )
     return parser
+
+
+def command(main: Callable[[], object]) -> None:
+    """`python -m experiments.NAME`: an error is one line and an exit code, as in `main.py`."""
+    try:
+        main()
+    except (UserError, RunFailure) as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        sys.exit(2 if isinstance(exc, UserError) else 1)
 
 
 def carry_out(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments import ROOT
-from experiments.common import Job, carry_out, parser_of
+from experiments.common import Job, carry_out, command, parser_of
 from experiments.dac_predator_prey import SETTINGS
 
 RESULTS = ROOT / "results" / "dac_ablations"
@@ -51,4 +51,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

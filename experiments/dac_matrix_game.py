@@ -19,7 +19,7 @@ import torch
 from analysis.runs import Run, load_runs
 from envs.matrix_game import ONE_STATE
 from experiments import ROOT
-from experiments.common import Job, compare, console, run_jobs
+from experiments.common import Job, command, compare, console, run_jobs
 from experiments.one_state import load_controller
 
 RESULTS = ROOT / "results" / "dac_matrix_game"
@@ -149,4 +149,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments import ROOT
-from experiments.common import Job, carry_out, parser_of
+from experiments.common import Job, carry_out, command, parser_of
 
 RESULTS = ROOT / "results" / "dac_predator_prey"
 PENALTIES = (0.5, 1.0, 0.3, 0.0)
@@ -77,4 +77,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

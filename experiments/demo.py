@@ -12,7 +12,7 @@ import time
 
 from analysis.report import write_report
 from experiments import ROOT
-from experiments.common import Job, console, run_jobs
+from experiments.common import Job, command, console, run_jobs
 
 RESULTS = ROOT / "results" / "demo"
 SEEDS = (1, 2)
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -22,7 +22,7 @@ from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from envs import make_vector_env
 from experiments import ROOT
-from experiments.common import Job, carry_out, console, parser_of
+from experiments.common import Job, carry_out, command, console, parser_of
 from learners.f2a2.algorithms import REGISTRY as INSTANTIATIONS
 from modules.critics.copies import COPIES
 from utils.config import build_config
@@ -268,4 +268,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import ROOT
-from experiments.common import Job, carry_out, parser_of
+from experiments.common import Job, carry_out, command, parser_of
 
 RESULTS = ROOT / "results" / "mamt"
 MAIN = {"MAAC": "maac", "MAMD": "mamd", "MAMT": "mamt"}
@@ -122,4 +122,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -25,7 +25,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from analysis import plots
 from analysis.runs import Run, load_runs
 from experiments import ROOT
-from experiments.common import console
+from experiments.common import command, console
 from utils.errors import UserError
 
 RESULTS = ROOT / "results" / "mamt_figures"
@@ -186,4 +186,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

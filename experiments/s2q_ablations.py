@@ -15,7 +15,7 @@ from analysis.aggregate import Method
 from analysis.report import write_report
 from experiments import ROOT
 from experiments import shifting_payoff as shifting
-from experiments.common import Job, console, run_jobs
+from experiments.common import Job, command, console, run_jobs
 
 RESULTS = ROOT / "results" / "s2q_ablations"
 ABLATIONS = ("s2q_oracle", "s2q_independent", "s2q_no_wtd", "s2q_no_soft", "s2q_random")
@@ -78,4 +78,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

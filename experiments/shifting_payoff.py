@@ -30,7 +30,7 @@ from analysis.runs import Run, load_runs
 from controllers.s2q_controller import S2QMAC
 from envs.matrix_game import ONE_STATE
 from experiments import ROOT
-from experiments.common import Job, console, run_jobs
+from experiments.common import Job, command, console, run_jobs
 from experiments.one_state import load_controller
 from utils.checkpoints import read_checkpoint
 
@@ -286,4 +286,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

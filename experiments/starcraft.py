@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments import ROOT
-from experiments.common import Job, carry_out, parser_of
+from experiments.common import Job, carry_out, command, parser_of
 from utils.config import list_configs
 
 RESULTS = ROOT / "results" / "starcraft"
@@ -50,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

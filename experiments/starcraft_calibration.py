@@ -20,7 +20,7 @@ from components.action_selectors import random_actions
 from envs import make_vector_env
 from envs.starcraft.facts import map_names
 from experiments import ROOT
-from experiments.common import console
+from experiments.common import command, console
 
 RESULTS = ROOT / "results" / "starcraft_calibration"
 # Win rates of the heuristic in the game [%], difficulty 7, as quoted from the appendix of the QMIX journal paper.
@@ -89,4 +89,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

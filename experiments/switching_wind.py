@@ -25,7 +25,7 @@ from components.steps import Steps
 from components.windows import Windows
 from envs.switching_wind import SwitchingWind
 from experiments import ROOT
-from experiments.common import console
+from experiments.common import command, console
 from learners.dac_learner import Transitions, context_losses
 from modules.context import ContextEncoder, DynamicsDecoder
 from utils.seeding import derive_seed
@@ -169,4 +169,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

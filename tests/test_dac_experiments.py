@@ -141,3 +141,12 @@ def test_a_terminated_experiment_ends_its_runs(tmp_path):
     record = json.loads((metrics.parent / "run.json").read_text())
     assert record["status"] == "INTERRUPTED"
     assert list((metrics.parent / "checkpoints").iterdir())
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    options = ["particle", "--episodes", "10", "--methods", "MAAC", "--seeds", "1", "--updates-per-step", "0"]
+    command = [sys.executable, "-m", "experiments.f2a2", *options, "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: updates_per_step must be at least 1, got 0 (maac rover_tower ")
+    assert done.stderr.count("\n") == 1
