@@ -22,7 +22,7 @@ from analysis.aggregate import Method, curves, final_table
 from analysis.report import markdown_table
 from analysis.runs import WALL_CLOCK_KEY, Run, load_runs
 from experiments import ROOT
-from utils.errors import RunFailure, UserError
+from utils.errors import RunFailure, UserError, told
 
 # Curves of finished runs that git keeps, a folder of results for each experiment.
 PUBLISHED = ROOT / "docs" / "runs"
@@ -208,8 +208,7 @@ def command(main: Callable[[], object]) -> None:
     try:
         main()
     except (UserError, RunFailure) as exc:
-        sys.stderr.write(f"error: {exc}\n")
-        sys.exit(2 if isinstance(exc, UserError) else 1)
+        sys.exit(told(exc))
 
 
 def carry_out(

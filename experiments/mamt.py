@@ -25,6 +25,7 @@ VARIANTS = {
     "weighted sum": "mamt_ws",
     "PPO": "mamt_ppo",
 }
+ON_POLICY = ("ma_ppo", "mamt_ppo")
 
 
 class Task(NamedTuple):
@@ -74,7 +75,7 @@ def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any],
         **task.settings,
         **(task.split if algorithm.startswith("mamt") else {}),
         **(task.region if algorithm.startswith(("mamt", "mamd")) else {}),
-        **(task.on_policy if algorithm.endswith("_ppo") else {}),
+        **(task.on_policy if algorithm in ON_POLICY else {}),
         **settings,
     }
     return [Job(algorithm, task.environment, {**own, "seed": seed}) for seed in seeds]
@@ -82,7 +83,7 @@ def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any],
 
 def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
     """What a method with batches of this size is given; PPO, whose batches are episodes, or None: nothing."""
-    if batch_size is None or algorithm.endswith("_ppo"):
+    if batch_size is None or algorithm in ON_POLICY:
         return {}
     return {
         "batch_size": batch_size,

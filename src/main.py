@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError, RunFailure, UserError
+from utils.errors import ConfigError, RunFailure, UserError, told
 
 if TYPE_CHECKING:
     import io
@@ -129,8 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _train(argv)
     except (UserError, RunFailure) as exc:
         logger.debug("where the error comes from:", exc_info=True)
-        sys.stderr.write(f"error: {exc}\n")
-        return 2 if isinstance(exc, UserError) else 1
+        return told(exc)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

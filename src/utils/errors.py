@@ -1,4 +1,6 @@
-"""Exceptions with a meaning for the user; `main.py` turns them into one line and an exit code."""
+"""Exceptions with a meaning for the user; `told` turns them into one line and an exit code."""
+
+import sys
 
 
 class UserError(Exception):
@@ -23,3 +25,9 @@ class EnvFailure(RunFailure):
 
 class Diverged(RunFailure):
     """A loss, gradient or target is NaN or infinite; the message names the cause."""
+
+
+def told(exc: UserError | RunFailure) -> int:
+    """Writes what it says to stderr, for a command that ends with it; the exit code."""
+    sys.stderr.write(f"error: {exc}\n")
+    return 2 if isinstance(exc, UserError) else 1
