@@ -20,12 +20,18 @@ MODELS = {
 }  # fmt: skip
 
 
-def f2a2_args(algorithm="sac", moa=False, **overrides):
-    """Narrow networks, no clipping; without models of others unless asked for."""
-    settings = {"critic_grad_norm_clip": 1e9, "policy_grad_norm_clip": 1e9, "seed": 3, "moa": moa}
+def f2a2_args(algorithm="sac", moa=False, sizes=SIZES, **overrides):
+    """Narrow networks, no clipping; without models of others and networks in common unless asked for."""
+    settings = {
+        "critic_grad_norm_clip": 1e9,
+        "policy_grad_norm_clip": 1e9,
+        "seed": 3,
+        "moa": moa,
+        "share_params": False,
+    }
     settings |= {"alpha_1": 0.4, "alpha_2": 0.9, "joint_scale": 1.0}
     settings |= MODELS if moa else {"transition_history": 0, "recent_transitions": 0}
-    return maac_args(f"f2a2_{algorithm}", SIZES, **(settings | overrides))
+    return maac_args(f"f2a2_{algorithm}", sizes, **(settings | overrides))
 
 
 def baseline_args(algorithm, **overrides):
@@ -175,7 +181,7 @@ RUNS = {
     "f2a2_sac": [*OFF_POLICY, *MODELS_OF_RUN, *BUDGET, "topology_extra_edges=50.0"],
     "f2a2_ddpg": [*OFF_POLICY, *MODELS_OF_RUN, *BUDGET],
     "f2a2_td3": [*OFF_POLICY, *MODELS_OF_RUN, *BUDGET, "moa_common=False"],
-    "f2a2_isac": [*OFF_POLICY, *BUDGET],
+    "f2a2_isac": [*OFF_POLICY, *BUDGET, "share_params=False"],  # observations are of different size
     "f2a2_coma": ["batch_size=6", "buffer_size=20", *MODELS_OF_RUN, *BUDGET],
     "coma": ["batch_size=6", "buffer_size=20", "hard_target_interval=5"],
     "ma_ac": ["batch_size=6", "buffer_size=20", *BUDGET[:3]],

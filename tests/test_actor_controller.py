@@ -200,6 +200,24 @@ def test_policy_network(continuous):
         assert agent.fc1.weight.grad[i, :, :size].any()
 
 
+def test_policy_network_in_common():
+    """All agents' rows pass one network, and its batch norm together."""
+    args = maac_args(sizes=((5, 5, 5), (4, 4, 4)), share_params=True)
+    torch.manual_seed(0)
+    agent = AGENTS["mlp_policy"](args.obs_shape, args)
+    obs = torch.randn(16, 3, 5)
+    outputs = agent.logits(obs)
+    assert torch.allclose(outputs.flatten(0, 1), policy_outputs(agent, obs.view(-1, 1, 5), 0), atol=1e-5)
+    assert torch.allclose(agent.mean_square(outputs), outputs.square().mean((0, 2)))
+    hidden = agent.init_hidden().expand(16, 3, -1)
+    agent.eval()
+    stepped, _ = agent.step(obs, hidden)
+    rows, _ = agent(obs.flatten(0, 1), hidden)
+    assert torch.equal(stepped.flatten(0, 1), rows)
+    # Of any number of agents.
+    assert torch.allclose(agent.logits(obs.view(8, 6, 5)).flatten(0, 1), rows, atol=1e-6)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_stacked_batch_norm_equals_torchs(transposed):
     torch.manual_seed(0)

@@ -80,6 +80,17 @@ def test_averages_are_counted_by_who_sends():
     assert channel.sent("critic").messages.tolist() == [5, 4, 4, 4]
 
 
+def test_gradients_that_are_pooled_are_counted():
+    channel = Channel(3, ["critic"])
+    channel.pool("critic", 7, 4)
+    sent = channel.sent("critic")
+    assert sent.messages.tolist() == [2, 2, 2]
+    assert sent.numbers.tolist() == [14, 14, 14]
+    assert sent.bytes.tolist() == [56, 56, 56]
+    with pytest.raises(ValueError, match="'actor' must not pass"):
+        channel.pool("actor", 7, 4)
+
+
 def test_total_is_over_all_names():
     channel = Channel(2, ["obs", "critic"])
     channel.share("obs", torch.zeros(2, 3))

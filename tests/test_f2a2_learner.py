@@ -24,6 +24,7 @@ from modules.opponents import episode_histories, histories_of, next_histories_of
 from utils.errors import ConfigError, Diverged
 
 A, SEED = 3, 11
+ALIKE = ((5, 5, 5), (4, 4, 4))  # agents that can have networks in common
 OFF_POLICY = ["sac", "ddpg", "td3", "isac"]
 
 
@@ -377,6 +378,52 @@ def test_isac_agrees_on_policies_too():
     assert learner.channel.total().messages.tolist() == [4] * A
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"resampled_target": "critic", "standardise_rewards": True}, {"joint": False, "policy_logit_penalty": 0.5}],
+    ids=str,
+)
+def test_networks_in_common_get_the_mean_gradient_of_equal_copies(settings, monkeypatch):
+    """But for batch norm, which takes the rows of all agents together, and with the same actions drawn anew."""
+    common, copies = (
+        f2a2_learner(f2a2_args("isac", sizes=ALIKE, share_params=share, lr=0.0, **settings))[0]
+        for share in (True, False)
+    )
+    networks = [[x.mac.agent, x.critic, x.target_critic] for x in (common, copies)]
+    for mine, theirs in zip(*networks, strict=True):
+        for param, copied in zip(mine.parameters(), theirs.parameters(), strict=True):
+            assert param.shape == (1, *copied.shape[1:])
+            copied.data.copy_(param.detach().expand_as(copied))
+    batch = f2a2_transitions(common.args)
+    for learner in (common, copies):
+        learner.mac.agent.norm = torch.nn.Identity()
+        monkeypatch.setattr(
+            learner.algorithm, "draw", lambda policy: one_hot(policy.probs.argmax(-1), 4).transpose(0, 1)
+        )
+        trained(learner, batch)
+    for mine, theirs in ((common.params, copies.params), (common.critic_params, copies.critic_params)):
+        assert max(param.grad.abs().max() for param in mine) > 1e-3
+        for param, copied in zip(mine, theirs, strict=True):
+            assert torch.allclose(param.grad, copied.grad.mean(0, keepdim=True), atol=1e-6)
+
+
+def test_networks_in_common_stand_for_gradients_that_all_send():
+    learner, log = f2a2_learner(f2a2_args("isac", sizes=ALIKE, share_params=True))
+    trained(learner, f2a2_transitions(learner.args), updates=2)
+    for name, params in (("actor", learner.params), ("critic", learner.critic_params)):
+        assert learner.channel.sent(name).numbers.tolist() == [4 * sum(param.numel() for param in params)] * A
+    assert "consensus_error" not in log.stats
+    assert not log.lists
+
+
+def test_networks_in_common_learn_from_episodes_too():
+    args = f2a2_args("isac", sizes=ALIKE, share_params=True, replay="episodes", **RECURRENT)
+    learner, _ = f2a2_learner(args)
+    before = [param.detach().clone() for param in learner.params]
+    trained(learner, f2a2_episodes(args))
+    assert not all(torch.equal(old, new) for old, new in zip(before, learner.params, strict=True))
+
+
 def test_policies_differ_and_critics_start_equal():
     learner, _ = f2a2_learner(f2a2_args("ddpg", consensus_scope="paper"))
     assert not torch.equal(learner.params[0][0], learner.params[0][1])
@@ -518,7 +565,11 @@ def test_a_step_of_some_leaves_weights_and_moments_of_the_others():
     ("algorithm", "settings", "message"),
     [
         ("sac", {"mac": "actor_mac"}, "needs mac=f2a2_mac, got 'actor_mac'"),
-        ("sac", {"share_params": True, "agent": "rnn"}, "share_params=False"),
+        ("sac", {"share_params": True, "agent": "rnn"}, "set critic=own"),
+        ("sac", {"share_params": True, **RECURRENT, "critic": "own"}, "sac share no policies"),
+        ("isac", {"share_params": True}, "different size have no network in common"),
+        ("isac", {"share_params": True, "agent": "rnn", "topology": "ring"}, "always agree"),
+        ("isac", {"share_params": True, "agent": "rnn", "consensus_interval": 2.0}, "always agree"),
         ("sac", {"replay": "latest", "standardise_rewards": False}, "needs replay=transitions or episodes"),
         ("coma", {"replay": "episodes"}, "needs replay=latest"),
         ("sac", {"alpha_1": 0.0}, "must be greater than 0"),

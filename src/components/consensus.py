@@ -83,6 +83,20 @@ class Channel:
             return values.mean(0, keepdim=True).expand_as(values)
         return weights.to(values) @ values
 
+    def pool(self, name: str, numbers: int, size: int) -> None:
+        """Counts what every agent sends to all others for all to take the same step: its part of the gradient.
+
+        For agents that are computed as one: nothing has to be moved.
+
+        Args:
+            numbers: entries of the gradient.
+            size: bytes of an entry.
+
+        Raises:
+            ValueError: the channel does not carry `name`.
+        """
+        self._count(name, torch.full((self.n_agents,), self.n_agents - 1), numbers, size)
+
     def sent(self, name: str) -> Traffic:
         """What has been sent under a name so far."""
         return Traffic(*self._sent[name].clone())

@@ -25,7 +25,16 @@ from controllers.f2a2_controller import F2A2MAC
 from learners.base import Learner, make_optimiser
 from learners.f2a2.algorithms import Actions, Values, make_instantiation, values_of
 from learners.f2a2.objectives import joint_weights
-from learners.f2a2.rows import Rows, Told, heard, rows_of_episodes, rows_of_transitions, told_of
+from learners.f2a2.rows import (
+    Rows,
+    Told,
+    as_one,
+    heard,
+    rows_of_episodes,
+    rows_of_one,
+    rows_of_transitions,
+    told_of,
+)
 from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics.copies import COPIES, CriticCopies, first_critics_of
@@ -40,12 +49,13 @@ class F2A2Learner(Learner):
     """The framework; `learners.f2a2.algorithms` has what makes it COMA, DDPG, TD3, SAC or ISAC.
 
     Args:
-        mac: an `F2A2MAC` whose agents share no weights.
+        mac: an `F2A2MAC`.
         scheme, logger: as for every learner.
         args: `f2a2_algorithm` and its keys; `alpha_1`, `alpha_2`, `joint`, `joint_scale`, `importance_bound`,
             `resampled_target`; `critic` (name in `modules.critics.copies.COPIES`) and what it reads; `moa`, `moa_*`;
             keys of `components.consensus`; `standardise_rewards`, `policy_logit_penalty`, `target_tau`,
-            `hard_target_interval`, `critic_grad_norm_clip`, `policy_grad_norm_clip`.
+            `hard_target_interval`, `critic_grad_norm_clip`, `policy_grad_norm_clip`; `share_params`: agents that agree
+            on policies and critics have them in common from the start, and learn as one with the rows of all.
 
     Raises:
         ConfigError: a setting out of range, or a controller, agent or replay of another kind.
@@ -53,6 +63,9 @@ class F2A2Learner(Learner):
 
     def __init__(self, mac: F2A2MAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
         _check(mac, args)
+        n_agents = args.n_agents
+        if args.share_params:
+            args = SimpleNamespace(**{**vars(args), "n_agents": 1})
         super().__init__(mac, scheme, logger, args)
         self.algorithm = make_instantiation(
             args, joint_weights(args.alpha_1, args.alpha_2, args.joint_scale if args.joint else 0.0)
@@ -60,6 +73,10 @@ class F2A2Learner(Learner):
         if self.algorithm.on_policy != (args.replay == "latest"):
             wanted = "latest" if self.algorithm.on_policy else "transitions or episodes"
             raise ConfigError(f"F2A2 with {args.f2a2_algorithm} needs replay={wanted}, got '{args.replay}'")
+        if args.share_params and not self.algorithm.consensus_of_actors:
+            raise ConfigError(
+                f"the agents of F2A2 with {args.f2a2_algorithm} share no policies: set share_params=False"
+            )
         self.critic: CriticCopies = COPIES[args.critic](scheme, args, self.algorithm.n_critics)
         self.modules["critic"] = self.critic
         shared = {"critic": list(self.critic.shared_parameters(args.consensus_scope).values())}
@@ -70,14 +87,17 @@ class F2A2Learner(Learner):
             equalise_(params)
         self.target_critic = self.with_target(self.critic)
         self.target_mac = self.with_target(mac) if self.algorithm.target_policies else mac
+        # What an agent's own copy of what is agreed on has of numbers.
+        self.copy_sizes = {name: sum(param[0].numel() for param in params) for name, params in shared.items()}
         self.consensus = {
             name: PrimalDual(params, args.consensus_beta, args.consensus_beta_steps, args.consensus_dual_scale)
             for name, params in shared.items()
+            if not args.share_params
         }
         for agreement in self.consensus.values():
             agreement.check_bypass(args.lr)
         self.links = make_links(args)
-        self.channel = Channel(args.n_agents, ["observations", "actions", "avail_actions", *shared])
+        self.channel = Channel(n_agents, ["observations", "actions", "avail_actions", *shared])
         self.models: ModelsOfOthers | None = None
         self.params, self.critic_params = list(mac.parameters()), list(self.critic.parameters())
         self.optimiser = make_optimiser(self.params, args)
@@ -113,6 +133,9 @@ class F2A2Learner(Learner):
             told = self._told(batch)
             rows = rows_of_episodes(batch, batch.steps(), told, self._rewards(batch))
         logits, next_logits, ends = self._logits(batch)
+        if self.args.share_params:
+            rows = rows_of_one(rows)
+            logits, next_logits, ends = as_one(logits), as_one(next_logits), as_one(ends)
         policy = self._policy(logits, rows.avail)
         if told is not None and self.algorithm.on_policy:
             done, target = self._on_policy(batch, told, rows, policy, ends)
@@ -316,13 +339,16 @@ class F2A2Learner(Learner):
         if self.args.policy_logit_penalty:
             loss = loss + self.args.policy_logit_penalty * self.mac.agent.mean_square(logits)
         inputs = {"values": values[0].all_q, "log_prob": done.log_prob, "targets": target}
-        consensus = "actor" if self.algorithm.consensus_of_actors else None
         norm = self.descend(
-            self.optimiser, self.params, loss, self.args.policy_grad_norm_clip, t_env, inputs, consensus, due
+            self.optimiser, self.params, loss, self.args.policy_grad_norm_clip, t_env, inputs, "actor", due
         )
         return {"loss_policy": loss.detach(), "grad_norm": norm}
 
     def _consensus_step(self) -> None:
+        if self.args.share_params:
+            for name, numbers in self.copy_sizes.items():
+                self.channel.pool(name, numbers, torch.finfo(torch.float32).bits // 8)
+            return
         edges = self.links.draw()
         for name, scheme in self.consensus.items():
             scheme.consensus_step(self.channel, edges, name)
@@ -361,7 +387,7 @@ class F2A2Learner(Learner):
         max_norm: float,
         t_env: int,
         parts: Mapping[str, Tensor | None],
-        consensus: str | None = None,
+        name: str,
         due: Tensor | None = None,
     ) -> Tensor:
         """One step of every agent's own optimiser, with the pull towards what the agents agree on.
@@ -370,7 +396,7 @@ class F2A2Learner(Learner):
 
         Args:
             loss: [A].
-            consensus: which scheme the parameters belong to.
+            name: of the parameters, in `consensus` if they are agreed on.
             due: bool [A], who takes the step; the others' weights and moments stay as they are. None: all.
 
         Returns:
@@ -386,8 +412,8 @@ class F2A2Learner(Learner):
                     param.grad = torch.zeros_like(param)
 
         def take_step() -> None:
-            if consensus is not None:
-                self.consensus[consensus].add_gradients_(self.args.lr)  # beside Adam, which would drown it
+            if name in self.consensus:
+                self.consensus[name].add_gradients_(self.args.lr)  # beside Adam, which would drown it
             if due is None or due.all():
                 optimiser.step()
             else:
@@ -411,16 +437,20 @@ class F2A2Learner(Learner):
         """Logs means over the agents, and per agent (`NAME_by_agent`) the entropy of its policy and its TD error.
 
         Further: `consensus_error`, of the critics' copies; `sent_parameters` and `sent_bytes`, what an agent has sent
-        of its copies in the mean so far; `sent_bytes_total`, observations and actions included.
+        of its copies (or, where there is one for all, of their gradients) in the mean so far; `sent_bytes_total`,
+        observations and actions included.
         """
         figures["policy_entropy"] = policy.entropy().detach().mean(0)
-        figures["consensus_error"] = self.consensus["critic"].consensus_error()
-        sent = [self.channel.sent(name) for name in self.consensus]
+        if self.consensus:
+            figures["consensus_error"] = self.consensus["critic"].consensus_error()
+        sent = [self.channel.sent(name) for name in self.copy_sizes]
         figures["sent_parameters"] = sum(traffic.numbers for traffic in sent).float()
         figures["sent_bytes"] = sum(traffic.bytes for traffic in sent).float()
         figures["sent_bytes_total"] = self.channel.total().bytes.float()
         for name, value in figures.items():
             self.logger.log_stat(name, value.mean().item(), t_env)
+        if self.args.share_params:
+            return
         for name in ("policy_entropy", "td_error_abs"):
             self.logger.log_list(f"{name}_by_agent", figures[name].tolist(), t_env)
 
@@ -454,8 +484,13 @@ def _moments(optimiser: torch.optim.Optimizer, param: nn.Parameter) -> list[Tens
 def _check(mac: Any, args: SimpleNamespace) -> None:
     if not isinstance(mac, F2A2MAC):
         raise ConfigError(f"learner '{args.learner}' needs mac=f2a2_mac, got '{args.mac}'")
-    if args.share_params:
-        raise ConfigError(f"learner '{args.learner}' trains agents that share nothing: set share_params=False")
+    if args.share_params and (args.topology != "full" or args.consensus_interval != 1.0):
+        raise ConfigError(
+            "agents with one set of parameters always agree: set share_params=False, or topology=full and "
+            "consensus_interval=1.0"
+        )
+    if args.share_params and args.critic != "own":
+        raise ConfigError("critics of agents with one set of parameters read own observations: set critic=own")
     if args.mixer is not None:
         raise ConfigError(f"F2A2 has critics instead of mixed action values: set mixer=null instead of '{args.mixer}'")
     if args.resampled_target not in RESAMPLED_TARGETS:

@@ -87,6 +87,24 @@ def told_of(batch: EpisodeBatch, steps: Steps, channel: Channel | None, history_
     return Told(obs, avail, actions, history)
 
 
+def as_one(x: Tensor) -> Tensor:
+    """The rows of all agents as those of one, an agent's beside the next one's: [M, A, F] -> [M * A, 1, F]."""
+    return x.flatten(0, 1).unsqueeze(1)
+
+
+def rows_of_one(rows: Rows) -> Rows:
+    """The transitions of agents that have everything in common, without histories: A = 1, with M * A rows."""
+    return Rows(
+        *(as_one(x) for x in (rows.obs, rows.next_obs, rows.avail, rows.next_avail)),
+        rows.actions.reshape(-1, 1),
+        as_one(rows.behaviour),
+        rows.costs.t().reshape(1, -1),
+        rows.goes_on.repeat_interleave(len(rows.costs)),
+        None,
+        None,
+    )
+
+
 def rows_of_transitions(batch: Transitions, standardise: bool, models: bool) -> Rows:
     """Transitions drawn from a replay buffer.
 

@@ -1,4 +1,4 @@
-"""The policies of the actor-critic learners: one feed-forward network per agent, computed side by side."""
+"""The policies of the actor-critic learners: one feed-forward network per agent, computed side by side, or for all."""
 
 from __future__ import annotations
 
@@ -24,33 +24,41 @@ class PolicyAgent(nn.Module):
     nothing: they are never available) or, where actions are continuous, means and logarithms of standard deviations
     [N, A, 2U]; `components.distributions.policy_distribution` makes policies of them.
 
+    With `share_params` all agents have one network, whose batch norm takes the rows of all agents together.
+
     Args:
         input_shape: O.
         args: `n_agents`, `n_actions` (U), `obs_shape`, `env_info` (`obs_sizes`, `action_sizes`), `continuous_actions`,
             `policy_hidden_dim`, `share_params`.
 
     Attributes:
-        used_outputs: bool [A, U or 2U], which outputs are not padding.
+        used_outputs: bool [A or 1, U or 2U], which outputs are not padding.
 
     Raises:
-        ConfigError: shared parameters, or inputs besides the observation.
+        ConfigError: inputs besides the observation, or one network for agents that see or can do different things.
     """
 
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
         super().__init__()
+        obs_sizes, action_sizes = args.env_info["obs_sizes"], args.env_info["action_sizes"]
         if args.share_params:
-            raise ConfigError("agent mlp_policy has weights for every agent: set share_params=False")
+            obs_sizes, action_sizes = sorted(set(obs_sizes)), sorted(set(action_sizes))
+            if len(obs_sizes) > 1 or len(action_sizes) > 1:
+                raise ConfigError(
+                    "agents with observations or action sets of different size have no network in common: set "
+                    "share_params=False"
+                )
         if input_shape != args.obs_shape:
             raise ConfigError(
                 "agent mlp_policy reads the observation alone: set obs_last_action=False and obs_agent_id=False"
             )
-        n_agents, width, n_actions = args.n_agents, args.policy_hidden_dim, args.n_actions
+        self.groups, width, n_actions = len(obs_sizes), args.policy_hidden_dim, args.n_actions
         n_out = 2 * n_actions if args.continuous_actions else n_actions
-        self.norm = StackedBatchNorm(input_shape, n_agents)
-        self.fc1 = StackedLinear(input_shape, width, n_agents, args.env_info["obs_sizes"])
-        self.fc2 = StackedLinear(width, width, n_agents)
-        self.fc3 = StackedLinear(width, n_out, n_agents)
-        used = torch.arange(n_actions) < torch.tensor(args.env_info["action_sizes"]).unsqueeze(1)
+        self.norm = StackedBatchNorm(input_shape, self.groups)
+        self.fc1 = StackedLinear(input_shape, width, self.groups, obs_sizes)
+        self.fc2 = StackedLinear(width, width, self.groups)
+        self.fc3 = StackedLinear(width, n_out, self.groups)
+        used = torch.arange(n_actions) < torch.tensor(action_sizes).unsqueeze(1)
         self.register_buffer("used_outputs", used.repeat(1, n_out // n_actions), persistent=False)
 
     def logits(self, obs: Tensor) -> Tensor:
@@ -58,13 +66,17 @@ class PolicyAgent(nn.Module):
 
         In training mode with the statistics of this batch (N >= 2), in evaluation mode with the running ones.
         """
-        x = self.norm(obs.transpose(0, 1))
+        rows = obs.reshape(-1, self.groups, obs.shape[-1])
+        x = self.norm(rows.transpose(0, 1))
         x = F.leaky_relu(self.fc1(x), inplace=True)
         x = F.leaky_relu(self.fc2(x), inplace=True)
-        return self.fc3(x).transpose(0, 1)
+        return self.fc3(x).transpose(0, 1).reshape(*obs.shape[:-1], -1)
 
     def mean_square(self, outputs: Tensor) -> Tensor:
-        """Of every agent's outputs [N, A, U or 2U] without padding: [A]. Also of the means alone, the first U of 2U."""
+        """Of every agent's outputs [N, A, U or 2U] without padding: [A]. Also of the means alone, the first U of 2U.
+
+        Of agents with one network [N, A, U or 2U], and [N * A, 1, U or 2U] for their common mean, [1].
+        """
         used = self.used_outputs[:, : outputs.shape[-1]]
         return (outputs.pow(2) * used).mean(0).sum(-1) / used.sum(-1)
 
@@ -82,5 +94,5 @@ class PolicyAgent(nn.Module):
 
     def forward(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
         """PyMARL's step: inputs [B * A, O] -> ([B * A, U or 2U], hidden unchanged)."""
-        out = self.logits(inputs.reshape(-1, *self.fc1.weight.shape[::2]))
+        out = self.logits(inputs.reshape(-1, self.groups, inputs.shape[-1]))
         return out.reshape(-1, out.shape[-1]), hidden_state
