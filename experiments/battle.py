@@ -41,8 +41,11 @@ OPPONENTS = {
     "epsilon_anneal_time": 200000,
     "test_nepisode": 4,
 }
-# Agents of a team -> what differs: the buffer holds about as much.
-SIZES: dict[int, dict[str, Any]] = {12: {"buffer_size": 100}, 64: {"buffer_size": 24}}
+# Agents of a team -> what differs: the buffer and a batch hold about as many rows of single agents.
+SIZES: dict[int, dict[str, Any]] = {
+    12: {"buffer_size": 100, "batch_size": 64},
+    64: {"buffer_size": 24, "batch_size": 16},
+}
 LARGE = 256
 # What the table of the larger battle has of an evaluation.
 FIGURES = ("test_battle_won_mean", "test_dead_enemies_mean", "test_dead_allies_mean", "test_return_mean")
@@ -65,7 +68,8 @@ def jobs_of(opponents: Path, n_agents: int, steps: int, seeds: Sequence[int]) ->
     own = {
         **against(opponents, n_agents),
         **SIZES[n_agents],
-        "updates_per_collection": 64,
+        "steps_per_update": 100,
+        "updates_per_step": 15,
         "t_max": steps,
         "save_model_interval": max(steps // 10, 1),
         "test_interval": max(steps // 10, 1),

@@ -1,5 +1,6 @@
 """Learning checks that a broken learner, mixer, runner or environment fails: minutes, marked slow, run by CI too."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_f2a2_learns_simulated_3m(tmp_path):
     settings = {**F2A2_STARCRAFT, "env_args.map_name": "3m", "t_max": 110000, "save_model": False, "seed": 1}
     (run,) = run_jobs([Job("f2a2_coma", "sc2sim", settings)], tmp_path)
     assert final(run, "test_battle_won_mean", last=4) >= 0.5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("magent2") is None, reason="magent2 is not installed")
+def test_f2a2_isac_learns_to_fight(tmp_path):
+    """64 agents that begin by killing nobody, against 64 who walk up to them and never miss."""
+    settings = {
+        "env_args.n_agents": 64, "env_args.opponents": "scripted", "env_args.time_limit": 100, "batch_size_run": 4,
+        "batch_size": 16, "buffer_size": 96, "steps_per_update": 100, "updates_per_step": 35, "t_max": 8000,
+        "test_interval": 8000, "test_nepisode": 8, "save_model": False, "use_cuda": False, "seed": 1,
+    }  # fmt: skip
+    (run,) = run_jobs([Job("f2a2_isac", "battle", settings)], tmp_path)
+    assert final(run, "test_dead_enemies_mean") >= 5.0
 
 
 def test_decentralised_learners_catch_the_prey_where_hunting_alone_costs_nothing(tmp_path):
