@@ -74,7 +74,7 @@ def instantiations(quick: bool) -> Table:
     without = {"moa": False, "transition_history": 0, "recent_transitions": 0}
     methods = {name: (name, {}) for name in INSTANTIATIONS} | {"sac, no models": ("sac", without)}
     for label, (name, own) in methods.items():
-        update = update_of(rover_tower_args(f"f2a2_{name}", **quiet, **own))
+        update = update_of(rover_tower_args(f"f2a2_{name}", share_params=False, **quiet, **own))
         result = in_turn(lambda update=update: update, maac_update("maac"), 1 if quick else 5, warm_up=1)
         table.add(label, f"{result.ours:.0f}", f"{result.theirs:.0f}", str(result))
     return table
@@ -84,14 +84,17 @@ def growth(quick: bool) -> Table:
     """F2A2-ISAC on MAgent's sizes, 12 to 256 agents."""
     table = Table(
         "f2a2_isac",
-        "F2A2-ISAC: one update, MAgent's battle, 128 transitions, CPU, one thread",
-        ("agents", "time [ms]", "per agent [ms]"),
+        "F2A2-ISAC: one update, MAgent's battle, 128 transitions of all agents, CPU, one thread",
+        ("agents", "networks in common [ms]", "per agent [ms]", "copies [ms]", "per agent [ms]"),
     )
     for n in AGENTS[:2] if quick else AGENTS:
         info = {"obs_sizes": (BATTLE["obs_shape"],) * n, "action_sizes": (BATTLE["n_actions"],) * n}
-        args = make_args("f2a2_isac", n_agents=n, env_info=info, **(BATTLE | {"seed": 1}))
-        seconds = median_seconds(update_of(args), 1 if quick else 3)
-        table.add(n, f"{1e3 * seconds:.0f}", f"{1e3 * seconds / n:.2f}")
+        columns = []
+        for share in (True, False):
+            args = make_args("f2a2_isac", n_agents=n, env_info=info, **(BATTLE | {"seed": 1, "share_params": share}))
+            ms = 1e3 * median_seconds(update_of(args), 1 if quick else 3)
+            columns += [f"{ms:.0f}", f"{ms / n:.2f}"]
+        table.add(n, *columns)
     return table
 
 
