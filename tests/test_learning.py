@@ -81,7 +81,8 @@ def test_f2a2_isac_learns_to_fight(tmp_path):
     settings = {
         "env_args.n_agents": 64, "env_args.opponents": "scripted", "env_args.time_limit": 100, "batch_size_run": 4,
         "batch_size": 16, "buffer_size": 96, "steps_per_update": 100, "updates_per_step": 35, "t_max": 8000,
-        "test_interval": 8000, "test_nepisode": 8, "save_model": False, "use_cuda": False, "seed": 1,
+        "test_interval": 8000, "test_nepisode": 8, "test_greedy": True, "save_model": False, "use_cuda": False,
+        "seed": 1,
     }  # fmt: skip
     (run,) = run_jobs([Job("f2a2_isac", "battle", settings)], tmp_path)
     assert final(run, "test_dead_enemies_mean") >= 5.0
