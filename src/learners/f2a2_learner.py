@@ -135,7 +135,7 @@ class F2A2Learner(Learner):
         logits, next_logits, ends = self._logits(batch)
         if self.args.share_params:
             rows = rows_of_one(rows)
-            logits, next_logits, ends = as_one(logits), as_one(next_logits), as_one(ends)
+            logits, next_logits = as_one(logits), as_one(next_logits)
         policy = self._policy(logits, rows.avail)
         if told is not None and self.algorithm.on_policy:
             done, target = self._on_policy(batch, told, rows, policy, ends)
