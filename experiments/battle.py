@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(1, options.seeds + 1)
     jobs = {n: jobs_of(opponents, n, options.steps, seeds) for n in options.agents}
     cells = {f"{n} against {n}": {"F2A2-ISAC": own} for n, own in jobs.items()}
-    carry_out(cells, options, "test_battle_won_mean", "Test battles won")
+    carry_out(cells, options, "test_dead_enemies_mean", "Enemies killed in a test battle")
     trained = [(n, run) for n, own in jobs.items() for job in own if (run := job.finished_run(options.results))]
     larger = [(n, transfer_job(opponents, run, LARGE, n, options.episodes)) for n, run in trained]
     if options.episodes and not options.report:
