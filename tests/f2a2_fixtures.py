@@ -196,4 +196,5 @@ RECURRENT_RUNS = {
         "policy_logit_penalty=0.0",
     ],
     "f2a2_coma": [*RUNS["f2a2_coma"], "agent=rnn"],
+    "f2a2_isac": ["batch_size=6", "buffer_size=40", "agent=rnn", "replay=episodes"],  # networks in common
 }

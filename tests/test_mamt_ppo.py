@@ -197,6 +197,7 @@ def test_continuous_actions():
         ({"trd_steps": 3}, "at least 2 transitions each"),
         ({"trust_region_batch_size": -1}, "trust_region_batch_size is -1"),
         ({"trust_region_split": "half"}, "trust_region_split is 'half'"),
+        ({"share_params": True}, "share_params=False"),
     ],
 )
 def test_bad_settings(settings, message):
