@@ -56,8 +56,7 @@ class Channel:
         """
         if values.shape[dim] != self.n_agents:
             raise ValueError(f"{tuple(values.shape)} has no {self.n_agents} agents along axis {dim}")
-        receivers = torch.full((self.n_agents,), self.n_agents - 1)
-        self._count(name, receivers, values.numel() // self.n_agents, values.element_size())
+        self.pool(name, values.numel() // self.n_agents, values.element_size())
         return values.detach()
 
     def average(self, name: str, values: Tensor, weights: Tensor) -> Tensor:
@@ -84,13 +83,13 @@ class Channel:
         return weights.to(values) @ values
 
     def pool(self, name: str, numbers: int, size: int) -> None:
-        """Counts what every agent sends to all others for all to take the same step: its part of the gradient.
+        """Counts what every agent sends to all others, moving nothing.
 
-        For agents that are computed as one: nothing has to be moved.
+        For agents that are computed as one, which take the same step because all know all parts of its gradient.
 
         Args:
-            numbers: entries of the gradient.
-            size: bytes of an entry.
+            numbers: that each sends.
+            size: bytes of a number.
 
         Raises:
             ValueError: the channel does not carry `name`.

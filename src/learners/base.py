@@ -100,12 +100,14 @@ class Learner:
         modules: name -> network that is saved as `NAME.th` beside the controller's `agent.th`.
         targets: (online, target) pairs of networks or controllers, kept equal by `update_targets`.
         continuous_actions: whether it can train agents whose actions are real numbers.
+        own_policies: whether every agent must have a policy of its own.
 
     Raises:
-        ConfigError: the environment's actions are continuous, and it cannot.
+        ConfigError: the environment's actions are continuous, or policies are shared, and it cannot do that.
     """
 
     continuous_actions = False
+    own_policies = False
 
     def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
         if args.continuous_actions and not self.continuous_actions:
@@ -113,6 +115,8 @@ class Learner:
                 f"learner '{args.learner}' needs discrete actions, those of environment '{args.env}' are continuous: "
                 "choose maac, mamt, maddpg or ma_ppo"
             )
+        if args.share_params and self.own_policies:
+            raise ConfigError(f"learner '{args.learner}' trains a policy for every agent: set share_params=False")
         self.args = args
         self.mac = mac
         self.scheme = scheme

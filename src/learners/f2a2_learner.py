@@ -65,6 +65,7 @@ class F2A2Learner(Learner):
         _check(mac, args)
         n_agents = args.n_agents
         if args.share_params:
+            # To all that follows they are one agent; the channel alone knows how many would have to send.
             args = SimpleNamespace(**{**vars(args), "n_agents": 1})
         super().__init__(mac, scheme, logger, args)
         self.algorithm = make_instantiation(
@@ -347,7 +348,7 @@ class F2A2Learner(Learner):
     def _consensus_step(self) -> None:
         if self.args.share_params:
             for name, numbers in self.copy_sizes.items():
-                self.channel.pool(name, numbers, torch.finfo(torch.float32).bits // 8)
+                self.channel.pool(name, numbers, self.params[0].element_size())
             return
         edges = self.links.draw()
         for name, scheme in self.consensus.items():

@@ -41,6 +41,8 @@ class MAACNetworkedLearner(Learner):
         ConfigError: a setting that does not fit.
     """
 
+    own_policies = True
+
     def __init__(self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
         _check(mac, args)
         super().__init__(mac, scheme, logger, args)
@@ -125,8 +127,6 @@ class MAACNetworkedLearner(Learner):
 def _check(mac: Any, args: SimpleNamespace) -> None:
     if not isinstance(mac, ActorMAC):
         raise ConfigError(f"ma_ac_learner needs mac=actor_mac, got '{args.mac}'")
-    if args.share_params:
-        raise ConfigError("MA-AC's agents learn on their own: set share_params=False")
     if args.replay != "latest":
         raise ConfigError(f"MA-AC learns on-policy: set replay=latest instead of '{args.replay}'")
     if args.mixer is not None:

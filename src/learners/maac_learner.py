@@ -63,6 +63,7 @@ class MAACLearner(Learner):
     """
 
     continuous_actions = True
+    own_policies = True
 
     def __init__(self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
         _check(mac, args)
@@ -200,8 +201,6 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
         raise ConfigError(
             f"learner '{args.learner}' needs mac=actor_mac and agent=mlp_policy, got '{args.mac}' and '{args.agent}'"
         )
-    if args.share_params:
-        raise ConfigError(f"learner '{args.learner}' has policies for every agent: set share_params=False")
     if args.critic != "attention":
         raise ConfigError(f"learner '{args.learner}' needs critic=attention, got '{args.critic}'")
     if args.replay != "transitions":

@@ -37,6 +37,7 @@ class MADDPGLearner(Learner):
     """
 
     continuous_actions = True
+    own_policies = True
 
     def __init__(self, mac: MADDPGMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
         _check(mac, args)
@@ -112,8 +113,6 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
         raise ConfigError(f"MADDPG learns from single transitions: set replay=transitions instead of '{args.replay}'")
     if not isinstance(mac, MADDPGMAC) or not isinstance(mac.agent, PolicyAgent):
         raise ConfigError(f"MADDPG needs mac=maddpg_mac with agent=mlp_policy, got '{args.mac}' with '{args.agent}'")
-    if args.share_params:
-        raise ConfigError(f"learner '{args.learner}' has policies for every agent: set share_params=False")
     if args.mixer is not None:
         raise ConfigError(
             f"MADDPG's critics see everything, nothing is mixed: set mixer=null instead of '{args.mixer}'"

@@ -35,12 +35,12 @@ class MAMTPPOLearner(AttentionPPOLearner):
         ConfigError: a setting that does not fit.
     """
 
+    own_policies = True
+
     def __init__(self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
         super().__init__(mac, scheme, logger, args)
         if not isinstance(mac.agent, PolicyAgent):
             raise ConfigError(f"learner '{args.learner}' needs agent=mlp_policy, got '{args.agent}'")
-        if args.share_params:
-            raise ConfigError(f"learner '{args.learner}' has a trust region for every agent: set share_params=False")
         check_rows(args, args.batch_size // args.ppo_minibatches)  # episodes, of one step at least
         self.split = make_split(args, self.optimise)
         self.modules |= self.split.modules

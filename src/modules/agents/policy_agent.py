@@ -94,5 +94,4 @@ class PolicyAgent(nn.Module):
 
     def forward(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
         """PyMARL's step: inputs [B * A, O] -> ([B * A, U or 2U], hidden unchanged)."""
-        out = self.logits(inputs.reshape(-1, self.groups, inputs.shape[-1]))
-        return out.reshape(-1, out.shape[-1]), hidden_state
+        return self.logits(inputs), hidden_state
