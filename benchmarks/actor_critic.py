@@ -1,8 +1,9 @@
 """MAAC's update against a loop over agents and heads, on the sizes of Rover-Tower.
 
-`LoopedMAAC` is MAAC as its authors' code computes it, written anew: a list of networks per agent, one small product for
-each agent and head, the others' keys and values stacked for every agent. It starts from copies of a learner's weights
-and has its losses and gradients (`tests/test_maac_learner.py`).
+`LoopedMAAC` is MAAC as its authors' code computes it, written anew: a list of networks per agent,
+one small product for each agent and head, the others' keys and values stacked for every agent. It
+starts from copies of a learner's weights and has its losses and gradients
+(`tests/test_maac_learner.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from learners.base import make_optimiser
 from utils.memory import keep_freed_memory
 
 # Rover-Tower with four pairs: 4 rovers, 4 towers.
-SIZES = {"n_agents": 8, "n_actions": 5, "obs_shape": 13, "state_shape": 92, "continuous_actions": False}
+SIZES = {
+    "n_agents": 8,
+    "n_actions": 5,
+    "obs_shape": 13,
+    "state_shape": 92,
+    "continuous_actions": False,
+}
 ENV_INFO = {"obs_sizes": (13,) * 4 + (8,) * 4, "action_sizes": (5,) * 8}
 BATCH = 1024
 LIMIT = 1 / 3
@@ -39,7 +46,9 @@ def random_transitions(args: SimpleNamespace, n: int, seed: int = 0) -> Transiti
     rng = torch.Generator().manual_seed(seed)
     a, u, o = args.n_agents, args.n_actions, args.obs_shape
     seen = torch.arange(o) < torch.tensor(args.env_info["obs_sizes"]).unsqueeze(1)
-    avail = (torch.arange(u) < torch.tensor(args.env_info["action_sizes"]).unsqueeze(1)).expand(n, -1, -1)
+    avail = (torch.arange(u) < torch.tensor(args.env_info["action_sizes"]).unsqueeze(1)).expand(
+        n, -1, -1
+    )
     entries = {
         "obs": torch.randn(n, a, o, generator=rng) * seen,
         "next_obs": torch.randn(n, a, o, generator=rng) * seen,
@@ -54,7 +63,7 @@ def random_transitions(args: SimpleNamespace, n: int, seed: int = 0) -> Transiti
     return Transitions(entries, torch.zeros(a), torch.ones(a))
 
 
-# -- the reference ----------------------------------------------------------------------------------------------------
+# -- the reference ---------------------------------------------------------------------------------
 
 
 def _linear(layer: nn.Module, i: int, n_in: int, n_out: int) -> nn.Linear:
@@ -79,18 +88,32 @@ class LoopedCritic(nn.Module):
 
     def __init__(self, critic: nn.Module, args: SimpleNamespace) -> None:
         super().__init__()
-        self.obs_sizes, self.action_sizes = args.env_info["obs_sizes"], args.env_info["action_sizes"]
+        self.obs_sizes, self.action_sizes = (
+            args.env_info["obs_sizes"],
+            args.env_info["action_sizes"],
+        )
         width, heads = args.critic_hidden_dim, args.attention_heads
         self.d = d = width // heads
-        self.encoders, self.state_encoders, self.last = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.encoders, self.state_encoders, self.last = (
+            nn.ModuleList(),
+            nn.ModuleList(),
+            nn.ModuleList(),
+        )
         for i, (o, u) in enumerate(zip(self.obs_sizes, self.action_sizes, strict=True)):
             both = _linear(critic.encoder, i, critic.encoder.weight.shape[-1], width)
             used = [*range(o), *range(args.obs_shape, args.obs_shape + u)]
             both.weight = nn.Parameter(both.weight.detach()[:, used].clone())
-            self.encoders.append(nn.Sequential(nn.BatchNorm1d(o + u, affine=False), both, nn.LeakyReLU()))
+            self.encoders.append(
+                nn.Sequential(nn.BatchNorm1d(o + u, affine=False), both, nn.LeakyReLU())
+            )
             state = _linear(critic.state_encoder, i, o, width)
-            self.state_encoders.append(nn.Sequential(nn.BatchNorm1d(o, affine=False), state, nn.LeakyReLU()))
-            first, second = _linear(critic.head1, i, 2 * width, width), _linear(critic.head2, i, width, u)
+            self.state_encoders.append(
+                nn.Sequential(nn.BatchNorm1d(o, affine=False), state, nn.LeakyReLU())
+            )
+            first, second = (
+                _linear(critic.head1, i, 2 * width, width),
+                _linear(critic.head2, i, width, u),
+            )
             self.last.append(nn.Sequential(first, nn.LeakyReLU(), second))
         self.queries, self.keys, self.values = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for head in range(heads):
@@ -102,7 +125,9 @@ class LoopedCritic(nn.Module):
             self.values[head][0].weight.data.copy_(critic.value.weight[part].detach())
             self.values[head][0].bias.data.copy_(critic.value.bias[part].detach())
 
-    def forward(self, obs: Sequence[Tensor], actions: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
+    def forward(
+        self, obs: Sequence[Tensor], actions: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
         """For every agent values [N, U_i], and per head its unscaled logits [N, 1, A - 1]."""
         agents = range(len(obs))
         one_hot = [F.one_hot(actions[i], self.action_sizes[i]).float() for i in agents]
@@ -126,7 +151,9 @@ class LoopedCritic(nn.Module):
         return all_q, all_logits
 
     def scale_shared_grads(self) -> None:
-        """Divides the gradients of the shared matrices and of the encoders of the others by the number of agents."""
+        """Divides the gradients of the shared matrices and of the encoders of the others by the
+        number of agents.
+        """
         for part in (self.queries, self.keys, self.values, self.encoders):
             for param in part.parameters():
                 param.grad /= len(self.encoders)
@@ -141,7 +168,9 @@ class LoopedMAAC:
 
     def __init__(self, learner: Any) -> None:
         self.args = args = learner.args
-        self.critic, self.target_critic = (LoopedCritic(c, args) for c in (learner.critic, learner.target_critic))
+        self.critic, self.target_critic = (
+            LoopedCritic(c, args) for c in (learner.critic, learner.target_critic)
+        )
         self.policies, self.target_policies = (
             [self._policy(network, i) for i in range(args.n_agents)]
             for network in (learner.policy, learner.target_policy)
@@ -157,7 +186,9 @@ class LoopedMAAC:
             network.fc2.bias.shape[1],
         )
         sizes = (("fc1", o, width), ("fc2", width, width), ("fc3", width, u))
-        return _network(o, *(_linear(getattr(network, name), i, n_in, n_out) for name, n_in, n_out in sizes))
+        return _network(
+            o, *(_linear(getattr(network, name), i, n_in, n_out) for name, n_in, n_out in sizes)
+        )
 
     def train(
         self, batch: Transitions, next_actions: Tensor | None = None, actions: Tensor | None = None
@@ -165,14 +196,16 @@ class LoopedMAAC:
         """One update.
 
         Args:
-            next_actions, actions: [N, A], drawn from the target policies and the policies; None: draws them.
+            next_actions, actions: [N, A], drawn from the target policies and the policies; None:
+                draws them.
 
         Returns:
             The agents' critic and policy losses, without the penalties.
         """
         args, agents = self.args, range(self.args.n_agents)
         obs, next_obs = (
-            [batch[name][:, i, : args.env_info["obs_sizes"][i]] for i in agents] for name in ("obs", "next_obs")
+            [batch[name][:, i, : args.env_info["obs_sizes"][i]] for i in agents]
+            for name in ("obs", "next_obs")
         )
         avail, next_avail = (
             [batch[name][:, i, : args.env_info["action_sizes"][i]] for i in agents]
@@ -183,7 +216,9 @@ class LoopedMAAC:
         taken = [batch["actions"][:, i] for i in agents]
 
         with torch.no_grad():
-            log_pi = [_log_policy(self.target_policies[i](next_obs[i]), next_avail[i]) for i in agents]
+            log_pi = [
+                _log_policy(self.target_policies[i](next_obs[i]), next_avail[i]) for i in agents
+            ]
             drawn = _drawn(log_pi, next_actions)
             next_q, _ = self.target_critic(next_obs, drawn)
             targets = []
@@ -194,11 +229,15 @@ class LoopedMAAC:
         critic_losses = [F.mse_loss(_pick(all_q[i], taken[i]), targets[i]) for i in agents]
         loss = sum(critic_losses)
         for logits_of in all_logits:
-            loss = loss + args.attention_logit_penalty * sum(logits.pow(2).mean() for logits in logits_of)
+            loss = loss + args.attention_logit_penalty * sum(
+                logits.pow(2).mean() for logits in logits_of
+            )
         self.critic_optimiser.zero_grad()
         loss.backward()
         self.critic.scale_shared_grads()
-        nn.utils.clip_grad_norm_(self.critic.parameters(), args.critic_grad_norm_clip * args.n_agents)
+        nn.utils.clip_grad_norm_(
+            self.critic.parameters(), args.critic_grad_norm_clip * args.n_agents
+        )
         self.critic_optimiser.step()
 
         outputs = [self.policies[i](obs[i]) for i in agents]
@@ -216,7 +255,10 @@ class LoopedMAAC:
             (policy_losses[i] + args.policy_logit_penalty * outputs[i].pow(2).mean()).backward()
             nn.utils.clip_grad_norm_(self.policies[i].parameters(), args.policy_grad_norm_clip)
             self.optimisers[i].step()
-        pairs = [(self.critic, self.target_critic), *zip(self.policies, self.target_policies, strict=True)]
+        pairs = [
+            (self.critic, self.target_critic),
+            *zip(self.policies, self.target_policies, strict=True),
+        ]
         with torch.no_grad():
             for online, target in pairs:
                 for new, old in zip(online.parameters(), target.parameters(), strict=True):
@@ -238,7 +280,7 @@ def _pick(values: Tensor, actions: Tensor) -> Tensor:
     return values.gather(1, actions.unsqueeze(1)).squeeze(1)
 
 
-# -- the tables -------------------------------------------------------------------------------------------------------
+# -- the tables ------------------------------------------------------------------------------------
 
 
 def update(algorithm: str, **overrides: Any) -> Callable[[], Callable[[], None]]:
@@ -262,16 +304,27 @@ def run(quick: bool) -> list[Table]:
     repetitions = 3 if quick else 15
     table = Table(
         "actor_critic",
-        f"Actor-critic update, Rover-Tower's sizes (8 agents), {BATCH} transitions, CPU, one thread",
+        f"Actor-critic update, Rover-Tower's sizes (8 agents), {BATCH} transitions, CPU, one "
+        "thread",
         ("update", "time [ms]", "compared with", "time [ms]", "ratio", "target"),
-        note="In turn in one process; in brackets the quartiles of neighbouring runs' ratios. The loop over the agents "
-        "has the same networks, losses and optimisers. Of a batch, MAMT's trust regions see `trust_region_batch_size`.",
+        note="In turn in one process; in brackets the quartiles of neighbouring runs' ratios. The "
+        "loop over the agents "
+        "has the same networks, losses and optimisers. Of a batch, MAMT's trust regions see "
+        "`trust_region_batch_size`.",
     )
     result = in_turn(update("maac"), looped_update(), repetitions)
     table.add(
-        "MAAC", f"{result.ours:.0f}", "loop over the agents", f"{result.theirs:.0f}", str(result), f"<= {LIMIT:.2f}"
+        "MAAC",
+        f"{result.ours:.0f}",
+        "loop over the agents",
+        f"{result.theirs:.0f}",
+        str(result),
+        f"<= {LIMIT:.2f}",
     )
-    for label, algorithm, target in (("MAMT", "mamt", f"<= {MAMT_LIMIT:.2f}"), ("MAMD", "mamd", "-")):
+    for label, algorithm, target in (
+        ("MAMT", "mamt", f"<= {MAMT_LIMIT:.2f}"),
+        ("MAMD", "mamd", "-"),
+    ):
         result = in_turn(update(algorithm), update("maac"), repetitions)
         table.add(label, f"{result.ours:.0f}", "MAAC", f"{result.theirs:.0f}", str(result), target)
     return [table]

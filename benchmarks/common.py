@@ -44,7 +44,9 @@ class NoLog:
 
 def make_args(algorithm: str = "qmix", **overrides: Any) -> SimpleNamespace:
     """default.yaml <- algs/ALGORITHM.yaml <- these sizes <- `overrides`."""
-    config = load_file(CONFIG_DIR / "default.yaml") | load_file(CONFIG_DIR / "algs" / f"{algorithm}.yaml")
+    config = load_file(CONFIG_DIR / "default.yaml") | load_file(
+        CONFIG_DIR / "algs" / f"{algorithm}.yaml"
+    )
     sizes = {
         "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": OBS, "state_shape": STATE,
         "continuous_actions": False, "episode_limit": EPISODE_LIMIT, "device": "cpu", "seed": 0,
@@ -64,13 +66,19 @@ def make_scheme(args: SimpleNamespace) -> tuple[dict[str, Any], dict[str, int], 
         "terminated": {"vshape": (1,), "dtype": torch.uint8},
         "truncated": {"vshape": (1,), "dtype": torch.uint8},
     }
-    return scheme, {"agents": args.n_agents}, {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
+    return (
+        scheme,
+        {"agents": args.n_agents},
+        {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])},
+    )
 
 
 def make_mac(args: SimpleNamespace) -> Any:
     """The controller that `args` names."""
     scheme, groups, preprocess = make_scheme(args)
-    return CONTROLLERS[args.mac](EpisodeBatch(scheme, groups, 1, 2, preprocess=preprocess).scheme, groups, args)
+    return CONTROLLERS[args.mac](
+        EpisodeBatch(scheme, groups, 1, 2, preprocess=preprocess).scheme, groups, args
+    )
 
 
 def make_learner(args: SimpleNamespace, seed: int = 0) -> Any:
@@ -85,7 +93,9 @@ def make_learner(args: SimpleNamespace, seed: int = 0) -> Any:
     return learner
 
 
-def make_batch(args: SimpleNamespace, lengths: Sequence[int], max_steps: int, terminated: bool, seed: int = 0) -> Any:
+def make_batch(
+    args: SimpleNamespace, lengths: Sequence[int], max_steps: int, terminated: bool, seed: int = 0
+) -> Any:
     """Random episodes as the replay buffer gives them.
 
     Args:
@@ -117,12 +127,14 @@ def make_batch(args: SimpleNamespace, lengths: Sequence[int], max_steps: int, te
     return batch.to(args.device)
 
 
-# -- timing -----------------------------------------------------------------------------------------------------------
+# -- timing ----------------------------------------------------------------------------------------
 
 
 @dataclass
 class Ratio:
-    """How much of the reference's time ours takes: medians in ms, their ratio, quartiles of the pairwise ratios."""
+    """How much of the reference's time ours takes: medians in ms, their ratio, quartiles of the
+    pairwise ratios.
+    """
 
     ours: float
     theirs: float
@@ -164,7 +176,13 @@ def in_turn(
         gc.enable()
     a, b = np.array(seconds) * 1000
     low, high = np.quantile(a / b, [0.25, 0.75])
-    return Ratio(float(np.median(a)), float(np.median(b)), float(np.median(a) / np.median(b)), float(low), float(high))
+    return Ratio(
+        float(np.median(a)),
+        float(np.median(b)),
+        float(np.median(a) / np.median(b)),
+        float(low),
+        float(high),
+    )
 
 
 def median_seconds(call: Callable[[], Any], repetitions: int, warm_up: int = 1) -> float:
@@ -178,12 +196,14 @@ def median_seconds(call: Callable[[], Any], repetitions: int, warm_up: int = 1) 
     return statistics.median(taken)
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 
 @dataclass
 class Table:
-    """One table of results: printed, and written as NAME.csv and as a section of the Markdown file."""
+    """One table of results: printed, and written as NAME.csv and as a section of the Markdown
+    file.
+    """
 
     name: str
     title: str

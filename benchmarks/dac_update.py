@@ -19,9 +19,11 @@ def run(quick: bool) -> list[Table]:
     keep_freed_memory()
     table = Table(
         "dac_update",
-        f"Learner update without parameter sharing, 6 agents, {SIZE[0]} x {SIZE[1]}, CPU, one thread",
+        f"Learner update without parameter sharing, 6 agents, {SIZE[0]} x {SIZE[1]}, CPU, one "
+        "thread",
         ("learner", "lengths", "time [ms]", "IQL [ms]", "time / IQL's", "target"),
-        note="In turn in one process on the same episodes; in brackets the quartiles of neighbouring runs' ratios. "
+        note="In turn in one process on the same episodes; in brackets the quartiles of "
+        "neighbouring runs' ratios. "
         "DAC with windows of k = 15 transitions and m = 20 contexts.",
     )
     rows = [
@@ -33,7 +35,11 @@ def run(quick: bool) -> list[Table]:
     for kind in KINDS:
         for label, algorithm, settings, target in rows:
             result = in_turn(
-                update(algorithm, *SIZE, kind, **settings), update("iql_ns", *SIZE, kind), 3 if quick else 9
+                update(algorithm, *SIZE, kind, **settings),
+                update("iql_ns", *SIZE, kind),
+                3 if quick else 9,
             )
-            table.add(label, kind, f"{result.ours:.1f}", f"{result.theirs:.1f}", str(result), target)
+            table.add(
+                label, kind, f"{result.ours:.1f}", f"{result.theirs:.1f}", str(result), target
+            )
     return [table]

@@ -1,7 +1,8 @@
-"""Environments that do next to nothing in the shapes of SMAC's map 6h_vs_8z: what is timed is what surrounds them.
+"""Environments that do next to nothing in the shapes of SMAC's map 6h_vs_8z: what is timed is what
+surrounds them.
 
-`benchmark_single` has PyMARL's interface, `benchmark_vector` is its natively batched twin. Every episode lasts
-`episode_limit` steps; observations are drawn once and then stay.
+`benchmark_single` has PyMARL's interface, `benchmark_vector` is its natively batched twin. Every
+episode lasts `episode_limit` steps; observations are drawn once and then stay.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ SINGLE, VECTOR = "benchmark_single", "benchmark_vector"
 
 
 class SingleDummy(MultiAgentEnv):
-    """Answers with arrays and lists that it has made once, as cheaply as PyMARL's interface allows."""
+    """Answers with arrays and lists that it has made once, as cheaply as PyMARL's interface
+    allows.
+    """
 
     def __init__(self, seed: int, episode_limit: int = EPISODE_LIMIT) -> None:
         rng = np.random.default_rng(seed)
@@ -66,7 +69,9 @@ class VectorDummy(VectorEnv):
 
     def __init__(self, n_envs: int, seed: int, episode_limit: int = EPISODE_LIMIT) -> None:
         spec = EnvSpec(N_AGENTS, N_ACTIONS, OBS, STATE, episode_limit)
-        super().__init__(n_envs, spec, seed, info_keys=("battle_won", "dead_allies", "dead_enemies"))
+        super().__init__(
+            n_envs, spec, seed, info_keys=("battle_won", "dead_allies", "dead_enemies")
+        )
         rng = np.random.default_rng(seed)
         self.obs[:] = rng.standard_normal(self.obs.shape, dtype=np.float32)
         self.state[:] = rng.standard_normal(self.state.shape, dtype=np.float32)
@@ -84,7 +89,8 @@ class VectorDummy(VectorEnv):
         self.truncated[mask] = self._t[mask] >= self.episode_limit
 
 
-# Worker processes import this module by its name to find `SingleDummy`; there it may be registered already.
+# Worker processes import this module by its name to find `SingleDummy`; there it may be registered
+# already.
 if SINGLE not in REGISTRY:
     register(SINGLE)(SingleDummy)
 if VECTOR not in VECTOR_REGISTRY:

@@ -1,4 +1,5 @@
-"""What an update of F2A2 costs: all instantiations on the sizes of Rover-Tower, ISAC as the agents grow in number.
+"""What an update of F2A2 costs: all instantiations on the sizes of Rover-Tower, ISAC as the agents
+grow in number.
 
 F2A2-ISAC is meant for very many agents, so its update should grow in proportion to their number.
 """
@@ -25,8 +26,12 @@ BATTLE = {"n_actions": 21, "obs_shape": 845, "state_shape": 1, "continuous_actio
 BATCH = 1024
 
 
-def random_transitions(args: SimpleNamespace, n: int, recent: bool = True, seed: int = 0) -> Transitions:
-    """n transitions of random numbers, with what F2A2 reads beside them; all actions are available."""
+def random_transitions(
+    args: SimpleNamespace, n: int, recent: bool = True, seed: int = 0
+) -> Transitions:
+    """n transitions of random numbers, with what F2A2 reads beside them; all actions are
+    available.
+    """
     rng = torch.Generator().manual_seed(seed)
     a, u, o, h = args.n_agents, args.n_actions, args.obs_shape, args.transition_history
     seen = torch.arange(o) < torch.tensor(args.env_info["obs_sizes"]).unsqueeze(1)
@@ -57,7 +62,9 @@ def update_of(args: SimpleNamespace) -> Callable[[], Any]:
     if learner.models is not None:
         shape = args.moa_trajectories, args.moa_trajectory_steps, args.n_agents
         obs = torch.zeros(*shape, args.obs_shape)
-        learner.models.set_trajectories(obs, torch.zeros(shape, dtype=torch.int64), torch.ones(shape[:2]))
+        learner.models.set_trajectories(
+            obs, torch.zeros(shape, dtype=torch.int64), torch.ones(shape[:2])
+        )
     batch = random_transitions(args, args.batch_size)
     return lambda: learner.train(batch, 0, 0)
 
@@ -68,14 +75,17 @@ def instantiations(quick: bool) -> Table:
         "f2a2_update",
         f"F2A2: one update, Rover-Tower's sizes (8 agents), {BATCH} transitions, CPU, one thread",
         ("method", "time [ms]", "MAAC [ms]", "ratio"),
-        note="F2A2 has a critic for every agent (SAC, TD3: two) instead of one for all, and models of the others.",
+        note="F2A2 has a critic for every agent (SAC, TD3: two) instead of one for all, and models "
+        "of the others.",
     )
     quiet = {"seed": 1, "batch_size": BATCH}
     without = {"moa": False, "transition_history": 0, "recent_transitions": 0}
     methods = {name: (name, {}) for name in INSTANTIATIONS} | {"sac, no models": ("sac", without)}
     for label, (name, own) in methods.items():
         update = update_of(rover_tower_args(f"f2a2_{name}", share_params=False, **quiet, **own))
-        result = in_turn(lambda update=update: update, maac_update("maac"), 1 if quick else 5, warm_up=1)
+        result = in_turn(
+            lambda update=update: update, maac_update("maac"), 1 if quick else 5, warm_up=1
+        )
         table.add(label, f"{result.ours:.0f}", f"{result.theirs:.0f}", str(result))
     return table
 
@@ -91,7 +101,12 @@ def growth(quick: bool) -> Table:
         info = {"obs_sizes": (BATTLE["obs_shape"],) * n, "action_sizes": (BATTLE["n_actions"],) * n}
         columns = []
         for share in (True, False):
-            args = make_args("f2a2_isac", n_agents=n, env_info=info, **(BATTLE | {"seed": 1, "share_params": share}))
+            args = make_args(
+                "f2a2_isac",
+                n_agents=n,
+                env_info=info,
+                **(BATTLE | {"seed": 1, "share_params": share}),
+            )
             ms = 1e3 * median_seconds(update_of(args), 1 if quick else 3)
             columns += [f"{ms:.0f}", f"{ms / n:.2f}"]
         table.add(n, *columns)

@@ -15,13 +15,22 @@ KINDS = ("full", "spread")
 TARGETS = {"full": "<= 1.0", "spread": "<= 0.5"}
 # What PyMARL2 itself takes on one thread of a 2-core x86 machine, all lengths full [ms].
 PYMARL2 = {(32, 60): "89", (128, 60): "274", (128, 150): "697"}
-COLUMNS = ("episodes x steps", "lengths", "mean length", "ours [ms]", "stepping [ms]", "ours / stepping", "target")
+COLUMNS = (
+    "episodes x steps",
+    "lengths",
+    "mean length",
+    "ours [ms]",
+    "stepping [ms]",
+    "ours / stepping",
+    "target",
+)
 
 
 def episode_lengths(kind: str, episodes: int, steps: int) -> np.ndarray:
     """Filled steps of every episode: all `steps` ("full"), or spread as in training ("spread").
 
-    Spread: `steps` times Beta(2, 3), whose mean is 0.4, at its (i + 0.5) / n quantiles, at least 2, the longest exactly
+    Spread: `steps` times Beta(2, 3), whose mean is 0.4, at its (i + 0.5) / n quantiles, at least 2,
+        the longest exactly
     `steps`; in random order.
     """
     if kind == "full":
@@ -35,7 +44,9 @@ def update(algorithm, episodes, steps, kind, **overrides):
     """What `in_turn` times: `train` on a fresh copy of one batch for every repetition."""
     args = make_args(algorithm, **overrides)
     learner = make_learner(args)
-    batch = make_batch(args, episode_lengths(kind, episodes, steps), steps, terminated=kind == "spread")
+    batch = make_batch(
+        args, episode_lengths(kind, episodes, steps), steps, terminated=kind == "spread"
+    )
 
     def prepare():
         fresh = batch[:]  # the same data without anything derived from it
@@ -49,7 +60,9 @@ def compare(episodes: int, steps: int, kind: str, repetitions: int, device: str 
     args = make_args(device=device)
     learner = make_learner(args)
     reference = QMIX(args, learner)
-    batch = make_batch(args, episode_lengths(kind, episodes, steps), steps, terminated=kind == "spread")
+    batch = make_batch(
+        args, episode_lengths(kind, episodes, steps), steps, terminated=kind == "spread"
+    )
     dense = dense_batch(batch)
 
     def ours():
@@ -65,7 +78,14 @@ def compare(episodes: int, steps: int, kind: str, repetitions: int, device: str 
 
 def _row(table: Table, size: tuple[int, int], kind: str, result: Ratio, *rest: str) -> None:
     mean = episode_lengths(kind, *size).mean() / size[1]
-    row = f"{size[0]} x {size[1]}", kind, f"{mean:.0%}", f"{result.ours:.1f}", f"{result.theirs:.1f}", str(result)
+    row = (
+        f"{size[0]} x {size[1]}",
+        kind,
+        f"{mean:.0%}",
+        f"{result.ours:.1f}",
+        f"{result.theirs:.1f}",
+        str(result),
+    )
     table.add(*row, *rest)
 
 
@@ -76,9 +96,12 @@ def cpu(quick: bool) -> list[Table]:
         "learner_cpu",
         "Learner update, QMIX, CPU, one thread",
         (*COLUMNS, "PyMARL2, full [ms]"),
-        note="Medians; in brackets the quartiles of neighbouring runs' ratios. Stepping: benchmarks/reference.py. "
-        "PyMARL2's figures were measured elsewhere. glibc: with the C library's own memory settings, which give pages "
-        "back after every update; all other rows, as in training, with utils.memory.keep_freed_memory.",
+        note="Medians; in brackets the quartiles of neighbouring runs' ratios. Stepping: "
+        "benchmarks/reference.py. "
+        "PyMARL2's figures were measured elsewhere. glibc: with the C library's own memory "
+        "settings, which give pages "
+        "back after every update; all other rows, as in training, with "
+        "utils.memory.keep_freed_memory.",
     )
     repetitions = {(32, 60): 15, (32, 150): 9, (128, 60): 9, (128, 150): 7}
     for kind in KINDS:
@@ -89,7 +112,14 @@ def cpu(quick: bool) -> list[Table]:
     for size in SIZES[:1] if quick else SIZES:
         for kind in KINDS:
             result = compare(*size, kind, 3 if quick else repetitions[size])
-            _row(table, size, kind, result, TARGETS[kind], PYMARL2.get(size, "-") if kind == "full" else "-")
+            _row(
+                table,
+                size,
+                kind,
+                result,
+                TARGETS[kind],
+                PYMARL2.get(size, "-") if kind == "full" else "-",
+            )
     return [table]
 
 

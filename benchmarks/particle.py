@@ -13,7 +13,8 @@ from envs import make_vector_env
 
 N_ENVS = (1, 64, 1024)
 FACTOR = 20  # what a batched implementation must reach
-# environment -> steps/s of the original environments, measured elsewhere in one process on 2 slow x86 cores
+# environment -> steps/s of the original environments, measured elsewhere in one process on 2 slow
+# x86 cores
 MEASURED_ELSEWHERE = {"rover_tower": 7700, "treasure_collection": 1200}
 # environment -> the nearest thing in the mpe2 package (requirements-pettingzoo.txt), measured here
 MPE2 = {
@@ -25,7 +26,9 @@ MPE2 = {
 def steps_per_second(name: str, n_envs: int, seconds: float) -> float:
     """Random actions, drawn before; starts of episodes count."""
     env = make_vector_env(name, {}, n_envs, 0, "native", "train_env")
-    actions = np.random.default_rng(0).integers(0, env.n_actions, (env.episode_limit, n_envs, env.n_agents))
+    actions = np.random.default_rng(0).integers(
+        0, env.n_actions, (env.episode_limit, n_envs, env.n_agents)
+    )
     rates = []
     # the first episode compiles
     for repetition in range(4):
@@ -60,7 +63,8 @@ def run(quick: bool) -> list[Table]:
         "particle",
         "Particle environments, environment steps/s in one process, random actions",
         ("environment", *(f"B = {n}" for n in N_ENVS), "mpe2 here", "original elsewhere", "target"),
-        note="Spread with 2 agents, the others with 8. Originals: one world, measured on a 2-core x86 machine. mpe2 "
+        note="Spread with 2 agents, the others with 8. Originals: one world, measured on a 2-core "
+        "x86 machine. mpe2 "
         f"has no Rover-Tower. Target: {FACTOR} times the original (Spread: mpe2) with many worlds.",
     )
     for name in ("spread", "rover_tower", "treasure_collection"):

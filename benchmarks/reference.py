@@ -1,8 +1,10 @@
-"""QMIX as PyMARL2 computes it, to compare with: dense padded batches, one network call per time step.
+"""QMIX as PyMARL2 computes it, to compare with: dense padded batches, one network call per time
+step.
 
-Every step of every episode is computed, padding included; inputs are concatenated anew at each step, once for the
-online and once for the target network; the mixers run over all [B, T]; TD(lambda) is a loop over time from the batch's
-last column. Parameters have the names and shapes of this project's `RNNAgent` and `Mixer`, so weights can be copied.
+Every step of every episode is computed, padding included; inputs are concatenated anew at each
+step, once for the online and once for the target network; the mixers run over all [B, T];
+TD(lambda) is a loop over time from the batch's last column. Parameters have the names and shapes of
+this project's `RNNAgent` and `Mixer`, so weights can be copied.
 """
 
 from __future__ import annotations
@@ -16,8 +18,19 @@ from torch import Tensor, nn
 
 
 def dense_batch(batch) -> dict[str, Tensor]:
-    """An `EpisodeBatch` as PyMARL stores it: one-hot actions beside int64 ones, masks int32 and int64."""
-    keys = ("obs", "state", "actions", "actions_onehot", "avail_actions", "reward", "terminated", "filled")
+    """An `EpisodeBatch` as PyMARL stores it: one-hot actions beside int64 ones, masks int32 and
+    int64.
+    """
+    keys = (
+        "obs",
+        "state",
+        "actions",
+        "actions_onehot",
+        "avail_actions",
+        "reward",
+        "terminated",
+        "filled",
+    )
     types = {"actions_onehot": torch.float32, "avail_actions": torch.int32, "filled": torch.int64}
     return {key: batch[key].to(types.get(key, batch[key].dtype)).contiguous() for key in keys}
 
@@ -44,7 +57,9 @@ class Controller:
 
     def __init__(self, args: SimpleNamespace) -> None:
         self.args = args
-        self.agent = Agent(args.obs_shape + args.n_actions + args.n_agents, args.rnn_hidden_dim, args.n_actions)
+        self.agent = Agent(
+            args.obs_shape + args.n_actions + args.n_agents, args.rnn_hidden_dim, args.n_actions
+        )
 
     def init_hidden(self, batch_size: int) -> None:
         """Zero hidden states [B, A, H]."""
@@ -63,7 +78,9 @@ class Controller:
         one_hot = batch["actions_onehot"]
         last = torch.zeros_like(one_hot[:, t]) if t == 0 else one_hot[:, t - 1]
         ids = torch.eye(a, device=obs.device).unsqueeze(0).expand(b, -1, -1)
-        return torch.cat([part.reshape(b * a, -1) for part in (obs, last, ids)], dim=1).view(b, a, -1)
+        return torch.cat([part.reshape(b * a, -1) for part in (obs, last, ids)], dim=1).view(
+            b, a, -1
+        )
 
 
 class Mixer(nn.Module):
@@ -73,7 +90,9 @@ class Mixer(nn.Module):
         super().__init__()
         self.n_agents, self.embed = args.n_agents, args.mixing_embed_dim
         s, wide, e = args.state_shape, args.hypernet_embed, args.mixing_embed_dim
-        self.hyper_w1 = nn.Sequential(nn.Linear(s, wide), nn.ReLU(), nn.Linear(wide, self.n_agents * e))
+        self.hyper_w1 = nn.Sequential(
+            nn.Linear(s, wide), nn.ReLU(), nn.Linear(wide, self.n_agents * e)
+        )
         self.hyper_b1 = nn.Sequential(nn.Linear(s, e))
         self.hyper_w2 = nn.Sequential(nn.Linear(s, wide), nn.ReLU(), nn.Linear(wide, e))
         self.hyper_b2 = nn.Sequential(nn.Linear(s, e), nn.ReLU(), nn.Linear(e, 1))
@@ -92,7 +111,9 @@ class Mixer(nn.Module):
 
 
 def td_lambda_targets(rewards, terminated, mask, target_qs, gamma: float, lam: float) -> Tensor:
-    """[B, T - 1, 1] from target_qs [B, T, 1]: backwards from the last column, wherever an episode ends."""
+    """[B, T - 1, 1] from target_qs [B, T, 1]: backwards from the last column, wherever an episode
+    ends.
+    """
     returns = torch.zeros_like(target_qs)
     returns[:, -1] = target_qs[:, -1] * (1 - terminated.sum(dim=1))
     for t in reversed(range(returns.shape[1] - 1)):
@@ -164,7 +185,8 @@ class QMIX:
 
 
 class EpisodeBatch:
-    """PyMARL's way to store a running episode: every `update` makes tensors from lists of arrays, key by key.
+    """PyMARL's way to store a running episode: every `update` makes tensors from lists of arrays,
+    key by key.
 
     Args:
         args: sizes.
@@ -187,7 +209,8 @@ class EpisodeBatch:
         }
         self.n_actions = u
         self.data = {
-            key: torch.zeros((batch_size, max_steps, *shape), dtype=dtype) for key, (shape, dtype) in shapes.items()
+            key: torch.zeros((batch_size, max_steps, *shape), dtype=dtype)
+            for key, (shape, dtype) in shapes.items()
         }
 
     def __getitem__(self, key: str) -> Tensor:
@@ -206,7 +229,9 @@ class EpisodeBatch:
                 one_hot = self.data["actions_onehot"]
                 chosen = target[where]
                 zeros = chosen.new_zeros(*chosen.shape[:-1], self.n_actions)
-                one_hot[where] = zeros.scatter_(-1, chosen.long(), 1).float().view_as(one_hot[where])
+                one_hot[where] = (
+                    zeros.scatter_(-1, chosen.long(), 1).float().view_as(one_hot[where])
+                )
 
     def nbytes_per_step(self) -> float:
         """Stored bytes per time step of one episode."""
@@ -232,7 +257,11 @@ def run_episode(env, mac: Controller, args: SimpleNamespace, epsilon: float = 0.
     ended, t, episode_return = False, 0, 0.0
 
     def observe() -> None:
-        seen = {"state": [env.get_state()], "avail_actions": [env.get_avail_actions()], "obs": [env.get_obs()]}
+        seen = {
+            "state": [env.get_state()],
+            "avail_actions": [env.get_avail_actions()],
+            "obs": [env.get_obs()],
+        }
         batch.update(seen, t)
 
     while not ended:
@@ -241,7 +270,11 @@ def run_episode(env, mac: Controller, args: SimpleNamespace, epsilon: float = 0.
         reward, ended, info = env.step(actions[0].numpy())
         episode_return += reward
         over = ended and not info.get("episode_limit", False)
-        batch.update({"actions": actions.numpy(), "reward": [(reward,)], "terminated": [(over,)]}, t, mark_filled=False)
+        batch.update(
+            {"actions": actions.numpy(), "reward": [(reward,)], "terminated": [(over,)]},
+            t,
+            mark_filled=False,
+        )
         t += 1
     observe()
     actions = select_actions(mac, batch, t, epsilon)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import torch
-from benchmarks.common import EPISODE_LIMIT, Table, make_args, make_batch, make_scheme, median_seconds
+from benchmarks.common import (
+    EPISODE_LIMIT,
+    Table,
+    make_args,
+    make_batch,
+    make_scheme,
+    median_seconds,
+)
 from benchmarks.reference import EpisodeBatch
 
 from components.episode_buffer import ReplayBuffer
@@ -24,7 +31,8 @@ def run(quick: bool) -> list[Table]:
         "replay_memory",
         "Replay buffer, bytes per stored step (6h_vs_8z's shapes)",
         ("stored", "bytes", "of PyMARL2's", "target"),
-        note="PyMARL2's 3,501 bytes were counted there; PyMARL2-style: what benchmarks/reference.py stores.",
+        note="PyMARL2's 3,501 bytes were counted there; PyMARL2-style: what "
+        "benchmarks/reference.py stores.",
     )
     times = Table(
         "replay_time",
@@ -35,7 +43,9 @@ def run(quick: bool) -> list[Table]:
     inserted, sampled = [], []
     for dtype, target in TARGETS.items():
         scheme, groups, preprocess = make_scheme(args)
-        buffer = ReplayBuffer(scheme, groups, episodes, steps, preprocess=preprocess, dtype=getattr(torch, dtype))
+        buffer = ReplayBuffer(
+            scheme, groups, episodes, steps, preprocess=preprocess, dtype=getattr(torch, dtype)
+        )
         size = buffer.nbytes() / (episodes * steps)
         memory.add(f"ours, {dtype}", f"{size:,.0f}", f"{size / PYMARL2_BYTES:.3f}", f"<= {target}")
         for _ in range(episodes // 8):

@@ -1,4 +1,6 @@
-"""What collecting episodes costs beside the environment: the three runners, and a PyMARL2-style loop."""
+"""What collecting episodes costs beside the environment: the three runners, and a PyMARL2-style
+loop.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,15 @@ def run(quick: bool) -> list[Table]:
     table = Table(
         "rollout",
         f"Rollout, dummy environment, {EPISODE_LIMIT} steps per episode, environment steps/s",
-        ("runner", "environments", "median", "quartiles", "target", "PyMARL2", "time in environment / acting"),
+        (
+            "runner",
+            "environments",
+            "median",
+            "quartiles",
+            "target",
+            "PyMARL2",
+            "time in environment / acting",
+        ),
         note="PyMARL2's figures were measured elsewhere, on a 2-core x86 machine.",
     )
     for name, (_, n_envs, pymarl2, target) in RUNS.items():
@@ -62,7 +72,8 @@ def run(quick: bool) -> list[Table]:
         finally:
             runner.close_env()
         table.add(
-            name, n_envs, f"{statistics.median(rates):,.0f}", f"{low:,.0f} - {high:,.0f}", f">= {target:,.0f}", pymarl2,
+            name, n_envs, f"{statistics.median(rates):,.0f}", f"{low:,.0f} - {high:,.0f}",
+            f">= {target:,.0f}", pymarl2,
             " / ".join(f"{share:.0%}" for share in shares),
         )  # fmt: skip
     return [table, _against_stepping(quick)]
@@ -71,7 +82,9 @@ def run(quick: bool) -> list[Table]:
 def _against_stepping(quick: bool) -> Table:
     args, env = make_args(), SingleDummy(0)
     mac, runner = Controller(args), make_runner("episode")
-    result = in_turn(lambda: runner.run, lambda: lambda: run_episode(env, mac, args), 5 if quick else 25)
+    result = in_turn(
+        lambda: runner.run, lambda: lambda: run_episode(env, mac, args), 5 if quick else 25
+    )
     runner.close_env()
     table = Table(
         "rollout_ratio",
@@ -79,6 +92,8 @@ def _against_stepping(quick: bool) -> Table:
         ("loop", "episode [ms]", "steps/s", "ours / PyMARL2-style", "target"),
     )
     rate = EPISODE_LIMIT * 1000
-    table.add("episode runner", f"{result.ours:.1f}", f"{rate / result.ours:,.0f}", result, "<= 0.67")
+    table.add(
+        "episode runner", f"{result.ours:.1f}", f"{rate / result.ours:,.0f}", result, "<= 0.67"
+    )
     table.add("PyMARL2-style", f"{result.theirs:.1f}", f"{rate / result.theirs:,.0f}", "", "")
     return table

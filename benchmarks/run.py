@@ -1,4 +1,5 @@
-"""All benchmarks: `python benchmarks/run.py [--only PART,PART,...] [--quick]`; --help lists the parts.
+"""All benchmarks: `python benchmarks/run.py [--only PART,PART,...] [--quick]`; --help lists the
+parts.
 
 Prints the tables and writes them to results/bench/: one CSV file each, and all of them in bench.md.
 """
@@ -47,16 +48,27 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures this laboratory against PyMARL2-style code.")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"comma-separated: {', '.join(PARTS)}")
+    parser = argparse.ArgumentParser(
+        description="Measures this laboratory against PyMARL2-style code."
+    )
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help=f"comma-separated: {', '.join(PARTS)}"
+    )
     parser.add_argument("--quick", action="store_true", help="few repetitions: does it run at all?")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench", help="folder of the written tables")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "results" / "bench",
+        help="folder of the written tables",
+    )
     options = parser.parse_args()
     chosen = options.only.split(",")
     unknown = sorted(set(chosen) - set(PARTS))
     if unknown:
         parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
-    warnings.filterwarnings("ignore", message="Creating a tensor from a list of numpy.ndarrays")  # PyMARL's way
+    warnings.filterwarnings(
+        "ignore", message="Creating a tensor from a list of numpy.ndarrays"
+    )  # PyMARL's way
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)

@@ -35,10 +35,21 @@ def times(quick: bool) -> Table:
     table = Table(
         "s2q_update",
         "Learner update, S2Q (K = 2) and QMIX, CPU, one thread",
-        ("episodes x steps", "lengths", "S2Q [ms]", "S2Q / our QMIX", "target", "S2Q / authors' S2Q", "target"),
-        note="In turn in one process; in brackets the quartiles of neighbouring runs' ratios. The authors' code is not "
-        "run here: it took 321 ms (32 x 60) and 1,127 ms (128 x 60) at full lengths where its QMIX took 89 and 274 ms, "
-        "which is scaled to this machine by the stepping QMIX (benchmarks/reference.py), timed in turn with ours.",
+        (
+            "episodes x steps",
+            "lengths",
+            "S2Q [ms]",
+            "S2Q / our QMIX",
+            "target",
+            "S2Q / authors' S2Q",
+            "target",
+        ),
+        note="In turn in one process; in brackets the quartiles of neighbouring runs' ratios. The "
+        "authors' code is not "
+        "run here: it took 321 ms (32 x 60) and 1,127 ms (128 x 60) at full lengths where its QMIX "
+        "took 89 and 274 ms, "
+        "which is scaled to this machine by the stepping QMIX (benchmarks/reference.py), timed in "
+        "turn with ours.",
     )
     for size in SIZES[:1] if quick else SIZES:
         for kind in KINDS:
@@ -57,17 +68,28 @@ def memory() -> Table:
     for algorithm in ("qmix", "s2q"):
         command = [sys.executable, "-m", "benchmarks.s2q_update", algorithm]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        )
         peaks[algorithm] = int(done.stdout.split()[-1]) / 1024
     table = Table(
         "s2q_memory",
         "Peak memory of a process with 3 updates on 128 x 60 full episodes, no replay buffer [MiB]",
-        ("QMIX", "S2Q (K = 2)", "S2Q / QMIX", "with a buffer of 5,000 episodes x 61 steps", "target"),
-        note="The last ratio adds the 736 MiB that the buffer of a 6h_vs_8z-sized run takes in either.",
+        (
+            "QMIX",
+            "S2Q (K = 2)",
+            "S2Q / QMIX",
+            "with a buffer of 5,000 episodes x 61 steps",
+            "target",
+        ),
+        note="The last ratio adds the 736 MiB that the buffer of a 6h_vs_8z-sized run takes in "
+        "either.",
     )
     buffer = 5000 * 61 * 2529 / 2**20
     ratio, whole = peaks["s2q"] / peaks["qmix"], (peaks["s2q"] + buffer) / (peaks["qmix"] + buffer)
-    table.add(f"{peaks['qmix']:.0f}", f"{peaks['s2q']:.0f}", f"{ratio:.2f}", f"{whole:.2f}", "<= 1.2")
+    table.add(
+        f"{peaks['qmix']:.0f}", f"{peaks['s2q']:.0f}", f"{ratio:.2f}", f"{whole:.2f}", "<= 1.2"
+    )
     return table
 
 

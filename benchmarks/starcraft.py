@@ -1,4 +1,6 @@
-"""Steps per second of the StarCraft simulator, beside SMAX where it is installed, and the interface's own cost."""
+"""Steps per second of the StarCraft simulator, beside SMAX where it is installed, and the
+interface's own cost.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ LARGE = "27m_vs_30m"
 
 
 def steps_per_second(map_name: str, threads: int, steps: int) -> float:
-    """Random available actions at 64 battles; the time of `reset` and `step` alone, observations and state included."""
-    env = make_vector_env("sc2sim", {"map_name": map_name, "threads": threads}, N_ENVS, 0, "native", "train_env")
+    """Random available actions at 64 battles; the time of `reset` and `step` alone, observations
+    and state included.
+    """
+    env = make_vector_env(
+        "sc2sim", {"map_name": map_name, "threads": threads}, N_ENVS, 0, "native", "train_env"
+    )
     torch.manual_seed(0)
     env.reset()
     taken = 0.0
@@ -43,7 +49,9 @@ def steps_per_second(map_name: str, threads: int, steps: int) -> float:
 
 
 def smax_steps_per_second(map_name: str, steps: int) -> float:
-    """The same for SMAX with its own enemies, jitted and mapped over 64 battles, random available actions included."""
+    """The same for SMAX with its own enemies, jitted and mapped over 64 battles, random available
+    actions included.
+    """
     import jax
     import jax.numpy as jnp
     from jaxmarl import make
@@ -59,7 +67,9 @@ def smax_steps_per_second(map_name: str, steps: int) -> float:
             agent: jax.random.categorical(k, jnp.where(avail[agent], 0.0, -1e9))
             for agent, k in zip(env.agents, keys[1:], strict=True)
         }
-        obs, states, rewards, _, _ = jax.vmap(env.step)(jax.random.split(keys[0], N_ENVS), states, actions)
+        obs, states, rewards, _, _ = jax.vmap(env.step)(
+            jax.random.split(keys[0], N_ENVS), states, actions
+        )
         # what a learner reads must not be optimised away
         return states, sum(x.sum() for x in (*obs.values(), *rewards.values()))
 
@@ -80,19 +90,37 @@ def rollout(quick: bool) -> Table:
     threads = min(2, len(os.sched_getaffinity(0)))
     table = Table(
         "starcraft",
-        f"StarCraft simulator, {N_ENVS} battles, random available actions, observations and state included [steps/s]",
-        ("map", "one thread", "target", f"{threads} threads", "SMAX", "one thread / SMAX", "target"),
-        note="Time inside reset and step; medians of 3. SMAX (package jaxmarl) runs jitted with all processors that "
+        f"StarCraft simulator, {N_ENVS} battles, random available actions, observations and state "
+        "included [steps/s]",
+        (
+            "map",
+            "one thread",
+            "target",
+            f"{threads} threads",
+            "SMAX",
+            "one thread / SMAX",
+            "target",
+        ),
+        note=(
+            "Time inside reset and step; medians of 3. SMAX (package jaxmarl) runs jitted with "
+            "all processors that "
+        )
         + ("JAX takes." if smax else "JAX takes: not installed here."),
     )
     steps = 100 if quick else 1500
     for name, target in list(MAPS.items())[: 1 if quick else None]:
         wanted = steps if name != LARGE else steps // 5
-        one, two = (np.median([steps_per_second(name, n, wanted) for _ in range(3)]) for n in (1, threads))
+        one, two = (
+            np.median([steps_per_second(name, n, wanted) for _ in range(3)]) for n in (1, threads)
+        )
         other = smax_steps_per_second(name, wanted // 5) if smax else None
         table.add(
             *(name, f"{one:,.0f}", f">= {target:,}" if target else "-", f"{two:,.0f}"),
-            *((f"{other:,.0f}", f"{one / other:.1f}", f">= {SMAX_FACTOR}") if other else ("-", "-", "-")),
+            *(
+                (f"{other:,.0f}", f"{one / other:.1f}", f">= {SMAX_FACTOR}")
+                if other
+                else ("-", "-", "-")
+            ),
         )
     return table
 
@@ -109,9 +137,13 @@ def interface(quick: bool) -> Table:
     obs = np.zeros((1, info.n_agents, smac.obs_size), dtype=np.float32)
     state = np.zeros((1, smac.state_size), dtype=np.float32)
     avail = np.zeros((1, info.n_agents, smac.n_actions), dtype=np.uint8)
-    seconds = median_seconds(lambda: smac.observe(one, obs, state, avail), 20 if quick else 500, warm_up=3)
+    seconds = median_seconds(
+        lambda: smac.observe(one, obs, state, avail), 20 if quick else 500, warm_up=3
+    )
     engine.close()
-    table = Table("starcraft_interface", f"SMAC's interface, one battle of {LARGE}", ("time [ms]", "target"))
+    table = Table(
+        "starcraft_interface", f"SMAC's interface, one battle of {LARGE}", ("time [ms]", "target")
+    )
     table.add(f"{1000 * seconds:.3f}", "<= 1")
     return table
 

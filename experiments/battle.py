@@ -1,9 +1,10 @@
-"""F2A2-ISAC in MAgent's battle: learned opponents, learning against them, a larger battle (F2A2, section 6.3).
+"""F2A2-ISAC in MAgent's battle: learned opponents, learning against them, a larger battle (F2A2,
+section 6.3).
 
-`python -m experiments.battle` trains IQL in self-play, 12 agents a team, then F2A2-ISAC with 12 and with 64 agents
-against that policy, and lets what 64 agents have learned fight with 256 on each side: `curves.png` and `final.md` of
-the learning, `transfer.md` of the larger battle. An interrupted experiment goes on from the runs' checkpoints. Needs
-`requirements-magent.txt`.
+`python -m experiments.battle` trains IQL in self-play, 12 agents a team, then F2A2-ISAC with 12 and
+with 64 agents against that policy, and lets what 64 agents have learned fight with 256 on each
+side: `curves.png` and `final.md` of the learning, `transfer.md` of the larger battle. An
+interrupted experiment goes on from the runs' checkpoints. Needs `requirements-magent.txt`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ SETTINGS = {
     "use_cuda": False,
     "buffer_dtype": "float16",
 }
-# One network that any number of agents can be played by; observations are large (845 numbers), so few episodes.
+# One network that any number of agents can be played by; observations are large (845 numbers), so
+# few episodes.
 OPPONENTS = {
     "env_args.n_agents": 12,
     "env_args.opponents": "self",
@@ -48,7 +50,12 @@ SIZES: dict[int, dict[str, Any]] = {
 }
 LARGE = 256
 # What the table of the larger battle has of an evaluation.
-FIGURES = ("test_battle_won_mean", "test_dead_enemies_mean", "test_dead_allies_mean", "test_return_mean")
+FIGURES = (
+    "test_battle_won_mean",
+    "test_dead_enemies_mean",
+    "test_dead_allies_mean",
+    "test_return_mean",
+)
 
 
 def opponents_job(rounds: int) -> Job:
@@ -79,7 +86,9 @@ def jobs_of(opponents: Path, n_agents: int, steps: int, seeds: Sequence[int]) ->
 
 
 def transfer_job(opponents: Path, trained: Path, n_agents: int, own: int, episodes: int) -> Job:
-    """An evaluation of the policies that `own` agents have learned, taken by `n_agents` by turns."""
+    """An evaluation of the policies that `own` agents have learned, taken by `n_agents` by
+    turns.
+    """
     settings = {
         **against(opponents, n_agents),
         "batch_size_run": 1,
@@ -96,14 +105,25 @@ def transfer_job(opponents: Path, trained: Path, n_agents: int, own: int, episod
 
 def transfer_table(runs: Sequence[tuple[int, Run]]) -> str:
     """One row per evaluation: of how many agents the policy is, and what became of the battle."""
-    head = ["agents in training", "in this battle", "run", "battles", "won", "enemies dead", "own dead", "return"]
+    head = [
+        "agents in training",
+        "in this battle",
+        "run",
+        "battles",
+        "won",
+        "enemies dead",
+        "own dead",
+        "return",
+    ]
     rows = []
     for own, run in runs:
         won, *others = (float(run.metrics[name].values[-1]) for name in FIGURES)
         battles = len(run.episodes["test_returns"].values[-1])
         trained = Path(run.config["checkpoint_path"]).parent.name
         figures = [f"{100 * won:.0f} %", *(f"{value:.1f}" for value in others)]
-        rows.append([str(own), str(run.setting("env_args.n_agents")), trained, str(battles), *figures])
+        rows.append(
+            [str(own), str(run.setting("env_args.n_agents")), trained, str(battles), *figures]
+        )
     return "\n".join(markdown_table(head, rows)) + "\n"
 
 
@@ -111,9 +131,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = parser_of(__doc__, RESULTS, seeds=1)
     parser.add_argument("--rounds", type=int, default=2000, help="episodes of self-play")
-    parser.add_argument("--steps", type=int, default=400000, help="environment steps of a run of F2A2-ISAC")
-    parser.add_argument("--agents", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="on each side")
-    parser.add_argument("--episodes", type=int, default=8, help="battles of an evaluation with 256 agents; 0: none")
+    parser.add_argument(
+        "--steps", type=int, default=400000, help="environment steps of a run of F2A2-ISAC"
+    )
+    parser.add_argument(
+        "--agents", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="on each side"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=8, help="battles of an evaluation with 256 agents; 0: none"
+    )
     options = parser.parse_args(argv)
     if options.published is not None:
         parser.error("the runs name the folder of their opponents: they cannot be published")
@@ -128,11 +154,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = {n: jobs_of(opponents, n, options.steps, seeds) for n in options.agents}
     cells = {f"{n} against {n}": {"F2A2-ISAC": own} for n, own in jobs.items()}
     carry_out(cells, options, "test_dead_enemies_mean", "Enemies killed in a test battle")
-    trained = [(n, run) for n, own in jobs.items() for job in own if (run := job.finished_run(options.results))]
+    trained = [
+        (n, run)
+        for n, own in jobs.items()
+        for job in own
+        if (run := job.finished_run(options.results))
+    ]
     larger = [(n, transfer_job(opponents, run, LARGE, n, options.episodes)) for n, run in trained]
     if options.episodes and not options.report:
         run_jobs([job for _, job in larger], options.results, options.processes)
-    done = [(n, load_runs([run])[0]) for n, job in larger if (run := job.finished_run(options.results))]
+    done = [
+        (n, load_runs([run])[0]) for n, job in larger if (run := job.finished_run(options.results))
+    ]
     if done:
         table = transfer_table(done)
         (options.results / "transfer.md").write_text(table, encoding="utf-8")

@@ -1,4 +1,6 @@
-"""Many runs through the ordinary command line, a few at a time; what is done already is not done again."""
+"""Many runs through the ordinary command line, a few at a time; what is done already is not done
+again.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return " ".join([self.algorithm, self.environment, *(f"{k}={v}" for k, v in self.settings.items())])
+        return " ".join(
+            [self.algorithm, self.environment, *(f"{k}={v}" for k, v in self.settings.items())]
+        )
 
     def command(self, results: Path) -> list[str]:
         """The command line; an unfinished run of the same job is continued."""
@@ -53,8 +57,14 @@ class Job:
         return [sys.executable, str(ROOT / "src" / "main.py"), *files, "with", *fixed, *settings]
 
     def finished_run(self, *places: Path) -> Path | None:
-        """The folder of a completed run of this job in one of these folders of results, if there is one."""
-        for file in (file for place in places for file in sorted((place / "sacred").glob("*/*/*/config.json"))):
+        """The folder of a completed run of this job in one of these folders of results, if there is
+        one.
+        """
+        for file in (
+            file
+            for place in places
+            for file in sorted((place / "sacred").glob("*/*/*/config.json"))
+        ):
             record = json.loads((file.parent / "run.json").read_text())
             if record["status"] == "COMPLETED" and self._describes(json.loads(file.read_text())):
                 return file.parent
@@ -72,24 +82,31 @@ class Job:
         return True
 
 
-def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: Path | None = None) -> list[Path]:
+def run_jobs(
+    jobs: Sequence[Job], results: Path, processes: int = 0, published: Path | None = None
+) -> list[Path]:
     """Runs all jobs that are not finished yet.
 
     Args:
         results: folder of the runs' results; an interrupted experiment goes on from there.
-        processes: how many at once; 0: one per processor. Each uses one thread if there are several.
+        processes: how many at once; 0: one per processor. Each uses one thread if there are
+            several.
         published: runs here count as done as well (see `publish`).
 
     Returns:
         The jobs' run folders, in their order.
 
     Raises:
-        UserError, RunFailure: a job failed (UserError: with exit code 2); the others have been ended.
+        UserError, RunFailure: a job failed (UserError: with exit code 2); the others have been
+            ended.
     """
     processes = processes or len(os.sched_getaffinity(0))
     places = _places(results, published)
     todo = [job for job in jobs if job.finished_run(*places) is None]
-    console.log(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already, {processes} at a time, in {results}")
+    console.log(
+        f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already, {processes} at a time, in "
+        f"{results}"
+    )
     env = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else None
     running: list[tuple[Job, subprocess.Popen[bytes], Any, float]] = []
     done = 0
@@ -100,7 +117,9 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: 
             while todo and len(running) < processes:
                 job = todo.pop(0)
                 output = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the run
-                process = subprocess.Popen(job.command(results), stdout=output, stderr=output, env=env)
+                process = subprocess.Popen(
+                    job.command(results), stdout=output, stderr=output, env=env
+                )
                 running.append((job, process, output, time.monotonic()))
             time.sleep(0.1)
             for entry in [entry for entry in running if entry[1].poll() is not None]:
@@ -109,11 +128,16 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: 
                 if process.returncode != 0:
                     output.seek(0)
                     tail = output.read().decode(errors="replace").strip()[-2000:]
-                    if process.returncode == 2:  # main.py's for what the user must change, in its last line
+                    if (
+                        process.returncode == 2
+                    ):  # main.py's for what the user must change, in its last line
                         raise UserError(f"{tail.splitlines()[-1].removeprefix('error: ')} ({job})")
                     raise RunFailure(f"{job} ended with exit code {process.returncode}:\n{tail}")
                 done += 1
-                console.log(f"done ({done}/{done + len(running) + len(todo)}, {time.monotonic() - start:.0f} s): {job}")
+                console.log(
+                    f"done ({done}/{done + len(running) + len(todo)}, "
+                    f"{time.monotonic() - start:.0f} s): {job}"
+                )
     finally:
         _end(process for _, process, _, _ in running)
         signal.signal(signal.SIGTERM, before)
@@ -121,7 +145,8 @@ def run_jobs(jobs: Sequence[Job], results: Path, processes: int = 0, published: 
 
 
 def publish(run: Path, published: Path, metric: str) -> Path:
-    """Copies what a curve needs of a finished run: settings, one metric, seconds; nothing about machine or folders.
+    """Copies what a curve needs of a finished run: settings, one metric, seconds; nothing about
+    machine or folders.
 
     Args:
         run: its folder, `.../ALGORITHM/MAP/ID`.
@@ -136,28 +161,43 @@ def publish(run: Path, published: Path, metric: str) -> Path:
     copy.mkdir(parents=True)
     config = json.loads((run / "config.json").read_text())
     record = json.loads((run / "run.json").read_text())
-    code = [{key: source[key] for key in ("commit", "dirty")} for source in record["experiment"]["repositories"]]
-    kept = {"experiment": {"repositories": code}} | {key: record[key] for key in ("status", "start_time", "stop_time")}
-    config = {key: value for key, value in config.items() if key not in ("local_results_path", "checkpoint_path")}
+    code = [
+        {key: source[key] for key in ("commit", "dirty")}
+        for source in record["experiment"]["repositories"]
+    ]
+    kept = {"experiment": {"repositories": code}} | {
+        key: record[key] for key in ("status", "start_time", "stop_time")
+    }
+    config = {
+        key: value
+        for key, value in config.items()
+        if key not in ("local_results_path", "checkpoint_path")
+    }
     (copy / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     (copy / "run.json").write_text(json.dumps(kept, indent=1) + "\n")
     for name, key in (("metrics.jsonl", metric), ("timing.jsonl", WALL_CLOCK_KEY)):
-        lines = [line for line in (run / name).read_text().splitlines() if json.loads(line)["key"] == key]
+        lines = [
+            line for line in (run / name).read_text().splitlines() if json.loads(line)["key"] == key
+        ]
         (copy / name).write_text("".join(f"{line}\n" for line in lines))
     return copy
 
 
-def compare(cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: Path, ylabel: str) -> str:
+def compare(
+    cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: Path, ylabel: str
+) -> str:
     """Draws learning curves with one panel per task and writes the table of final results.
 
     Args:
         cells: panel title -> label of a method -> its runs, one per seed.
-        metric: name of the scalar, e.g. `test_return_mean`; a run's final result is the mean of its last 5 evaluations.
+        metric: name of the scalar, e.g. `test_return_mean`; a run's final result is the mean of its
+            last 5 evaluations.
         out: folder of `curves.png`, `curves.pdf` and `final.md`.
         ylabel: the metric in words.
 
     Returns:
-        The table (Markdown): every seed's final result, their mean and its 95% bootstrap interval, time and speed.
+        The table (Markdown): every seed's final result, their mean and its 95% bootstrap interval,
+        time and speed.
     """
     out.mkdir(parents=True, exist_ok=True)
     method = Method(statistic="mean")
@@ -166,7 +206,17 @@ def compare(cells: Mapping[str, Mapping[str, Sequence[Run]]], metric: str, out: 
         for title, groups in cells.items()
     }
     plots.save(plots.draw(panels, ylabel=ylabel, method=method, seeds=True), out / "curves")
-    head = ["task", "method", "seeds", "every seed", "mean", "95% interval", "steps", "minutes a run", "steps/s"]
+    head = [
+        "task",
+        "method",
+        "seeds",
+        "every seed",
+        "mean",
+        "95% interval",
+        "steps",
+        "minutes a run",
+        "steps/s",
+    ]
     rows = []
     for title, groups in cells.items():
         for label, runs in groups.items():
@@ -191,14 +241,19 @@ def parser_of(description: str, results: Path, seeds: int) -> argparse.ArgumentP
     """The options that experiments with several curves share; see `carry_out`."""
     parser = argparse.ArgumentParser(description=description.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=seeds, help="runs per curve (seeds 1, 2, ...)")
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
-    parser.add_argument("--results", type=Path, default=results, help="folder of the runs, the numbers and pictures")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="runs at a time; 0: one per processor"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=results, help="folder of the runs, the numbers and pictures"
+    )
     parser.add_argument("--report", action="store_true", help="only draw what is finished")
     parser.add_argument(
         "--published",
         action="store_const",
         const=PUBLISHED / results.name,
-        help="runs in docs/runs count as finished, and the curves of other finished runs are copied there",
+        help="runs in docs/runs count as finished, and the curves of other finished runs are "
+        "copied there",
     )
     return parser
 
@@ -221,7 +276,8 @@ def carry_out(
     """Runs what is not there yet, seed by seed, then compares what is finished.
 
     Args:
-        cells: panel title -> label of a curve -> its runs, one per seed, as many for all; a run may be in several.
+        cells: panel title -> label of a curve -> its runs, one per seed, as many for all; a run may
+            be in several.
         options: of `parser_of`.
         metric, ylabel: as for `compare`.
         out: folder of the numbers and pictures; None: that of the results.
@@ -235,7 +291,10 @@ def carry_out(
     out = options.results if out is None else out
     if options.published is not None:
         for job in (job for groups in cells.values() for jobs in groups.values() for job in jobs):
-            if job.finished_run(options.published) is None and (run := job.finished_run(options.results)) is not None:
+            if (
+                job.finished_run(options.published) is None
+                and (run := job.finished_run(options.results)) is not None
+            ):
                 publish(run, options.published, metric)
     places = _places(options.results, options.published)
     done = {
@@ -250,7 +309,9 @@ def carry_out(
 
 
 def finished(jobs: Iterable[Job], places: Iterable[Path]) -> list[Run]:
-    """The completed runs among these jobs, each from the first of these folders of results that has it."""
+    """The completed runs among these jobs, each from the first of these folders of results that has
+    it.
+    """
     folders = [folder for job in jobs if (folder := job.finished_run(*places)) is not None]
     return load_runs(folders) if folders else []
 

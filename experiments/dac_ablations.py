@@ -1,7 +1,9 @@
-"""DAC's ablations (its appendix D.4) on predator-prey: window, number of contexts, weight of L_KL, exploration.
+"""DAC's ablations (its appendix D.4) on predator-prey: window, number of contexts, weight of L_KL,
+exploration.
 
-`python -m experiments.dac_ablations` trains every variant at a budget that is a fraction of the paper's and writes one
-table (`final.md`) and the learning curves. An interrupted experiment goes on from the runs' checkpoints.
+`python -m experiments.dac_ablations` trains every variant at a budget that is a fraction of the
+paper's and writes one table (`final.md`) and the learning curves. An interrupted experiment goes on
+from the runs' checkpoints.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ DEFAULTS = {"dac_k": 10, "dac_m": 10, "dac_beta": 0.001}
 VARIANTS = {
     "window": {f"k = {k}": ("dac", {"dac_k": k}) for k in (5, 10, 15, 20)},
     "contexts": {f"m = {m}": ("dac", {"dac_m": m}) for m in (5, 10, 15, 20)},
-    "weight of L_KL": {f"beta = {beta:g}": ("dac", {"dac_beta": beta}) for beta in (0.0, 0.001, 0.01, 0.1)},
+    "weight of L_KL": {
+        f"beta = {beta:g}": ("dac", {"dac_beta": beta}) for beta in (0.0, 0.001, 0.01, 0.1)
+    },
     "exploration": {"random contexts": ("dac", {}), "always phi": ("dac_phi", {})},
 }
 
@@ -33,8 +37,11 @@ VARIANTS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = parser_of(__doc__, RESULTS, seeds=2)
-    # With a penalty DAC is near 0 after so many steps (docs/dac.md): a comparison needs something to compare.
-    parser.add_argument("--penalty", type=float, default=0.0, help="for hunting alone; the paper: 0 to 1")
+    # With a penalty DAC is near 0 after so many steps (docs/dac.md): a comparison needs something
+    # to compare.
+    parser.add_argument(
+        "--penalty", type=float, default=0.0, help="for hunting alone; the paper: 0 to 1"
+    )
     options = parser.parse_args(argv)
     reduced = {**SETTINGS, **REDUCED, **DEFAULTS, "env_args.penalty": options.penalty}
     cells = {
@@ -47,7 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for panel, variants in VARIANTS.items()
     }
-    carry_out(cells, options, "test_return_mean", "Test return", options.results / f"penalty_{options.penalty:g}")
+    carry_out(
+        cells,
+        options,
+        "test_return_mean",
+        "Test return",
+        options.results / f"penalty_{options.penalty:g}",
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """DAC's matrix game (its table 1 and figure 3a).
 
-`python -m experiments.dac_matrix_game` trains DAC, IQL, hysteretic and distributed Q-learning for the paper's 50,000
-steps, all without parameter sharing, and writes learning curves and the values Q(s, a, c) and phi(s, a) of every DAC
-run beside the payoffs (`values.md`).
+`python -m experiments.dac_matrix_game` trains DAC, IQL, hysteretic and distributed Q-learning for
+the paper's 50,000 steps, all without parameter sharing, and writes learning curves and the values
+Q(s, a, c) and phi(s, a) of every DAC run beside the payoffs (`values.md`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Values:
         return float(np.abs(self.phi - best).max())
 
     def rows_missed(self, agent: int) -> np.ndarray:
-        """[3]: for every action of the other agent, how far (largest entry) the nearest context is from its payoffs."""
+        """[3]: for every action of the other agent, how far (largest entry) the nearest context is
+        from its payoffs.
+        """
         rows = PAYOFF.T if agent == 0 else PAYOFF
         return np.abs(self.q[agent][None] - rows[:, None]).max(-1).min(1)
 
@@ -103,16 +105,22 @@ def train(
         for label, (algorithm, own) in methods.items()
     }
     folders = iter(run_jobs([job for group in jobs.values() for job in group], results, processes))
-    return {label: [run for _ in group for run in load_runs([next(folders)])] for label, group in jobs.items()}
+    return {
+        label: [run for _ in group for run in load_runs([next(folders)])]
+        for label, group in jobs.items()
+    }
 
 
 def values_table(values: Sequence[Values]) -> str:
     """The paper's table 1 for every run: payoffs, phi and Q(s, a, c)."""
     lines = ["# Values of DAC on its matrix game", ""]
     lines += [
-        "Payoffs (rows: actions of agent 1): " + "; ".join(" ".join(f"{x:g}" for x in row) for row in PAYOFF) + ".",
+        "Payoffs (rows: actions of agent 1): "
+        + "; ".join(" ".join(f"{x:g}" for x in row) for row in PAYOFF)
+        + ".",
         "",
-        "| seed | greedy joint action | value | largest error of phi | farthest payoff row, agent 1 | agent 2 |",
+        "| seed | greedy joint action | value | largest error of phi | farthest payoff row, agent "
+        "1 | agent 2 |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for v in values:
@@ -122,7 +130,9 @@ def values_table(values: Sequence[Values]) -> str:
     for v in values:
         lines += ["", f"## Seed {v.seed}", ""]
         n_contexts = v.q.shape[1]
-        lines += ["| agent | action | phi | " + " | ".join(f"c{c + 1}" for c in range(n_contexts)) + " |"]
+        lines += [
+            "| agent | action | phi | " + " | ".join(f"c{c + 1}" for c in range(n_contexts)) + " |"
+        ]
         lines += ["| --- " * (3 + n_contexts) + "|"]
         for agent in (0, 1):
             for u in range(3):
@@ -135,12 +145,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=5, help="runs per algorithm (seeds 1, 2, ...)")
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="runs at a time; 0: one per processor"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures"
+    )
     options = parser.parse_args(argv)
     start = time.monotonic()
     runs = train(METHODS, range(1, options.seeds + 1), options.results, options.processes)
-    table = compare({"matrix game": runs}, METRIC, options.results, "Value of the greedy joint action")
+    table = compare(
+        {"matrix game": runs}, METRIC, options.results, "Value of the greedy joint action"
+    )
     console.print(table, markup=False, soft_wrap=True)
     text = values_table([values_of(run) for run in runs["DAC"]])
     (options.results / "values.md").write_text(text, encoding="utf-8")

@@ -1,8 +1,10 @@
-"""DAC against its baselines on predator-prey with a penalty for hunting alone (DAC, figure 3b to 3e).
+"""DAC against its baselines on predator-prey with a penalty for hunting alone (DAC, figure 3b to
+3e).
 
-`python -m experiments.dac_predator_prey` trains DAC, IQL, hysteretic Q-learning and I2Q, all without parameter sharing,
-for the paper's 3.05 million steps and writes `curves.png` and `final.md`. An interrupted experiment goes on from the
-runs' checkpoints. `--sweep` trains hysteretic Q-learning with every beta of the paper's appendix D.2 instead.
+`python -m experiments.dac_predator_prey` trains DAC, IQL, hysteretic Q-learning and I2Q, all
+without parameter sharing, for the paper's 3.05 million steps and writes `curves.png` and
+`final.md`. An interrupted experiment goes on from the runs' checkpoints. `--sweep` trains
+hysteretic Q-learning with every beta of the paper's appendix D.2 instead.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from experiments.common import Job, carry_out, command, parser_of
 RESULTS = ROOT / "results" / "dac_predator_prey"
 PENALTIES = (0.5, 1.0, 0.3, 0.0)
 BETAS = (0.01, 0.1, 0.3, 0.5, 0.7)
-# The paper's settings (table 4), but one update for every eight episodes, as PyMARL makes with eight parallel workers.
+# The paper's settings (table 4), but one update for every eight episodes, as PyMARL makes with
+# eight parallel workers.
 SETTINGS = {
     "runner": "vector",
     "batch_size_run": 32,
@@ -57,15 +60,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, RESULTS, seeds=3)
     parser.add_argument("--penalties", type=float, nargs="+", choices=PENALTIES, default=PENALTIES)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--sweep", action="store_true", help="hysteretic Q-learning with every beta instead of METHODS")
     parser.add_argument(
-        "--updates", type=int, default=SETTINGS["updates_per_collection"], help="for every 32 episodes; the paper's: 32"
+        "--sweep",
+        action="store_true",
+        help="hysteretic Q-learning with every beta instead of METHODS",
+    )
+    parser.add_argument(
+        "--updates",
+        type=int,
+        default=SETTINGS["updates_per_collection"],
+        help="for every 32 episodes; the paper's: 32",
     )
     options = parser.parse_args(argv)
     updates = options.updates
     seeds = range(1, options.seeds + 1)
     cells = {
-        f"P = {penalty:g}": {f"beta = {beta:g}": sweep_of(beta, penalty, updates, seeds) for beta in BETAS}
+        f"P = {penalty:g}": {
+            f"beta = {beta:g}": sweep_of(beta, penalty, updates, seeds) for beta in BETAS
+        }
         if options.sweep
         else {method: jobs_of(method, penalty, updates, seeds) for method in options.methods}
         for penalty in options.penalties

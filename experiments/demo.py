@@ -1,8 +1,9 @@
-"""`make demo`: real learning curves and a film in a few minutes, without a GPU and without StarCraft II.
+"""`make demo`: real learning curves and a film in a few minutes, without a GPU and without
+StarCraft II.
 
-QMIX learns to win 3m, SMAC's smallest map, in the simulator, and plays DAC's matrix game, whose best joint action is
-surrounded by punishments: there it settles for less, which is what the papers say of it. The curves are drawn by
-`analysis.report`, the film shows the first seed's final policy.
+QMIX learns to win 3m, SMAC's smallest map, in the simulator, and plays DAC's matrix game, whose
+best joint action is surrounded by punishments: there it settles for less, which is what the papers
+say of it. The curves are drawn by `analysis.report`, the film shows the first seed's final policy.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ def main() -> None:
     """Trains, draws, films, and says where the pictures are."""
     start = time.monotonic()
     jobs = [Job("qmix", "sc2sim", {**STARCRAFT, "use_cuda": False, "seed": seed}) for seed in SEEDS]
-    jobs += [Job("qmix", "matrix_game", {**CLIMBING, "use_cuda": False, "seed": seed}) for seed in SEEDS]
+    jobs += [
+        Job("qmix", "matrix_game", {**CLIMBING, "use_cuda": False, "seed": seed}) for seed in SEEDS
+    ]
     runs = run_jobs(jobs, RESULTS)
     out = RESULTS / "report"
-    report = write_report(runs, out=out, metrics=["test_battle_won_mean", "test_return_mean"], seeds=True)
+    report = write_report(
+        runs, out=out, metrics=["test_battle_won_mean", "test_return_mean"], seeds=True
+    )
     film = {
         "runner": "vector",
         "env_args.map_name": MAP,
@@ -59,7 +64,10 @@ def main() -> None:
     console.rule(f"done in {time.monotonic() - start:.0f} s")
     for file in (*report.files, out / f"{MAP}.gif"):
         console.print(f"{file.relative_to(ROOT)}")
-    console.print("Open the .png (learning curves, the mean over two seeds and each seed as a thin line) and the .gif.")
+    console.print(
+        "Open the .png (learning curves, the mean over two seeds and each seed as a thin line) and "
+        "the .gif."
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""F2A2 against its centralised and decentralised baselines (F2A2, figures 5, 6 and 8, tables 4 and 5).
+"""F2A2 against its centralised and decentralised baselines (F2A2, figures 5, 6 and 8, tables 4 and
+5).
 
-`python -m experiments.f2a2 particle` trains the instantiations and their baselines on Rover-Tower and treasure
-collection, `ablations` the joint objective and the models of others (figure 8), `topology` and `intervals` the budgets
-of communication (tables 4 and 5), `starcraft` recurrent policies on simulated maps; with `--maps`, ablations and
-budgets are those of F2A2-COMA there instead of F2A2-SAC's. Each writes curves and one table (`final.md`); an
-interrupted experiment goes on from the runs' checkpoints. `parameters` trains nothing: it prints what an agent
-transmits at an update, beside what MA-AC transmits.
+`python -m experiments.f2a2 particle` trains the instantiations and their baselines on Rover-Tower
+and treasure collection, `ablations` the joint objective and the models of others (figure 8),
+`topology` and `intervals` the budgets of communication (tables 4 and 5), `starcraft` recurrent
+policies on simulated maps; with `--maps`, ablations and budgets are those of F2A2-COMA there
+instead of F2A2-SAC's. Each writes curves and one table (`final.md`); an interrupted experiment goes
+on from the runs' checkpoints. `parameters` trains nothing: it prints what an agent transmits at an
+update, beside what MA-AC transmits.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from controllers import REGISTRY as CONTROLLERS
 from envs import make_vector_env
 from experiments import ROOT
 from experiments.common import Job, carry_out, command, console, parser_of
-from learners.f2a2.algorithms import REGISTRY as INSTANTIATIONS
-from modules.critics.copies import COPIES
+from learners.f2a2.instantiations import REGISTRY as INSTANTIATIONS
+from modules.f2a2.critics import COPIES
 from utils.config import build_config
 
 RESULTS = ROOT / "results" / "f2a2"
@@ -42,7 +44,8 @@ METHODS = {
     "MA-AC": "ma_ac",
 }
 DECENTRALISED = {label: name for label, name in METHODS.items() if name.startswith("f2a2")}
-# What the variants differ in, written out for all: a run of another variant must not pass for one of these.
+# What the variants differ in, written out for all: a run of another variant must not pass for one
+# of these.
 FULL = {
     "joint": True,
     "moa": True,
@@ -66,11 +69,14 @@ INTERVALS: dict[str, dict[str, Any]] = {
     "N(20, 10)": {"consensus_interval": 20.0, "consensus_interval_std": 10.0},
     "every update": {},
 }
-# All methods are trained alike (F2A2, appendix G): 4 updates after each round of 12 episodes, tau = 0.005.
+# All methods are trained alike (F2A2, appendix G): 4 updates after each round of 12 episodes, tau =
+# 0.005.
 OFF_POLICY_BASELINE = {"steps_per_update": 0, "updates_per_collection": 4, "target_tau": 0.005}
 ON_POLICY = ("f2a2_coma", "coma", "ma_ac")
 # The same numbers of transitions in buffers and batches as with episodes of 25 steps.
-LONG_EPISODES = {"treasure_collection": {"off_policy": {"buffer_size": 10000}, "on_policy": {"batch_size": 12}}}
+LONG_EPISODES = {
+    "treasure_collection": {"off_policy": {"buffer_size": 10000}, "on_policy": {"batch_size": 12}}
+}
 MAPS = ("3m", "8m", "2s3z")
 STARCRAFT = {
     "scenario": "f2a2_starcraft",
@@ -85,10 +91,13 @@ STARCRAFT = {
 Cells = dict[str, dict[str, list[Job]]]
 
 
-def particle_jobs(algorithm: str, environment: str, episodes: int, own: Mapping[str, Any], seeds: range) -> list[Job]:
+def particle_jobs(
+    algorithm: str, environment: str, episodes: int, own: Mapping[str, Any], seeds: range
+) -> list[Job]:
     """The runs of one curve on a particle task; training returns are recorded every 200 episodes.
 
-    Longer ones than 10,000 episodes are evaluated as often as these, so that a run can be taken up and made longer.
+    Longer ones than 10,000 episodes are evaluated as often as these, so that a run can be taken up
+    and made longer.
     """
     steps, _ = PARTICLE[environment]
     rhythm = min(episodes, 10000) * steps
@@ -102,16 +111,20 @@ def particle_jobs(algorithm: str, environment: str, episodes: int, own: Mapping[
         "save_model_interval": max(episodes * steps // 10, 1),
         "use_cuda": False,
         **(OFF_POLICY_BASELINE if algorithm in ("maac", "maddpg") else {}),
-        **LONG_EPISODES.get(environment, {}).get("on_policy" if algorithm in ON_POLICY else "off_policy", {}),
+        **LONG_EPISODES.get(environment, {}).get(
+            "on_policy" if algorithm in ON_POLICY else "off_policy", {}
+        ),
         **own,
     }
     return [Job(algorithm, environment, {**settings, "seed": seed}) for seed in seeds]
 
 
 def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
-    """The settings of a method that learns off policy from batches of this size; None: as configured.
+    """The settings of a method that learns off policy from batches of this size; None: as
+    configured.
 
-    Models of others then learn from the newest round of 12 episodes of 25 steps, instead of the newest four.
+    Models of others then learn from the newest round of 12 episodes of 25 steps, instead of the
+    newest four.
     """
     if batch_size is None or algorithm in ON_POLICY:
         return {}
@@ -128,20 +141,25 @@ def asked(algorithm: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def variants_of(variants: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> Cells:
-    """F2A2-SAC on the particle tasks, or F2A2-COMA on StarCraft maps if there are any, with settings of its own."""
+    """F2A2-SAC on the particle tasks, or F2A2-COMA on StarCraft maps if there are any, with
+    settings of its own.
+    """
     seeds = range(1, options.seeds + 1)
     settings = {label: {**FULL, **own} for label, own in variants.items()}
     if options.maps:
         return {
             name: {
-                label: starcraft_jobs("f2a2_coma", name, options.steps, own, seeds) for label, own in settings.items()
+                label: starcraft_jobs("f2a2_coma", name, options.steps, own, seeds)
+                for label, own in settings.items()
             }
             for name in options.maps
         }
     more = asked("f2a2_sac", options)
     return {
         name: {
-            label: particle_jobs("f2a2_sac", name, options.episodes or PARTICLE[name][1], {**own, **more}, seeds)
+            label: particle_jobs(
+                "f2a2_sac", name, options.episodes or PARTICLE[name][1], {**own, **more}, seeds
+            )
             for label, own in settings.items()
         }
         for name in options.tasks
@@ -165,7 +183,9 @@ def comparison(options: argparse.Namespace) -> Cells:
     }
 
 
-def starcraft_jobs(algorithm: str, name: str, steps: int, own: Mapping[str, Any], seeds: range) -> list[Job]:
+def starcraft_jobs(
+    algorithm: str, name: str, steps: int, own: Mapping[str, Any], seeds: range
+) -> list[Job]:
     """The runs of one curve on a simulated map."""
     settings = {**STARCRAFT, "env_args.map_name": name, "t_max": steps, **own}
     return [Job(algorithm, "sc2sim", {**settings, "seed": seed}) for seed in seeds]
@@ -184,16 +204,26 @@ def starcraft(options: argparse.Namespace) -> Cells:
     }
 
 
-# -- what is transmitted -----------------------------------------------------------------------------------------------
-def networks_of(algorithm: str, environment: str, **settings: Any) -> tuple[nn.Module, nn.Module, SimpleNamespace]:
-    """The policies and critics of a decentralised learner on an environment, and the configuration."""
-    config = build_config(algorithm, environment, [f"{key}={value}" for key, value in settings.items()])
+# -- what is transmitted ---------------------------------------------------------------------------
+def networks_of(
+    algorithm: str, environment: str, **settings: Any
+) -> tuple[nn.Module, nn.Module, SimpleNamespace]:
+    """The policies and critics of a decentralised learner on an environment, and the
+    configuration.
+    """
+    config = build_config(
+        algorithm, environment, [f"{key}={value}" for key, value in settings.items()]
+    )
     args = SimpleNamespace(**config)
     env = make_vector_env(args.env, {**args.env_args, "seed": 1}, 1, 1, "native", "train_env")
     info = env.get_env_info()
     env.close()
     args.env_info, args.continuous_actions = info, False
-    args.n_agents, args.n_actions, args.obs_shape = info["n_agents"], info["n_actions"], info["obs_shape"]
+    args.n_agents, args.n_actions, args.obs_shape = (
+        info["n_agents"],
+        info["n_actions"],
+        info["obs_shape"],
+    )
     scheme = {
         "obs": {"vshape": info["obs_shape"], "group": "agents"},
         "actions_onehot": {"vshape": (OneHot(args.n_actions).out_dim,), "group": "agents"},
@@ -208,12 +238,17 @@ def networks_of(algorithm: str, environment: str, **settings: Any) -> tuple[nn.M
 def transmitted(algorithm: str, environment: str, **settings: Any) -> tuple[int, int]:
     """Parameters that an agent sends to each neighbour at an update: of its critics, of its policy.
 
-    MA-AC's agents send both, because the others' targets need their policies (F2A2, table 2); F2A2's estimate them.
+    MA-AC's agents send both, because the others' targets need their policies (F2A2, table 2);
+    F2A2's estimate them.
     """
     policy, critic, args = networks_of(algorithm, environment, **settings)
     if algorithm == "ma_ac":
-        return tuple(sum(param[0].numel() for param in net.parameters()) for net in (critic, policy))
-    return sum(param[0].numel() for param in critic.shared_parameters(args.consensus_scope).values()), 0
+        return tuple(
+            sum(param[0].numel() for param in net.parameters()) for net in (critic, policy)
+        )
+    return sum(
+        param[0].numel() for param in critic.shared_parameters(args.consensus_scope).values()
+    ), 0
 
 
 def print_parameters(options: argparse.Namespace) -> None:
@@ -228,7 +263,13 @@ def print_parameters(options: argparse.Namespace) -> None:
             share = f"{(critic + policy) / reference:.2f}"
             rows.append([name, label, f"{critic:,}", f"{policy:,}", f"{critic + policy:,}", share])
     head = ["task", "method", "of critics", "of the policy", "in all", "of MA-AC's"]
-    text = "\n".join(["Parameters that an agent sends to a neighbour at an update:", "", *markdown_table(head, rows)])
+    text = "\n".join(
+        [
+            "Parameters that an agent sends to a neighbour at an update:",
+            "",
+            *markdown_table(head, rows),
+        ]
+    )
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "parameters.md").write_text(text + "\n", encoding="utf-8")
     console.print(text, markup=False, soft_wrap=True)
@@ -239,13 +280,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, RESULTS, seeds=3)
     parts = ("particle", "ablations", "topology", "intervals", "starcraft", "parameters")
     parser.add_argument("part", choices=parts)
-    parser.add_argument("--tasks", nargs="+", choices=PARTICLE, default=["rover_tower"], help="particle tasks")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=PARTICLE, default=["rover_tower"], help="particle tasks"
+    )
     parser.add_argument("--maps", nargs="+", choices=MAPS, default=[], help="StarCraft maps")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these")
-    parser.add_argument("--episodes", type=int, help="length of training on particle tasks; default: the paper's")
-    parser.add_argument("--steps", type=int, default=1000000, help="length of training on StarCraft maps")
-    parser.add_argument("--batch-size", type=int, help="on particle tasks: transitions of a batch, off policy")
-    rhythm = "on particle tasks: updates every 100 environment steps, off policy; default: 4 every 12 episodes"
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these"
+    )
+    parser.add_argument(
+        "--episodes", type=int, help="length of training on particle tasks; default: the paper's"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=1000000, help="length of training on StarCraft maps"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="on particle tasks: transitions of a batch, off policy"
+    )
+    rhythm = (
+        "on particle tasks: updates every 100 environment steps, off policy; default: 4 every "
+        "12 episodes"
+    )
     parser.add_argument("--updates-per-step", type=int, help=rhythm)
     options = parser.parse_args(argv)
     if options.part == "parameters":

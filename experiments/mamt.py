@@ -1,9 +1,9 @@
 """MAMT against MAAC and MAMD on the particle and sisl tasks (MAMT, table 10 and appendix D).
 
-`python -m experiments.mamt --tasks spread` trains every method of a task for the paper's number of episodes and writes
-the returns of training (`curves.png`, `final.md`): the last five records, of 200 episodes each, are the paper's "last
-1000 episodes". An interrupted experiment goes on from the runs' checkpoints. `experiments.mamt_figures` draws the
-paper's figures 3 to 5 from one of the runs.
+`python -m experiments.mamt --tasks spread` trains every method of a task for the paper's number of
+episodes and writes the returns of training (`curves.png`, `final.md`): the last five records, of
+200 episodes each, are the paper's "last 1000 episodes". An interrupted experiment goes on from the
+runs' checkpoints. `experiments.mamt_figures` draws the paper's figures 3 to 5 from one of the runs.
 """
 
 from __future__ import annotations
@@ -55,13 +55,25 @@ TASKS = {
     "spread3_mix": Task("spread3_mix", DILEMMA, 10000, 3, 25),
     "spread3_ful": Task("spread3_ful", DILEMMA, 10000, 3, 25),
     # Longer episodes: as many transitions in the buffer.
-    "pursuit": Task("pursuit", MAIN, 50000, 3, 500, {"buffer_size": 2000, "buffer_dtype": "float16"}, MANY, WIDE, LONG),
+    "pursuit": Task(
+        "pursuit",
+        MAIN,
+        50000,
+        3,
+        500,
+        {"buffer_size": 2000, "buffer_dtype": "float16"},
+        MANY,
+        WIDE,
+        LONG,
+    ),
     "multiwalker": Task("multiwalker", MAIN, 50000, 3, 500, {"buffer_size": 2000}, on_policy=LONG),
 }
 OTHERS = {"baselines": BASELINES, "variants": VARIANTS, "LOLA": {"LOLA": "lola"}}
 
 
-def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any], seeds: Sequence[int]) -> list[Job]:
+def jobs_of(
+    task: Task, algorithm: str, episodes: int, settings: dict[str, Any], seeds: Sequence[int]
+) -> list[Job]:
     """The runs of one curve."""
     steps = episodes * task.steps
     own = {
@@ -82,7 +94,9 @@ def jobs_of(task: Task, algorithm: str, episodes: int, settings: dict[str, Any],
 
 
 def smaller(algorithm: str, batch_size: int | None) -> dict[str, Any]:
-    """What a method with batches of this size is given; PPO, whose batches are episodes, or None: nothing."""
+    """What a method with batches of this size is given; PPO, whose batches are episodes, or None:
+    nothing.
+    """
     if batch_size is None or algorithm in ON_POLICY:
         return {}
     return {
@@ -96,16 +110,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, RESULTS, seeds=0)
     parser.set_defaults(seeds=None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["spread", "rover_tower"])
-    parser.add_argument("--with", dest="more", nargs="+", choices=OTHERS, default=[], help="further methods")
+    parser.add_argument(
+        "--with", dest="more", nargs="+", choices=OTHERS, default=[], help="further methods"
+    )
     parser.add_argument("--methods", nargs="+", help="only these of them")
     parser.add_argument("--episodes", type=int, help="length of training; default: the paper's")
-    parser.add_argument("--updates-per-step", type=int, help="updates every 100 environment steps; default: MAAC's 4")
-    parser.add_argument("--batch-size", type=int, help="transitions of a batch, off policy; half for trust regions")
+    parser.add_argument(
+        "--updates-per-step",
+        type=int,
+        help="updates every 100 environment steps; default: MAAC's 4",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="transitions of a batch, off policy; half for trust regions"
+    )
     options = parser.parse_args(argv)
-    settings = {} if options.updates_per_step is None else {"updates_per_step": options.updates_per_step}
+    settings = (
+        {} if options.updates_per_step is None else {"updates_per_step": options.updates_per_step}
+    )
     for name in options.tasks:
         task = TASKS[name]
-        methods = task.methods | {label: alg for more in options.more for label, alg in OTHERS[more].items()}
+        methods = task.methods | {
+            label: alg for more in options.more for label, alg in OTHERS[more].items()
+        }
         if options.methods:
             unknown = sorted(set(options.methods) - set(methods))
             if unknown:
@@ -115,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         episodes = options.episodes or task.episodes
         cells = {
             name: {
-                label: jobs_of(task, alg, episodes, settings | smaller(alg, options.batch_size), seeds)
+                label: jobs_of(
+                    task, alg, episodes, settings | smaller(alg, options.batch_size), seeds
+                )
                 for label, alg in methods.items()
             }
         }

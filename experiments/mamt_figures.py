@@ -2,11 +2,14 @@
 
 `python -m experiments.mamt_figures RUN [RUN ...]` draws, from what the runs logged for every agent,
 
-- `kl` (figure 3, upper row): how far the policies move between two refreshes of the old ones, mean over the agents, of
-  all given runs side by side (for MAAC: `--config=mamd with trust_region_split=none name=maac_measured`),
+- `kl` (figure 3, upper row): how far the policies move between two refreshes of the old ones, mean
+  over the agents, of
+  all given runs side by side (for MAAC: `--config=mamd with trust_region_split=none
+  name=maac_measured`),
 - `non_stationarity` (figure 3, lower row): D_ns of every agent of the first run,
 - `regions` (figure 4): mean and variance of the local trust regions over the training,
-- `coordination` (figure 5): mean and variance of the coordination coefficients over training and observations.
+- `coordination` (figure 5): mean and variance of the coordination coefficients over training and
+  observations.
 
 What a run did not log (there is no D_ns with fixed trust regions) is left out.
 """
@@ -43,7 +46,9 @@ def of_agents(run: Run, key: str) -> np.ndarray:
 
 
 def moments(means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of all values from those of equally large parts, [records, entries] -> [entries] each."""
+    """Mean and variance of all values from those of equally large parts, [records, entries] ->
+    [entries] each.
+    """
     return means.mean(0), variances.mean(0) + means.var(0)
 
 
@@ -68,14 +73,18 @@ def draw_non_stationarity(run: Run, window: int) -> Figure:
     values = smooth(of_agents(run, NON_STATIONARITY), window)
     looks = plots.looks([f"agent {i + 1}" for i in range(values.shape[1])])
     for (label, (colour, dash)), column in zip(looks.items(), values.T, strict=True):
-        axes.plot(run.episodes[NON_STATIONARITY].t, column, color=colour, linestyle=dash, label=label)
+        axes.plot(
+            run.episodes[NON_STATIONARITY].t, column, color=colour, linestyle=dash, label=label
+        )
     axes.set_ylabel("$D^{ns}$ of an agent")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def draw_regions(run: Run) -> Figure:
-    """Mean and variance over the training of every agent's trust region, on the paper's logarithmic axis."""
+    """Mean and variance over the training of every agent's trust region, on the paper's logarithmic
+    axis.
+    """
     sizes = of_agents(run, REGIONS)
     figure = Figure(figsize=(1.8 + 0.7 * sizes.shape[1], 3.2), layout="constrained")
     axes = figure.subplots()
@@ -98,7 +107,9 @@ def draw_coordination(run: Run) -> Figure:
     rows = -(-n // columns)
     radar = n > BARS_UP_TO
     figure = Figure(figsize=(2.6 * columns, 2.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "polar"} if radar else {})
+    panels = figure.subplots(
+        rows, columns, squeeze=False, subplot_kw={"projection": "polar"} if radar else {}
+    )
     for i, axes in enumerate(panels.flat):
         if i >= n:
             axes.set_axis_off()
@@ -143,7 +154,9 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 def _panel(window: int) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.set_xlabel("Environment steps" + (f" (averages of {window} records)" if window > 1 else ""))
+    axes.set_xlabel(
+        "Environment steps" + (f" (averages of {window} records)" if window > 1 else "")
+    )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -174,8 +187,16 @@ def figures_of(runs: Sequence[Run], window: int = 1) -> dict[str, Figure]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, the one to look at first")
-    parser.add_argument("--window", type=int, default=11, help="records that the lines are averages of")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folders of runs, the one to look at first",
+    )
+    parser.add_argument(
+        "--window", type=int, default=11, help="records that the lines are averages of"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the pictures")
     options = parser.parse_args(argv)
     runs = [run for folder in options.runs for run in load_runs([folder], KEYS)]

@@ -1,4 +1,6 @@
-"""What trained agents think of a matrix game with one state and three actions for each of two agents."""
+"""What trained agents think of a matrix game with one state and three actions for each of two
+agents.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,17 @@ from controllers import REGISTRY as CONTROLLERS
 
 
 def load_controller(run: Run, step: int) -> tuple[Any, EpisodeBatch]:
-    """The controller in a run's checkpoint, in the one state of the game, and a batch that holds this state."""
-    sizes = {"n_agents": 2, "n_actions": 3, "obs_shape": 1, "state_shape": 1, "episode_limit": 1, "device": "cpu"}
+    """The controller in a run's checkpoint, in the one state of the game, and a batch that holds
+    this state.
+    """
+    sizes = {
+        "n_agents": 2,
+        "n_actions": 3,
+        "obs_shape": 1,
+        "state_shape": 1,
+        "episode_limit": 1,
+        "device": "cpu",
+    }
     args = SimpleNamespace(**(dict(run.config) | sizes))
     scheme = {
         "state": {"vshape": 1},
@@ -25,7 +36,10 @@ def load_controller(run: Run, step: int) -> tuple[Any, EpisodeBatch]:
     }
     groups = {"agents": 2}
     batch = EpisodeBatch(scheme, groups, 1, 2)
-    batch.update({"state": np.ones((1, 1)), "obs": np.ones((1, 2, 1)), "avail_actions": np.ones((1, 2, 3))}, ts=0)
+    batch.update(
+        {"state": np.ones((1, 1)), "obs": np.ones((1, 2, 1)), "avail_actions": np.ones((1, 2, 3))},
+        ts=0,
+    )
     mac = CONTROLLERS[args.mac](scheme, groups, args)
     mac.load_models(str(run.path / "checkpoints" / str(step)))
     mac.init_hidden(1)

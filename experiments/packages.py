@@ -1,8 +1,8 @@
 """Learning curves on environments of other packages: SMAX, Google Research Football.
 
-`python -m experiments.packages --tasks smax_3m smax_2s3z` cross-checks QMIX and VDN on SMAX, `--tasks football` trains
-S2Q and QMIX on academy_3_vs_2 with worker processes; win rates in `TASK/curves.png` and `TASK/final.md`. An interrupted
-experiment goes on from the runs' checkpoints.
+`python -m experiments.packages --tasks smax_3m smax_2s3z` cross-checks QMIX and VDN on SMAX,
+`--tasks football` trains S2Q and QMIX on academy_3_vs_2 with worker processes; win rates in
+`TASK/curves.png` and `TASK/final.md`. An interrupted experiment goes on from the runs' checkpoints.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Task(NamedTuple):
 
 
 VALUE = {"QMIX": ("qmix", {}), "VDN": ("vdn", {})}
-# Networks as wide as QMIX's: the paper's 256 units are 16 times the products, too much for two processors.
+# Networks as wide as QMIX's: the paper's 256 units are 16 times the products, too much for two
+# processors.
 WIDTH = {"rnn_hidden_dim": 64, "central_rnn_hidden_dim": 64}
 FOOTBALL = {"S2Q": ("s2q", {"scenario": "academy_3_vs_2", **WIDTH}), "QMIX": ("qmix", {})}
 # Returns up to 20, as in SMAC, for which the algorithms' settings were found.
@@ -38,7 +39,9 @@ PROCESSES = {"runner": "parallel", "batch_size_run": 8}
 TASKS = {
     "smax_3m": Task("smax", "3m", VALUE, NATIVE, 500000, "Test win rate"),
     "smax_2s3z": Task("smax", "2s3z", VALUE, NATIVE, 500000, "Test win rate"),
-    "football": Task("gfootball", "academy_3_vs_2", FOOTBALL, PROCESSES, 300000, "Test episodes with a goal", 20),
+    "football": Task(
+        "gfootball", "academy_3_vs_2", FOOTBALL, PROCESSES, 300000, "Test episodes with a goal", 20
+    ),
 }
 
 
@@ -69,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(1, options.seeds + 1)
     for name in options.tasks:
         task = TASKS[name]
-        labels = [label for label in task.methods if options.methods is None or label in options.methods]
+        labels = [
+            label for label in task.methods if options.methods is None or label in options.methods
+        ]
         if not labels:
             parser.error(f"{name} has the methods {list(task.methods)}, none of {options.methods}")
         jobs = {label: jobs_of(task, label, options.steps or task.steps, seeds) for label in labels}

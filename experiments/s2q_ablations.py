@@ -1,8 +1,9 @@
 """S2Q's ablations (its section 5.3) on the shifting payoff and on predator-prey with penalty 0.5.
 
-`python -m experiments.s2q_ablations` trains S2Q, its five ablations and QMIX on both tasks and writes the final test
-returns with 95% bootstrap intervals (`report.md`, `final.csv`) and the learning curves. The settings of the shifting
-payoff are those of `experiments.shifting_payoff`, whose finished runs count here, too.
+`python -m experiments.s2q_ablations` trains S2Q, its five ablations and QMIX on both tasks and
+writes the final test returns with 95% bootstrap intervals (`report.md`, `final.csv`) and the
+learning curves. The settings of the shifting payoff are those of `experiments.shifting_payoff`,
+whose finished runs count here, too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from experiments.common import Job, command, console, run_jobs
 
 RESULTS = ROOT / "results" / "s2q_ablations"
 ABLATIONS = ("s2q_oracle", "s2q_independent", "s2q_no_wtd", "s2q_no_soft", "s2q_random")
-# A budget for one computer without a GPU (about half an hour of processor time for 5 seeds): short hunts, and four
-# updates for every eight episodes instead of one.
+# A budget for one computer without a GPU (about half an hour of processor time for 5 seeds): short
+# hunts, and four updates for every eight episodes instead of one.
 PREDATOR_PREY = {
     "env_args.penalty": 0.5,
     "env_args.episode_limit": 50,
@@ -55,7 +56,10 @@ def predator_prey_jobs(seeds: Sequence[int]) -> list[Job]:
 
 
 # task -> its runs and where they are kept
-TASKS = {"shifting_payoff": (shifting_jobs, shifting.RESULTS), "predator_prey": (predator_prey_jobs, RESULTS)}
+TASKS = {
+    "shifting_payoff": (shifting_jobs, shifting.RESULTS),
+    "predator_prey": (predator_prey_jobs, RESULTS),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--task", choices=(*TASKS, "all"), default="all")
     parser.add_argument("--seeds", type=int, default=5, help="runs per algorithm (seeds 1, 2, ...)")
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="runs at a time; 0: one per processor"
+    )
     options = parser.parse_args(argv)
     start = time.monotonic()
     seeds = range(1, options.seeds + 1)

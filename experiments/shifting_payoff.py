@@ -1,13 +1,16 @@
-"""S2Q's motivating experiment (its section 4.1 and appendix D): the best joint action changes in mid-training.
+"""S2Q's motivating experiment (its section 4.1 and appendix D): the best joint action changes in
+mid-training.
 
-`python -m experiments.shifting_payoff` trains QMIX, OW-QMIX and S2Q on the payoff [[8, -12, -12], [-12, 7, 0],
-[-12, 0, 6]], whose joint actions (A, A), (B, B), (C, C) pay 6, 5, 8 from the middle of the training on. It writes the
-value of the greedy joint action over time, what every sub-value function holds before and after the change, and how
-often each joint action is executed. Finished runs are kept, interrupted ones continued.
+`python -m experiments.shifting_payoff` trains QMIX, OW-QMIX and S2Q on the payoff [[8, -12, -12],
+[-12, 7, 0], [-12, 0, 6]], whose joint actions (A, A), (B, B), (C, C) pay 6, 5, 8 from the middle of
+the training on. It writes the value of the greedy joint action over time, what every sub-value
+function holds before and after the change, and how often each joint action is executed. Finished
+runs are kept, interrupted ones continued.
 
-Choices. Weights of the errors that count less are 0.05 for OW-QMIX and S2Q alike: with 0.5 (OW-QMIX's default) or 0.9
-(S2Q's) neither finds (A, A) in this game. T is 1: the values differ by 1, and at the paper's T = 0.1 the softmax of
-8, 7, 6 gives the second best 5e-5 (those runs are made and shown as well).
+Choices. Weights of the errors that count less are 0.05 for OW-QMIX and S2Q alike: with 0.5
+(OW-QMIX's default) or 0.9 (S2Q's) neither finds (A, A) in this game. T is 1: the values differ by
+1, and at the paper's T = 0.1 the softmax of 8, 7, 6 gives the second best 5e-5 (those runs are made
+and shown as well).
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ SETTINGS = {
     "use_cuda": False,
 }
 S2Q = {"s2q_k": 2, "s2q_alpha": ALPHA}
-# How many of the last episodes before the change the heat maps show; exploration is at its end by then.
+# How many of the last episodes before the change the heat maps show; exploration is at its end by
+# then.
 EXECUTED = 2000
 
 
@@ -85,9 +89,11 @@ class Outcome:
     Attributes:
         value_before: of the greedy joint action in the last evaluation before the change.
         value_after: the same at the end of the training.
-        greedy_before: greedy joint actions of Q_0..Q_K (of Q_tot alone for other algorithms) right before the change.
+        greedy_before: greedy joint actions of Q_0..Q_K (of Q_tot alone for other algorithms) right
+            before the change.
         greedy_after: the same at the end.
-        executed: [3, 3], share of every joint action in the `EXECUTED` last episodes before the change.
+        executed: [3, 3], share of every joint action in the `EXECUTED` last episodes before the
+            change.
     """
 
     label: str
@@ -112,7 +118,9 @@ def _best(payoff: int) -> float:
 
 
 def ranked(payoff: int, n: int) -> list[str]:
-    """The n best joint actions before (`payoff` 0) or after (1) the change, e.g. ["AA", "BB", "CC"]."""
+    """The n best joint actions before (`payoff` 0) or after (1) the change, e.g. ["AA", "BB",
+    "CC"].
+    """
     table = np.asarray(ONE_STATE["shifting"][payoff])
     order = np.argsort(-table, axis=None, kind="stable")[:n]
     return [_letters(np.unravel_index(i, table.shape)) for i in order]
@@ -168,7 +176,7 @@ def train(
     return runs
 
 
-# -- numbers and pictures -------------------------------------------------------------------------------------------
+# -- numbers and pictures --------------------------------------------------------------------------
 
 
 def write_runs(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -178,7 +186,14 @@ def write_runs(outcomes: Sequence[Outcome], path: Path) -> None:
         head = ["algorithm", "seed", "value_before", "value_after", "greedy_before", "greedy_after"]
         writer.writerow([*head, *(f"executed_{a}{b}" for a in "ABC" for b in "ABC")])
         for o in outcomes:
-            row = [o.label, o.seed, o.value_before, o.value_after, " ".join(o.greedy_before), " ".join(o.greedy_after)]
+            row = [
+                o.label,
+                o.seed,
+                o.value_before,
+                o.value_after,
+                " ".join(o.greedy_before),
+                " ".join(o.greedy_after),
+            ]
             writer.writerow([*row, *(f"{share:.4f}" for share in o.executed.flat)])
 
 
@@ -187,20 +202,31 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     labels = list(dict.fromkeys(o.label for o in outcomes))
     lines = ["# Shifting payoff", "", f"The payoff changes at step {SWITCH:,} of {T_MAX:,}.", ""]
     lines += [
-        f"| algorithm | seeds | best joint action ({ranked(0, 1)[0]}) before | best ({ranked(1, 1)[0]}) after "
+        f"| algorithm | seeds | best joint action ({ranked(0, 1)[0]}) before | best "
+        f"({ranked(1, 1)[0]}) after "
         "| mean value before | after |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for label in labels:
         group = [o for o in outcomes if o.label == label]
-        values = [np.mean([getattr(o, key) for o in group]) for key in ("value_before", "value_after")]
+        values = [
+            np.mean([getattr(o, key) for o in group]) for key in ("value_before", "value_after")
+        ]
         right = [sum(getattr(o, key) for o in group) for key in ("right_before", "right_after")]
         lines.append(
             f"| {label} | {len(group)} | {right[0]} of {len(group)} | {right[1]} of {len(group)} "
             f"| {values[0]:.2f} | {values[1]:.2f} |"
         )
-    lines += ["", "Sub-value functions of S2Q: seeds in which Q_k's greedy joint action is the (k + 1)-th best.", ""]
-    lines += ["| algorithm | when | Q_0 | Q_1 | Q_2 | greedy joint actions of all seeds |", "| --- " * 6 + "|"]
+    lines += [
+        "",
+        "Sub-value functions of S2Q: seeds in which Q_k's greedy joint action is the (k + 1)-th "
+        "best.",
+        "",
+    ]
+    lines += [
+        "| algorithm | when | Q_0 | Q_1 | Q_2 | greedy joint actions of all seeds |",
+        "| --- " * 6 + "|",
+    ]
     for label in labels:
         group = [o for o in outcomes if o.label == label]
         if len(group[0].greedy_before) == 1:
@@ -209,8 +235,15 @@ def summary(outcomes: Sequence[Outcome]) -> str:
             found = [getattr(o, key) for o in group]
             hits = [sum(f[k] == best for f in found) for k, best in enumerate(ranked(payoff, 3))]
             cells = " | ".join(f"{hit} of {len(group)}" for hit in hits)
-            lines.append(f"| {label} | {when} | {cells} | {', '.join('/'.join(f) for f in found)} |")
-    lines += ["", f"Executed joint actions in the last {EXECUTED} episodes before the change, mean over seeds (%).", ""]
+            lines.append(
+                f"| {label} | {when} | {cells} | {', '.join('/'.join(f) for f in found)} |"
+            )
+    lines += [
+        "",
+        f"Executed joint actions in the last {EXECUTED} episodes before the change, mean over "
+        "seeds (%).",
+        "",
+    ]
     lines += ["| algorithm | AA | BB | CC | others |", "| --- | --- | --- | --- | --- |"]
     for label in labels:
         share = 100 * np.mean([o.executed for o in outcomes if o.label == label], axis=0)
@@ -224,11 +257,14 @@ def draw_values(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """The value of the greedy joint action over time, as the paper's figure 1."""
     method = Method(statistic="mean")
     lines = [curves(group, METRIC, label=label, method=method) for label, group in runs.items()]
-    figure = plots.draw({"": lines}, ylabel="Value of the greedy joint action", method=method, seeds=True)
+    figure = plots.draw(
+        {"": lines}, ylabel="Value of the greedy joint action", method=method, seeds=True
+    )
     axes = figure.axes[0]
     axes.axvline(SWITCH, color="#444444", linewidth=1, linestyle=":")
     axes.annotate(
-        "payoff changes", (SWITCH, 0), xycoords=("data", "axes fraction"), xytext=(4, 4), textcoords="offset points",
+        "payoff changes", (SWITCH, 0), xycoords=("data", "axes fraction"), xytext=(4, 4),
+        textcoords="offset points",
         fontsize=8, color="#444444",
     )  # fmt: skip
     for payoff, start, end in ((0, 0.0, 0.5), (1, 0.5, 1.0)):
@@ -246,11 +282,21 @@ def draw_heat_maps(outcomes: Sequence[Outcome], labels: Sequence[str]) -> Figure
         image = axes.imshow(np.maximum(share, 1e-6), cmap="Blues", norm=norm)
         for (row, column), value in np.ndenumerate(share):
             colour = "white" if value > 0.1 else "black"
-            axes.text(column, row, f"{100 * value:.2f}%", ha="center", va="center", fontsize=9, color=colour)
+            axes.text(
+                column,
+                row,
+                f"{100 * value:.2f}%",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color=colour,
+            )
         axes.set_xticks(range(3), list("ABC"))
         axes.set_yticks(range(3), list("ABC"))
         axes.set_xlabel("agent 2")
-        axes.set_title(label if label.startswith("S2Q") else f"{label}, epsilon-greedy", fontsize=10)
+        axes.set_title(
+            label if label.startswith("S2Q") else f"{label}, epsilon-greedy", fontsize=10
+        )
     panels[0].set_ylabel("agent 1")
     figure.colorbar(image, ax=panels, label="share of the executed joint actions", shrink=0.8)
     return figure
@@ -272,9 +318,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=10, help="runs per algorithm")
-    parser.add_argument("--first-seed", type=int, default=1, help="the others follow it, one by one")
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time; 0: one per processor")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures")
+    parser.add_argument(
+        "--first-seed", type=int, default=1, help="the others follow it, one by one"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=0, help="runs at a time; 0: one per processor"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures"
+    )
     options = parser.parse_args(argv)
     start = time.monotonic()
     seeds = range(options.first_seed, options.first_seed + options.seeds)

@@ -1,8 +1,8 @@
 """Learning curves on simulated StarCraft II maps.
 
-`python -m experiments.starcraft` trains QMIX, OW-QMIX and S2Q on 3m, 2s3z and 5m_vs_6m and writes the test win rates
-(`curves.png`, `final.md`). S2Q takes the paper's settings of a map where its table has them. An interrupted experiment
-goes on from the runs' checkpoints.
+`python -m experiments.starcraft` trains QMIX, OW-QMIX and S2Q on 3m, 2s3z and 5m_vs_6m and writes
+the test win rates (`curves.png`, `final.md`). S2Q takes the paper's settings of a map where its
+table has them. An interrupted experiment goes on from the runs' checkpoints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The StarCraft simulator beside published figures of the game: SMAC's heuristic, random play, episode lengths.
+"""The StarCraft simulator beside published figures of the game: SMAC's heuristic, random play,
+episode lengths.
 
-`python -m experiments.starcraft_calibration` plays battles on every map with SMAC's heuristic (every agent attacks the
-nearest enemy until that is dead) and with random available actions, and writes `calibration.md`.
+`python -m experiments.starcraft_calibration` plays battles on every map with SMAC's heuristic
+(every agent attacks the nearest enemy until that is dead) and with random available actions, and
+writes `calibration.md`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from experiments import ROOT
 from experiments.common import command, console
 
 RESULTS = ROOT / "results" / "starcraft_calibration"
-# Win rates of the heuristic in the game [%], difficulty 7, as quoted from the appendix of the QMIX journal paper.
+# Win rates of the heuristic in the game [%], difficulty 7, as quoted from the appendix of the QMIX
+# journal paper.
 PUBLISHED = {
     "2s3z": 90,
     "3s5z": 42,
@@ -60,7 +63,16 @@ def play(map_name: str, battles: int, heuristic: bool, seed: int = 1) -> Played:
 
 def table(maps: Sequence[str], battles: int) -> str:
     """One row per map (Markdown)."""
-    head = ["map", "heuristic wins [%]", "in the game [%]", "return", "length", "random: wins [%]", "return", "length"]
+    head = [
+        "map",
+        "heuristic wins [%]",
+        "in the game [%]",
+        "return",
+        "length",
+        "random: wins [%]",
+        "return",
+        "length",
+    ]
     rows = []
     for name in maps:
         heuristic, random = (play(name, battles, kind) for kind in (True, False))
@@ -83,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     start = time.monotonic()
     options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "calibration.md").write_text(table(options.maps, options.battles), encoding="utf-8")
+    (options.results / "calibration.md").write_text(
+        table(options.maps, options.battles), encoding="utf-8"
+    )
     console.rule(f"done in {time.monotonic() - start:.0f} s")
     console.print(f"table: {options.results / 'calibration.md'}")
 

@@ -1,8 +1,9 @@
 """DAC's contexts in a wind that changes (DAC, section 5.1 and figure 2).
 
-`python -m experiments.switching_wind` walks one episode at random, trains the encoder and decoder of DAC on it, and
-draws the position over time, coloured by context, for windows of one transition with three contexts and of five
-transitions with six. The normalised mutual information between contexts and winds says how well they agree.
+`python -m experiments.switching_wind` walks one episode at random, trains the encoder and decoder
+of DAC on it, and draws the position over time, coloured by context, for windows of one transition
+with three contexts and of five transitions with six. The normalised mutual information between
+contexts and winds says how well they agree.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from scipy.stats import entropy
 
 from analysis import plots
 from components.steps import Steps
-from components.windows import Windows
 from envs.switching_wind import SwitchingWind
 from experiments import ROOT
 from experiments.common import command, console
-from learners.dac_learner import Transitions, context_losses
-from modules.context import ContextEncoder, DynamicsDecoder
+from learners.dac.learner import Transitions, context_losses
+from learners.dac.windows import Windows
+from modules.dac import ContextEncoder, DynamicsDecoder
 from utils.seeding import derive_seed
 
 RESULTS = ROOT / "results" / "switching_wind"
@@ -58,9 +59,10 @@ class Walk:
     def transitions(self) -> Transitions:
         """What encoder and decoder see.
 
-        The agent knows its position and action. Positions reach 30 where a wind moves it by 1.5: they are standardised,
-        and the next observation is given as the change of position, or the contexts would first of all divide the line
-        into parts. The task of this section has no reward: it is 0.
+        The agent knows its position and action. Positions reach 30 where a wind moves it by 1.5:
+            they are standardised,
+        and the next observation is given as the change of position, or the contexts would first of
+        all divide the line into parts. The task of this section has no reward: it is 0.
         """
         where, moves = self.positions[:-1], np.diff(self.positions)
         columns = ((where - where.mean()) / where.std(), self.actions, moves)
@@ -127,12 +129,27 @@ def draw(episode: Walk, contexts: dict[tuple[int, int], np.ndarray]) -> Figure:
             shown.add(mode)
             axes.axvspan(start, end, color=MODE_COLOURS[mode], linewidth=0, label=name)
         time_axis = np.arange(1, len(labels) + 1)
-        axes.plot(np.arange(len(episode.positions)), episode.positions, color="#999999", linewidth=0.8, zorder=1)
+        axes.plot(
+            np.arange(len(episode.positions)),
+            episode.positions,
+            color="#999999",
+            linewidth=0.8,
+            zorder=1,
+        )
         for c in np.unique(labels):
             mine = labels == c
             where = episode.positions[1:][mine]
-            axes.scatter(time_axis[mine], where, s=16, color=CONTEXT_COLOURS[c], label=f"context {c + 1}", zorder=2)
-        axes.set_title(f"k = {k}, m = {m} (agreement {agreement(labels, episode.modes):.2f})", fontsize=10)
+            axes.scatter(
+                time_axis[mine],
+                where,
+                s=16,
+                color=CONTEXT_COLOURS[c],
+                label=f"context {c + 1}",
+                zorder=2,
+            )
+        axes.set_title(
+            f"k = {k}, m = {m} (agreement {agreement(labels, episode.modes):.2f})", fontsize=10
+        )
         axes.set_xlabel("Step")
         axes.margins(x=0)
         axes.legend(fontsize=7, ncols=2, frameon=False)
@@ -143,8 +160,15 @@ def draw(episode: Walk, contexts: dict[tuple[int, int], np.ndarray]) -> Figure:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=5, help="episodes, each with its own networks (seeds 1, 2, ...)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the numbers and pictures")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        help="episodes, each with its own networks (seeds 1, 2, ...)",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the numbers and pictures"
+    )
     options = parser.parse_args(argv)
     start = time.monotonic()
     torch.set_num_threads(1)  # sixty rows: more threads only wait for one another
@@ -160,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores.append([agreement(labels, episode.modes) for labels in contexts.values()])
         lines.append(f"| {seed} | " + " | ".join(f"{score:.3f}" for score in scores[-1]) + " |")
         plots.save(draw(episode, contexts), options.results / f"contexts_{seed}")
-    lines.append("| median | " + " | ".join(f"**{score:.3f}**" for score in np.median(scores, axis=0)) + " |")
+    lines.append(
+        "| median | " + " | ".join(f"**{score:.3f}**" for score in np.median(scores, axis=0)) + " |"
+    )
     table = "\n".join(lines) + "\n"
     (options.results / "agreement.md").write_text(table, encoding="utf-8")
     console.print(table, markup=False, soft_wrap=True)

@@ -28,7 +28,8 @@ _MODULES = {
     "protobuf": "google.protobuf",
     "setuptools": "pkg_resources",
     "pysc2": "pysc2.run_configs",
-    "s2clientprotocol": "s2clientprotocol.sc2api_pb2",  # generated code: shows a protobuf that does not fit
+    # generated code: shows a protobuf that does not fit
+    "s2clientprotocol": "s2clientprotocol.sc2api_pb2",
     "gfootball": "gfootball.env",  # loads the compiled part
 }
 # group -> the part of its requirements file's name, where that is another
@@ -77,7 +78,9 @@ def run_checks(results: Path = Path("results")) -> Iterator[Check]:
     yield _python()
     requirements = ROOT / "requirements.txt"
     for name, specifier in read_requirements(requirements):
-        yield check_package("required", name, specifier, f"pip install -r {requirements.name}", required=True)
+        yield check_package(
+            "required", name, specifier, f"pip install -r {requirements.name}", required=True
+        )
     yield _cuda()
     yield _results(results)
     yield from _optional()
@@ -97,7 +100,12 @@ def read_requirements(path: Path) -> list[tuple[str, str]]:
 
 
 def check_package(
-    group: str, name: str, specifier: str, mend: str, required: bool = False, module: str | None = None
+    group: str,
+    name: str,
+    specifier: str,
+    mend: str,
+    required: bool = False,
+    module: str | None = None,
 ) -> Check:
     """Whether a distribution is there, in the right version, and can be imported.
 
@@ -138,7 +146,11 @@ def _module_of(distribution: str) -> str:
 def try_import(module: str) -> str:
     """The import's own error in one line; empty if it works."""
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             importlib.import_module(module)
     except (Exception, SystemExit) as exc:  # a package may fail in any way while it is imported
@@ -169,31 +181,68 @@ def _cuda() -> Check:
 
     threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
     if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        names = ", ".join(
+            torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+        )
         return Check("machine", "cuda", OK, f"{torch.version.cuda}: {names}; {threads}")
     if shutil.which("nvidia-smi") is None:
-        return Check("machine", "cuda", NOTE, f"no NVIDIA GPU: training runs on the CPU ({threads})")
+        return Check(
+            "machine", "cuda", NOTE, f"no NVIDIA GPU: training runs on the CPU ({threads})"
+        )
     if torch.version.cuda is None:
-        mend = "pip install --force-reinstall torch from https://pytorch.org/get-started (a CUDA wheel)"
-        return Check("machine", "cuda", BROKEN, f"a GPU, but torch {torch.__version__} is built without CUDA", mend)
-    mend = "look at nvidia-smi: the driver must support this CUDA version; check CUDA_VISIBLE_DEVICES"
-    return Check("machine", "cuda", BROKEN, f"a GPU, but torch cannot use it (CUDA {torch.version.cuda})", mend)
+        mend = (
+            "pip install --force-reinstall torch from https://pytorch.org/get-started (a CUDA "
+            "wheel)"
+        )
+        return Check(
+            "machine",
+            "cuda",
+            BROKEN,
+            f"a GPU, but torch {torch.__version__} is built without CUDA",
+            mend,
+        )
+    mend = (
+        "look at nvidia-smi: the driver must support this CUDA version; check CUDA_VISIBLE_DEVICES"
+    )
+    return Check(
+        "machine",
+        "cuda",
+        BROKEN,
+        f"a GPU, but torch cannot use it (CUDA {torch.version.cuda})",
+        mend,
+    )
 
 
 def _results(folder: Path) -> Check:
     try:
         check_results_folder(folder)
     except UserError as exc:
-        return Check("machine", "results", BROKEN, str(exc), "choose another folder: local_results_path=...", True)
+        return Check(
+            "machine",
+            "results",
+            BROKEN,
+            str(exc),
+            "choose another folder: local_results_path=...",
+            True,
+        )
     free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
-    return Check("machine", "results", OK, f"{folder.absolute()} is writable, {free / 2**30:.1f} GiB free", "", True)
+    return Check(
+        "machine",
+        "results",
+        OK,
+        f"{folder.absolute()} is writable, {free / 2**30:.1f} GiB free",
+        "",
+        True,
+    )
 
 
 # --- Optional groups ---
 
 
 def _install(group: str, packages: str) -> str:
-    """How to install a group: its script or requirements file if there is one, else the packages."""
+    """How to install a group: its script or requirements file if there is one, else the
+    packages.
+    """
     if group in _SCRIPTS:
         return f"bash {_SCRIPTS[group]}"
     file = ROOT / f"requirements-{_FILES.get(group, group)}.txt"
@@ -203,7 +252,10 @@ def _install(group: str, packages: str) -> str:
 def _optional() -> Iterator[Check]:
     for group, packages in (
         ("pettingzoo", ("pettingzoo", "mpe2")),
-        ("sisl", ("box2d" if sys.version_info < (3, 14) else "box2d-py", "pygame-ce")),  # as in pettingzoo[sisl]
+        (
+            "sisl",
+            ("box2d" if sys.version_info < (3, 14) else "box2d-py", "pygame-ce"),
+        ),  # as in pettingzoo[sisl]
         ("starcraft", ("pysc2", "s2clientprotocol")),
         ("football", ("gfootball",)),
         ("magent", ("magent2",)),
@@ -216,7 +268,9 @@ def _optional() -> Iterator[Check]:
         if group == "starcraft":
             yield _smac()
             yield from _upstream()
-            yield from check_starcraft(Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser())
+            yield from check_starcraft(
+                Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
+            )
 
 
 def _smac() -> Check:
@@ -234,7 +288,10 @@ def _smac() -> Check:
 
 def _upstream() -> Iterator[Check]:
     """SMACv2 and SMAC-Hard, which have no release on PyPI."""
-    for package, module in (("smacv2", "smacv2.env.starcraft2.wrapper"), ("smac_hard", "smac_hard.env")):
+    for package, module in (
+        ("smacv2", "smacv2.env.starcraft2.wrapper"),
+        ("smac_hard", "smac_hard.env"),
+    ):
         install = "pip install -r requirements-sc2v2.txt"
         if importlib.util.find_spec(package) is None:
             yield Check("starcraft", package, MISSING, "not installed", install)
@@ -253,13 +310,19 @@ def check_starcraft(folder: Path) -> Iterator[Check]:
         folder: `SC2PATH`, or where the game is by default.
     """
     script = ROOT / "install_sc2.sh"
-    mend = f"bash {script.name}" if script.is_file() else "install StarCraft II 4.10 (Linux package) to ~/StarCraftII"
+    mend = (
+        f"bash {script.name}"
+        if script.is_file()
+        else "install StarCraft II 4.10 (Linux package) to ~/StarCraftII"
+    )
     mend += ", or set SC2PATH"
     versions = sorted(folder.glob("Versions/Base*/SC2_x64"))
     if not versions:
         yield Check("starcraft", "SC2PATH", MISSING, f"no game in {folder}", mend)
         return
-    yield Check("starcraft", "SC2PATH", OK, f"{folder}, {', '.join(path.parent.name for path in versions)}")
+    yield Check(
+        "starcraft", "SC2PATH", OK, f"{folder}, {', '.join(path.parent.name for path in versions)}"
+    )
     maps = {path.stem for path in folder.glob("Maps/**/*.SC2Map")}
     if not maps:
         yield Check("starcraft", "SMAC maps", MISSING, f"no maps in {folder / 'Maps'}", mend)
@@ -313,7 +376,9 @@ def _rich(checks: list[Check], verdict: str) -> None:
         if previous not in ("", check.group):
             table.add_section()
         group = "" if check.group == previous else check.group
-        table.add_row(group, check.name, Text(check.state, style=_COLOURS[check.state]), Text(check.found))
+        table.add_row(
+            group, check.name, Text(check.state, style=_COLOURS[check.state]), Text(check.found)
+        )
         previous = check.group
     console.print(table)
     for mend, names in mends(checks).items():

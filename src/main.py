@@ -1,4 +1,5 @@
-"""Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and `doctor`, `report`, `--help`.
+"""Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and `doctor`,
+`report`, `--help`.
 
 Worker processes import this file again, so nothing heavy is imported up here.
 """
@@ -43,20 +44,23 @@ USAGE = """\
 Multi-agent reinforcement learning, compatible with PyMARL2.
 
 Usage:
-  python src/main.py --config=ALG --env-config=ENV [with KEY=VALUE ...] [options]    train, or evaluate
-  python src/main.py report PATH... [--by KEY] [--metric NAME]                       learning curves and tables
-  python src/main.py doctor                                                          check the installation
+  python src/main.py --config=ALG --env-config=ENV [with KEY=VALUE ...] [options]
+                                         train, or evaluate
+  python src/main.py report PATH... [--by KEY] [--metric NAME]
+                                         learning curves and tables
+  python src/main.py doctor              check the installation
   python src/main.py --help
 
-ALG and ENV are names from the lists below or paths of yaml files. KEY is a key of src/config/default.yaml (explained
-there) or of the two files; entries of mappings are written env_args.penalty=0.5. Instead of KEY=VALUE, a yaml or json
-file of settings may be given.
+ALG and ENV are names from the lists below or paths of yaml files. KEY is a key of
+src/config/default.yaml (explained there) or of the two files; entries of mappings are written
+env_args.penalty=0.5. Instead of KEY=VALUE, a yaml or json file of settings may be given.
 
 Examples:
   python src/main.py --config=qmix --env-config=predator_prey with t_max=100000 seed=1
-  python src/main.py --config=vdn --env-config=gymma with env_args.key=mpe2.simple_spread_v3 runner=parallel
+  python src/main.py --config=vdn --env-config=gymma with env_args.key=mpe2.simple_spread_v3
   python src/main.py --config=qmix --env-config=predator_prey with seed=1 resume=auto
-  python src/main.py --config=qmix --env-config=predator_prey with evaluate=True checkpoint_path=RUN/checkpoints
+  python src/main.py --config=qmix --env-config=predator_prey with evaluate=True \\
+      checkpoint_path=RUN/checkpoints
 
 Keys worth knowing:
   t_max               length of training [environment steps]
@@ -82,7 +86,8 @@ Options (Sacred's):
   -e, --enforce_clean       refuse to run with uncommitted changes
   -b, --beat-interval SECONDS
 
-Exit codes: 0 done, 1 the run failed, 2 something in the command or the installation must be changed, 128 + N ended by
+Exit codes: 0 done, 1 the run failed,
+2 something in the command or the installation must be changed, 128 + N ended by
 signal N (130: Ctrl-C), with a checkpoint.
 """
 
@@ -95,8 +100,14 @@ def help_text() -> str:
     for title, kind in (("Algorithms", "algs"), ("Environments", "envs")):
         listed = list_configs(kind)
         width = max(map(len, listed), default=0)
-        parts.append("\n".join([f"{title}:", *(f"  {name:<{width}}  {line}" for name, line in listed.items()), ""]))
-    names = textwrap.fill(" ".join(list_configs("scenarios")), 118, initial_indent="  ", subsequent_indent="  ")
+        parts.append(
+            "\n".join(
+                [f"{title}:", *(f"  {name:<{width}}  {line}" for name, line in listed.items()), ""]
+            )
+        )
+    names = textwrap.fill(
+        " ".join(list_configs("scenarios")), 118, initial_indent="  ", subsequent_indent="  "
+    )
     return "\n".join([*parts, f"Scenarios (scenario=NAME):\n{names}\n", OPTIONS])
 
 
@@ -107,10 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (see `OPTIONS`).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Read when torch loads. OpenMP's threads would else burn their time waiting for one another: where other runs share
-    # the machine, an update takes up to a hundred times as long.
+    # Read when torch loads. OpenMP's threads would else burn their time waiting for one another:
+    # where other runs share the machine, an update takes up to a hundred times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)  # Sacred's import
+    warnings.filterwarnings(
+        "ignore", message="pkg_resources is deprecated", category=UserWarning
+    )  # Sacred's import
     from utils.logging import get_logger
 
     logger = get_logger()
@@ -163,8 +176,14 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
 
     from utils.registry import nearest
 
-    long_names = {flag: option.get_flags()[1] for option in experiment.all_cli_options for flag in option.get_flags()}
-    with_value = {flag for option in experiment.all_cli_options if option.arg for flag in option.get_flags()}
+    long_names = {
+        flag: option.get_flags()[1]
+        for option in experiment.all_cli_options
+        for flag in option.get_flags()
+    }
+    with_value = {
+        flag for option in experiment.all_cli_options if option.arg for flag in option.get_flags()
+    }
     words = words[:-1] if words[-1:] == ["with"] else words
     settings = skip = False
     for word in words:
@@ -173,7 +192,9 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
         elif word.startswith("-"):
             flag = word.partition("=")[0] if word.startswith("--") else word[:2]
             if flag not in long_names:
-                raise ConfigError(f"unknown option '{flag}'; {nearest(flag, [*long_names, *_FILES])}")
+                raise ConfigError(
+                    f"unknown option '{flag}'; {nearest(flag, [*long_names, *_FILES])}"
+                )
             if long_names[flag] in _REFUSED:
                 raise ConfigError(f"option {flag} is not supported: {_REFUSED[long_names[flag]]}")
             skip = flag in with_value and word == flag
@@ -184,7 +205,9 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
     try:
         return dict(docopt(experiment.get_usage()[2], words, default_help=False))
     except DocoptExit as exc:
-        raise ConfigError(f"cannot read the command line '{' '.join(words)}'; --help shows its form") from exc
+        raise ConfigError(
+            f"cannot read the command line '{' '.join(words)}'; --help shows its form"
+        ) from exc
 
 
 # --- A run ---
@@ -211,9 +234,13 @@ class _Job:
             self.observer.watch(run.info)
             self.run_dir = Path(self.observer.dir)
         try:
-            return training.run(run, self.config, get_logger(), run_dir=self.run_dir, resume=self.resume)
+            return training.run(
+                run, self.config, get_logger(), run_dir=self.run_dir, resume=self.resume
+            )
         finally:
-            run.captured_out = self.recorder.getvalue()  # Sacred itself forgets the end of a run that fails
+            run.captured_out = (
+                self.recorder.getvalue()
+            )  # Sacred itself forgets the end of a run that fails
 
     def wrote_metrics(self) -> bool:
         """Whether there is anything worth keeping or continuing."""
@@ -232,7 +259,9 @@ def _experiment(job: _Job) -> Experiment:
     base_dir = Path(__file__).resolve().parent
     try:
         experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=True)
-    except Exception as exc:  # no git, a repository without commits, one that belongs to somebody else, ...
+    except (
+        Exception
+    ) as exc:  # no git, a repository without commits, one that belongs to somebody else, ...
         get_logger().debug("no git information recorded: %s", exc)
         experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=False)
     experiment.logger = get_logger()
@@ -257,7 +286,8 @@ def _train(argv: list[str]) -> int:
     command = None if options["COMMAND"] == experiment.default_command else options["COMMAND"]
     if command is not None and command not in experiment.commands:
         raise ConfigError(
-            f"unknown command '{command}'; {nearest(command, ['doctor', 'report', *experiment.commands])}"
+            f"unknown command '{command}'; "
+            f"{nearest(command, ['doctor', 'report', *experiment.commands])}"
         )
     for name in _FILES:
         if not files.get(name):
@@ -282,12 +312,16 @@ def _train(argv: list[str]) -> int:
         experiment.run(command, options=options)
         return 0
     if not unobserved:
-        check_results_folder(job.resume.run_dir if job.resume else Path(config["local_results_path"]))
+        check_results_folder(
+            job.resume.run_dir if job.resume else Path(config["local_results_path"])
+        )
     options["UPDATE"] = mask_secrets(options["UPDATE"])
     return _run(experiment, job, options, {"command_line": mask_secrets(argv)})
 
 
-def _run(experiment: Experiment, job: _Job, options: dict[str, Any], meta_info: dict[str, Any]) -> int:
+def _run(
+    experiment: Experiment, job: _Job, options: dict[str, Any], meta_info: dict[str, Any]
+) -> int:
     import training  # noqa: F401 - what cannot be imported should fail before anything is written
     from utils.config import is_disk_full, missing_folders, remove_empty, results_dir
     from utils.logging import get_logger, record_output
@@ -304,9 +338,13 @@ def _run(experiment: Experiment, job: _Job, options: dict[str, Any], meta_info: 
 
     with ExitStack() as stack:
         if options["--unobserved"]:
-            job.run_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unobserved-")))
+            job.run_dir = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="unobserved-"))
+            )
         else:
-            basedir = (job.resume.run_dir.parent if job.resume else results_dir(job.config)).absolute()
+            basedir = (
+                job.resume.run_dir.parent if job.resume else results_dir(job.config)
+            ).absolute()
             new_folders = missing_folders(basedir)
             job.observer = RunFolder(basedir, job.resume.run_dir if job.resume else None)
             experiment.observers = [job.observer, *make_observers(job.config)]
@@ -331,7 +369,9 @@ def _run(experiment: Experiment, job: _Job, options: dict[str, Any], meta_info: 
                 discard()
                 onwards = f" and continue with resume={job.run_dir}" if job.wrote_metrics() else ""
                 where = job.run_dir or job.config["local_results_path"]
-                raise UserError(f"no space left on the disk of {where}: free some{onwards}") from exc
+                raise UserError(
+                    f"no space left on the disk of {where}: free some{onwards}"
+                ) from exc
             if not job.entered and isinstance(exc, OSError | RuntimeError | ValueError | KeyError):
                 discard()  # Sacred refuses an option, or cannot make the folder
                 raise UserError(f"the run cannot be started: {exc}") from exc

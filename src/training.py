@@ -1,4 +1,6 @@
-"""The training loop: collect, learn, evaluate, log, checkpoint; and what happens when it is told to stop."""
+"""The training loop: collect, learn, evaluate, log, checkpoint; and what happens when it is told to
+stop.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ from utils.state import capture, restore
 
 
 def run(
-    sacred_run: Any, config: Mapping[str, Any], log: Any, run_dir: Path, resume: ResumePoint | None = None
+    sacred_run: Any,
+    config: Mapping[str, Any],
+    log: Any,
+    run_dir: Path,
+    resume: ResumePoint | None = None,
 ) -> float | None:
     """One run, from the configuration to its results.
 
@@ -42,7 +48,8 @@ def run(
         resume: the checkpoint to continue from.
 
     Returns:
-        The last evaluation's `test_return_mean`, Sacred's result of the run; None if there was none.
+        The last evaluation's `test_return_mean`, Sacred's result of the run; None if there was
+        none.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
@@ -78,7 +85,9 @@ def run(
 
 
 class _StopSignals:
-    """Notes the first SIGINT or SIGTERM, so that the loop can end where its state is whole; a second one aborts."""
+    """Notes the first SIGINT or SIGTERM, so that the loop can end where its state is whole; a
+    second one aborts.
+    """
 
     def __init__(self, log: Any) -> None:
         self.log = log
@@ -86,7 +95,9 @@ class _StopSignals:
 
     def __enter__(self) -> _StopSignals:
         try:
-            self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._previous = {
+                s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)
+            }
         except ValueError:  # not the main thread: whoever owns that has the signals
             self._previous = {}
         return self
@@ -100,7 +111,8 @@ class _StopSignals:
             raise KeyboardInterrupt
         self.received = signum
         self.log.warning(
-            "%s: ending after this episode, with a checkpoint; once more to abort", signal.Signals(signum).name
+            "%s: ending after this episode, with a checkpoint; once more to abort",
+            signal.Signals(signum).name,
         )
 
 
@@ -114,7 +126,9 @@ class Training:
         stop: tells whether somebody asked the run to end.
     """
 
-    def __init__(self, args: SimpleNamespace, logger: Logger, run_dir: Path, stop: _StopSignals) -> None:
+    def __init__(
+        self, args: SimpleNamespace, logger: Logger, run_dir: Path, stop: _StopSignals
+    ) -> None:
         self.args, self.logger, self.run_dir, self.stop = args, logger, run_dir, stop
         self.log = logger.console_logger
         # What has been set up is closed even if the next line fails.
@@ -150,14 +164,20 @@ class Training:
             "state": {"vshape": env_info["state_shape"]},
             "obs": {"vshape": env_info["obs_shape"], "group": "agents"},
             "actions": actions,
-            "avail_actions": {"vshape": (env_info["n_actions"],), "group": "agents", "dtype": torch.uint8},
+            "avail_actions": {
+                "vshape": (env_info["n_actions"],),
+                "group": "agents",
+                "dtype": torch.uint8,
+            },
             "reward": {"vshape": (1,) if args.common_reward else (args.n_agents,)},
             "terminated": {"vshape": (1,), "dtype": torch.uint8},
             "truncated": {"vshape": (1,), "dtype": torch.uint8},
         }
         groups = {"agents": args.n_agents}
         # What the controller notes beside the actions is stored with them.
-        self.mac = CONTROLLERS[args.mac](EpisodeBatch(scheme, groups, 1, 1, preprocess=preprocess).scheme, groups, args)
+        self.mac = CONTROLLERS[args.mac](
+            EpisodeBatch(scheme, groups, 1, 1, preprocess=preprocess).scheme, groups, args
+        )
         scheme |= getattr(self.mac, "recorded", {})
         self.buffer = ReplayBuffer(
             scheme,
@@ -175,23 +195,29 @@ class Training:
         if args.device == "cuda":
             self.learner.cuda()
 
-    # -- the loop -------------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------
     def run(self) -> float | None:
         """Trains until `t_max`; see `training.run`.
 
-        What is due (evaluation, log, checkpoint) comes before the next collection, so that a run which is stopped in
-        between goes on with it.
+        What is due (evaluation, log, checkpoint) comes before the next collection, so that a run
+        which is stopped in between goes on with it.
         """
         args = self.args
-        self.log.info("training for %d steps, seed %d, results in %s", args.t_max, args.seed, self.run_dir)
+        self.log.info(
+            "training for %d steps, seed %d, results in %s", args.t_max, args.seed, self.run_dir
+        )
         try:
             while True:
                 done = self.runner.t_env >= args.t_max
-                if self._due(self.last_test_t, args.test_interval) or (done and self.last_test_t != self.runner.t_env):
+                if self._due(self.last_test_t, args.test_interval) or (
+                    done and self.last_test_t != self.runner.t_env
+                ):
                     self._evaluate()
                 if self._due(self.last_log_t, args.log_interval) or done:
                     self._log()
-                if done or (args.save_model and self._due(self.last_save_t, args.save_model_interval)):
+                if done or (
+                    args.save_model and self._due(self.last_save_t, args.save_model_interval)
+                ):
                     self.save()
                 if done:
                     return self.last_test_return
@@ -239,7 +265,9 @@ class Training:
         self.progress.update(self.runner.t_env, self.shares(), self._last_test_text())
 
     def _updates_due(self, t_before: int, episode_before: int) -> int:
-        """Training batches to draw after a collection that began at these counts of steps and episodes."""
+        """Training batches to draw after a collection that began at these counts of steps and
+        episodes.
+        """
         args = self.args
         if args.steps_per_update:
             rounds = self.runner.t_env // args.steps_per_update - t_before // args.steps_per_update
@@ -262,7 +290,9 @@ class Training:
         if args.replay == "transitions":
             history, recent = args.transition_history, args.recent_transitions
             return self.buffer.sample_transitions(args.batch_size, history, recent).to(args.device)
-        sample = (self.buffer.sample_latest if args.replay == "latest" else self.buffer.sample)(args.batch_size)
+        sample = (self.buffer.sample_latest if args.replay == "latest" else self.buffer.sample)(
+            args.batch_size
+        )
         if sample.device != args.device:
             sample.to(args.device)
         return sample
@@ -292,20 +322,27 @@ class Training:
         self.last_log_t = t_env
 
     def shares(self) -> dict[str, float]:
-        """Shares of the wall-clock time in environment, acting, learning and evaluation, summing to 1."""
+        """Shares of the wall-clock time in environment, acting, learning and evaluation, summing to
+        1.
+        """
         seconds = {**getattr(self.runner, "seconds", {}), **self.seconds}
         total = sum(seconds.values()) or 1.0
         return {name: value / total for name, value in seconds.items()}
 
     def _last_test_text(self) -> str:
-        for key, text in (("test_battle_won_mean", "test wins {:.0%}"), ("test_return_mean", "test return {:.2f}")):
+        for key, text in (
+            ("test_battle_won_mean", "test wins {:.0%}"),
+            ("test_return_mean", "test return {:.2f}"),
+        ):
             if self.logger.stats[key]:
                 return text.format(self.logger.stats[key][-1][1])
         return ""
 
-    # -- evaluation alone -----------------------------------------------------------------------------------------
+    # -- evaluation alone --------------------------------------------------------------------------
     def evaluate_only(self) -> float | None:
-        """Evaluates the loaded networks on `test_nepisode` episodes; writes a replay or pictures where asked for."""
+        """Evaluates the loaded networks on `test_nepisode` episodes; writes a replay or pictures
+        where asked for.
+        """
         args = self.args
         self._evaluate()
         self.logger.print_recent_stats()
@@ -313,7 +350,9 @@ class Training:
             try:
                 self.runner.save_replay()
             except NotImplementedError as error:
-                raise UserError(f"environment '{args.env}' cannot save replays: set save_replay=False") from error
+                raise UserError(
+                    f"environment '{args.env}' cannot save replays: set save_replay=False"
+                ) from error
         if args.render:
             self._save_film()
         return self.last_test_return
@@ -322,13 +361,15 @@ class Training:
         from PIL import Image
 
         if not hasattr(self.runner, "frames"):
-            raise UserError(f"runner '{self.args.runner}' keeps no pictures of its episodes: set render=False")
+            raise UserError(
+                f"runner '{self.args.runner}' keeps no pictures of its episodes: set render=False"
+            )
         frames = [Image.fromarray(frame) for frame in self.runner.frames]
         path = self.run_dir / "evaluation.gif"
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0)
         self.log.info("film of the evaluation: %s", path)
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
     def save(self) -> None:
         """Writes a checkpoint, unless `save_model` is off."""
         args, t_env = self.args, self.runner.t_env
@@ -357,7 +398,12 @@ class Training:
         }
         buffer = self.buffer.state_dict() if args.checkpoint_buffer else None
         path = write_checkpoint(
-            self.run_dir / "checkpoints", t_env, state, buffer, self.learner.save_models, args.keep_checkpoints
+            self.run_dir / "checkpoints",
+            t_env,
+            state,
+            buffer,
+            self.learner.save_models,
+            args.keep_checkpoints,
         )
         self.log.info("checkpoint %s", path)
 
@@ -375,35 +421,56 @@ class Training:
             self.runner.load_state_dict(state["runner"])
         else:
             self.runner.t_env = state["runner"]["t_env"]
-            self.log.warning("runner '%s' has no load_state_dict: only t_env is restored", self.args.runner)
+            self.log.warning(
+                "runner '%s' has no load_state_dict: only t_env is restored", self.args.runner
+            )
         restore(self.learner, state["learner"])
         if buffer is not None:
             self.buffer.load_state_dict(buffer)
         else:
-            self.log.warning("the checkpoint has no replay buffer (checkpoint_buffer: False): it fills anew")
+            self.log.warning(
+                "the checkpoint has no replay buffer (checkpoint_buffer: False): it fills anew"
+            )
         self.logger.rewind(state["logger"])
-        self.progress = ProgressLine(self.args.t_max, self.log, t_start=self.runner.t_env, spent=state["progress"])
+        self.progress = ProgressLine(
+            self.args.t_max, self.log, t_start=self.runner.t_env, spent=state["progress"]
+        )
         set_global_rng_state(state["rng"])
         self.log.info("continuing from %s", path)
 
     def load_models(self, path: Path, load_step: int) -> None:
-        """Loads PyMARL's model files from `path/STEP/`: the newest STEP, or the one nearest to `load_step`.
+        """Loads PyMARL's model files from `path/STEP/`: the newest STEP, or the one nearest to
+        `load_step`.
 
         Raises:
             UserError: there are none.
         """
-        steps = sorted(int(folder.name) for folder in path.iterdir() if folder.is_dir() and folder.name.isdigit())
+        steps = sorted(
+            int(folder.name)
+            for folder in path.iterdir()
+            if folder.is_dir() and folder.name.isdigit()
+        )
         if not steps:
-            raise UserError(f"checkpoint_path={path} has no folders named after steps: give RUN_DIR/checkpoints")
+            raise UserError(
+                f"checkpoint_path={path} has no folders named after steps: give RUN_DIR/checkpoints"
+            )
         step = steps[-1] if load_step == 0 else min(steps, key=lambda s: abs(s - load_step))
         try:
             if self.args.checkpoint_agents:
-                self.mac.load_models(str(path / str(step)), trained_agents=self.args.checkpoint_agents)
+                self.mac.load_models(
+                    str(path / str(step)), trained_agents=self.args.checkpoint_agents
+                )
             else:
                 self.learner.load_models(str(path / str(step)))
-        except (OSError, RuntimeError, TypeError) as error:  # TypeError: a controller that knows no `trained_agents`
+        except (
+            OSError,
+            RuntimeError,
+            TypeError,
+        ) as error:  # TypeError: a controller that knows no `trained_agents`
             reason = " ".join(str(error).split())
-            raise UserError(f"the models in {path / str(step)} do not fit this configuration: {reason}") from error
+            raise UserError(
+                f"the models in {path / str(step)} do not fit this configuration: {reason}"
+            ) from error
         self.runner.t_env = step
         self.log.info("loaded models of step %d from %s", step, path)
 

@@ -28,7 +28,12 @@ def window_of(batch, b, i, t, k):
             continue
         action = torch.zeros(n_actions)
         action[batch["actions"][b, h, i, 0]] = 1
-        parts += [batch["obs"][b, h, i], action, reward_of(batch, b, i, h).view(1), batch["obs"][b, h + 1, i]]
+        parts += [
+            batch["obs"][b, h, i],
+            action,
+            reward_of(batch, b, i, h).view(1),
+            batch["obs"][b, h + 1, i],
+        ]
     return torch.cat(parts)
 
 
@@ -81,7 +86,9 @@ def q_in(agent, i, features, context):
 
 
 def noise_of(args, lengths, seed):
-    """The noise that `train` draws after `torch.manual_seed(seed)`: (episode, step) -> Gumbel noise [A, m]."""
+    """The noise that `train` draws after `torch.manual_seed(seed)`: (episode, step) -> Gumbel noise
+    [A, m].
+    """
     order = sorted(range(len(lengths)), key=lambda b: -lengths[b])
     where = [(b, t) for t in range(max(lengths) - 1) for b in order if t < lengths[b] - 1]
     torch.manual_seed(seed)
@@ -97,7 +104,8 @@ def straight_through(logits, noise, temperature):
 
 
 def losses_of(learner, batch, seed, lengths=LENGTHS, weights=None):
-    """Value, reconstruction and divergence losses of an update, each a list of one per agent, and the targets.
+    """Value, reconstruction and divergence losses of an update, each a list of one per agent, and
+    the targets.
 
     Args:
         weights: of the episodes.
@@ -115,8 +123,12 @@ def losses_of(learner, batch, seed, lengths=LENGTHS, weights=None):
                 c = straight_through(logits, noise[b, t][i], args.dac_temperature)
                 contexts.append(c)
                 for h in range(max(0, t - args.dac_k + 1), t + 1):
-                    state, reward = decode(learner.decoder, i, batch["obs"][b, h, i], batch["actions"][b, h, i, 0], c)
-                    error = (batch["obs"][b, h + 1, i] - state).pow(2).sum() + (reward_of(batch, b, i, h) - reward) ** 2
+                    state, reward = decode(
+                        learner.decoder, i, batch["obs"][b, h, i], batch["actions"][b, h, i, 0], c
+                    )
+                    error = (batch["obs"][b, h + 1, i] - state).pow(2).sum() + (
+                        reward_of(batch, b, i, h) - reward
+                    ) ** 2
                     sums[1] = sums[1] + weights[b] * error
                 q = torch.softmax(logits, -1)
                 sums[2] = sums[2] + weights[b] * sum(p * torch.log(p * args.dac_m) for p in q)
@@ -126,10 +138,16 @@ def losses_of(learner, batch, seed, lengths=LENGTHS, weights=None):
                 after = contexts[min(t + 1, length - 2)].detach()
                 q_next = q_in(learner.target_mac.agent, i, target[t + 1], after)
                 chosen_by = q_in(mac.agent, i, online[t + 1], after) if args.double_q else q_next
-                options = [u for u in range(args.n_actions) if batch["avail_actions"][b, t + 1, i, u]]
+                options = [
+                    u for u in range(args.n_actions) if batch["avail_actions"][b, t + 1, i, u]
+                ]
                 goal = reward_of(batch, b, i, t)
                 if not batch["terminated"][b, t, 0]:
-                    goal = goal + args.gamma * q_next[max(options, key=lambda u: float(chosen_by[u].detach()))]
+                    goal = (
+                        goal
+                        + args.gamma
+                        * q_next[max(options, key=lambda u: float(chosen_by[u].detach()))]
+                    )
                 goal = targets[b, t, i] = goal.detach()
                 c = contexts[t] if args.dac_value_trains_encoder else contexts[t].detach()
                 taken = q_in(mac.agent, i, online[t], c)[batch["actions"][b, t, i, 0]]

@@ -21,7 +21,9 @@ MODELS = {
 
 
 def f2a2_args(algorithm="sac", moa=False, sizes=SIZES, **overrides):
-    """Narrow networks, no clipping; without models of others and networks in common unless asked for."""
+    """Narrow networks, no clipping; without models of others and networks in common unless asked
+    for.
+    """
     settings = {
         "critic_grad_norm_clip": 1e9,
         "policy_grad_norm_clip": 1e9,
@@ -36,14 +38,22 @@ def f2a2_args(algorithm="sac", moa=False, sizes=SIZES, **overrides):
 
 def baseline_args(algorithm, **overrides):
     """COMA's or MA-AC's, with narrow networks and no clipping."""
-    small = {"critic_hidden_dim": 7, "policy_hidden_dim": 6, "learner_log_interval": 1, "batch_size": 5, "seed": 2}
+    small = {
+        "critic_hidden_dim": 7,
+        "policy_hidden_dim": 6,
+        "learner_log_interval": 1,
+        "batch_size": 5,
+        "seed": 2,
+    }
     args = make_args(algorithm, **(small | overrides))
     args.env_info = {"obs_sizes": SIZES[0], "action_sizes": SIZES[1]}
     return args
 
 
 def f2a2_learner(args, seed=0):
-    """A learner whose targets differ from the online networks, and its log; its models have their trajectories."""
+    """A learner whose targets differ from the online networks, and its log; its models have their
+    trajectories.
+    """
     learner, log = maac_learner(args, seed)
     if learner.models is not None:
         obs = torch.randn(4, 3, 3, 5) * (torch.arange(5) < torch.tensor(SIZES[0])[:, None])
@@ -65,10 +75,17 @@ def f2a2_transitions(args, n=16, seed=0, recent=True):
     entries["behaviour"] = behaviour_of(entries["avail_actions"], generator)
     if args.transition_history:
         seen = torch.arange(args.obs_shape) < torch.tensor(SIZES[0])[:, None]
-        filled = (torch.arange(args.transition_history) >= args.transition_history - torch.arange(n)[:, None]).float()
-        past = torch.randn(n, args.transition_history, 3, args.obs_shape, generator=generator) * seen
+        filled = (
+            torch.arange(args.transition_history)
+            >= args.transition_history - torch.arange(n)[:, None]
+        ).float()
+        past = (
+            torch.randn(n, args.transition_history, 3, args.obs_shape, generator=generator) * seen
+        )
         entries["past_obs"] = past * filled[..., None, None]
-        entries["past_actions"] = torch.randint(2, (*filled.shape, 3), generator=generator) * filled.long()[..., None]
+        entries["past_actions"] = (
+            torch.randint(2, (*filled.shape, 3), generator=generator) * filled.long()[..., None]
+        )
         entries["past_filled"] = filled
     out = Transitions(entries, batch.reward_mean, batch.reward_std)
     if recent and args.recent_transitions:
@@ -81,7 +98,9 @@ def f2a2_episodes(args, seed=0):
     base = make_batch(args, seed=seed)
     b, t = base.batch_size, base.max_seq_length
     generator = torch.Generator().manual_seed(seed + 60)
-    avail = base["avail_actions"].bool() & (torch.arange(args.n_actions) < torch.tensor(SIZES[1])[:, None])
+    avail = base["avail_actions"].bool() & (
+        torch.arange(args.n_actions) < torch.tensor(SIZES[1])[:, None]
+    )
     avail[..., 0] |= ~avail.any(-1)
     seen = torch.arange(args.obs_shape) < torch.tensor(SIZES[0])[:, None]
     scheme, groups, preprocess = make_scheme(args)
@@ -91,7 +110,9 @@ def f2a2_episodes(args, seed=0):
     data |= {
         "obs": base["obs"] * seen,
         "avail_actions": avail,
-        "actions": torch.where(avail, torch.rand(avail.shape, generator=generator), -1.0).argmax(-1, keepdim=True),
+        "actions": torch.where(avail, torch.rand(avail.shape, generator=generator), -1.0).argmax(
+            -1, keepdim=True
+        ),
         "behaviour": behaviour_of(avail, generator),
     }
     batch.update(data, mark_filled=False)
@@ -101,18 +122,27 @@ def f2a2_episodes(args, seed=0):
 
 
 def drawn_at_the_end(steps, probs, seed):
-    """int64 [B, A]: what a learner draws in the last observations of episodes from probabilities [B, T, A, U]."""
+    """int64 [B, A]: what a learner draws in the last observations of episodes from probabilities
+    [B, T, A, U].
+    """
     torch.manual_seed(seed)
-    # Rows are time-major: of episodes that are as long, in the batch's order; the shorter ones end first.
+    # Rows are time-major: of episodes that are as long, in the batch's order; the shorter ones end
+    # first.
     order = sorted(range(steps.batch_size), key=lambda b: (steps.lengths[b], b))
-    drawn = torch.multinomial(torch.cat([probs[b, steps.lengths[b] - 1] for b in order]), 1).view(len(order), -1)
+    drawn = torch.multinomial(torch.cat([probs[b, steps.lengths[b] - 1] for b in order]), 1).view(
+        len(order), -1
+    )
     return drawn[torch.tensor(order).argsort()]
 
 
-# -- critics of one agent in plain loops ------------------------------------------------------------------------------
+# -- critics of one agent in plain loops -----------------------------------------------------------
 def copy_value(critic, name, i, c, obs, joint):
-    """all_q [M, U] of critic c of agent i: observations [M, A, O], joint actions one-hot [M, A, U]."""
-    return {"attention": _attention, "central": _central, "own": _own}[name](critic, i, c, obs, joint)
+    """all_q [M, U] of critic c of agent i: observations [M, A, O], joint actions one-hot [M, A,
+    U].
+    """
+    return {"attention": _attention, "central": _central, "own": _own}[name](
+        critic, i, c, obs, joint
+    )
 
 
 def _apply(layer, index, x):
@@ -132,7 +162,10 @@ def _attention(critic, i, c, obs, joint):
     parts = []
     for h in range(critic.heads):
         part = slice(h * d, (h + 1) * d)
-        scores = [(query[:, part] * _apply(critic.key, (i, c), encoded[j])[:, part]).sum(-1) for j in others]
+        scores = [
+            (query[:, part] * _apply(critic.key, (i, c), encoded[j])[:, part]).sum(-1)
+            for j in others
+        ]
         weights = (torch.stack(scores, -1) / math.sqrt(d)).softmax(-1)
         values = [F.leaky_relu(_apply(critic.value, (i, c), encoded[j]))[:, part] for j in others]
         parts.append(sum(weights[:, k, None] * value for k, value in enumerate(values)))
@@ -157,7 +190,7 @@ def _own(critic, i, c, obs, joint):
     return _apply(critic.fc3, (i, c), x)
 
 
-# -- whole runs -------------------------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 SMALL_RUN = [
     *(
         "env_args.n_pairs=2",
@@ -167,15 +200,31 @@ SMALL_RUN = [
         "use_cuda=False",
         "runner=vector",
     ),
-    *("policy_hidden_dim=8", "critic_hidden_dim=8", "test_interval=60", "test_nepisode=4", "t_max=200"),
-    *("learner_log_interval=1", "runner_log_interval=1", "save_model_interval=100000", "updates_per_collection=2"),
+    *(
+        "policy_hidden_dim=8",
+        "critic_hidden_dim=8",
+        "test_interval=60",
+        "test_nepisode=4",
+        "t_max=200",
+    ),
+    *(
+        "learner_log_interval=1",
+        "runner_log_interval=1",
+        "save_model_interval=100000",
+        "updates_per_collection=2",
+    ),
 ]
 MODELS_OF_RUN = [
     *("moa_trajectories=4", "moa_character_batch=3", "moa_trajectory_steps=5", "moa_hidden_dim=6"),
     *("moa_prediction_dim=6", "warmup_episodes=4"),
 ]
 # A budget of communication, so that all random streams of the consensus are in use.
-BUDGET = ["topology=ring", "consensus_interval=2.0", "consensus_interval_std=1.0", "consensus_beta_steps=10"]
+BUDGET = [
+    "topology=ring",
+    "consensus_interval=2.0",
+    "consensus_interval_std=1.0",
+    "consensus_beta_steps=10",
+]
 OFF_POLICY = ["batch_size=16", "buffer_size=40"]
 RUNS = {
     "f2a2_sac": [*OFF_POLICY, *MODELS_OF_RUN, *BUDGET, "topology_extra_edges=50.0"],
@@ -196,5 +245,10 @@ RECURRENT_RUNS = {
         "policy_logit_penalty=0.0",
     ],
     "f2a2_coma": [*RUNS["f2a2_coma"], "agent=rnn"],
-    "f2a2_isac": ["batch_size=6", "buffer_size=40", "agent=rnn", "replay=episodes"],  # networks in common
+    "f2a2_isac": [
+        "batch_size=6",
+        "buffer_size=40",
+        "agent=rnn",
+        "replay=episodes",
+    ],  # networks in common
 }

@@ -1,4 +1,6 @@
-"""What the tests of learners, controllers and agents share: configs, batches, slow plain-loop values and returns."""
+"""What the tests of learners, controllers and agents share: configs, batches, slow plain-loop
+values and returns.
+"""
 
 from types import SimpleNamespace
 
@@ -17,12 +19,19 @@ LENGTHS, TERMINATED = (4, 7, 2, 5, 4), (True, False, False, True, False)
 
 
 def make_args(alg="qmix", **overrides):
-    """default.yaml <- algs/ALG.yaml <- small networks <- `overrides`, which must be existing keys."""
+    """default.yaml <- algs/ALG.yaml <- small networks <- `overrides`, which must be existing
+    keys.
+    """
     config = load_file(CONFIG_DIR / "default.yaml") | load_file(CONFIG_DIR / "algs" / f"{alg}.yaml")
     small = {"rnn_hidden_dim": 6, "mixing_embed_dim": 5, "hypernet_embed": 8, "grad_norm_clip": 1e9}
-    small |= {"central_rnn_hidden_dim": 5, "central_mixing_embed_dim": 9} if "central_agent" in config else {}
+    small |= (
+        {"central_rnn_hidden_dim": 5, "central_mixing_embed_dim": 9}
+        if "central_agent" in config
+        else {}
+    )
     config |= small | {
-        "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": OBS, "state_shape": STATE, "episode_limit": 6,
+        "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": OBS, "state_shape": STATE,
+        "episode_limit": 6,
         "continuous_actions": False, "device": "cpu", "use_cuda": False,
     }  # fmt: skip
     unknown = set(overrides) - set(config)
@@ -39,7 +48,11 @@ def make_scheme(args):
         "reward": {"vshape": (1 if args.common_reward else args.n_agents,)},
         "terminated": {"vshape": (1,), "dtype": torch.uint8},
     }
-    return scheme, {"agents": args.n_agents}, {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
+    return (
+        scheme,
+        {"agents": args.n_agents},
+        {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])},
+    )
 
 
 def make_mac(args):
@@ -102,7 +115,7 @@ def make_batch(args, lengths=LENGTHS, terminated=TERMINATED, seed=0):
     return batch
 
 
-# -- slow reference: episodes, steps and agents one by one -----------------------------------------------------------
+# -- slow reference: episodes, steps and agents one by one -----------------------------------------
 
 
 def step_outputs(mac, episode, hidden=False):
@@ -112,7 +125,9 @@ def step_outputs(mac, episode, hidden=False):
     """
     outputs, features = [], []
     head = getattr(mac.agent, "fc3", None) or mac.agent.fc2
-    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].view(mac.n_agents, -1)))
+    hook = head.register_forward_pre_hook(
+        lambda _, inputs: features.append(inputs[0].view(mac.n_agents, -1))
+    )
     mac.init_hidden(1)
     for t in range(int(episode["filled"].sum())):
         outputs.append(mac.forward(episode, t).view(mac.n_agents, -1))
@@ -121,7 +136,9 @@ def step_outputs(mac, episode, hidden=False):
 
 
 def greedy_action(values, avail):
-    """The available action of the highest value, for every agent: values, avail [A, U] -> list of ints."""
+    """The available action of the highest value, for every agent: values, avail [A, U] -> list of
+    ints.
+    """
     chosen = []
     for agent_values, agent_avail in zip(values.tolist(), avail.tolist(), strict=True):
         options = [u for u, ok in enumerate(agent_avail) if ok] or [0]
@@ -140,7 +157,9 @@ def td_lambda_returns(rewards, values, ended, gamma, lam):
     for t in reversed(range(n)):
         last = t == n - 1
         following = 0.0 if last and ended else values[t + 1]
-        returns[t] = rewards[t] + gamma * (following if last else (1 - lam) * following + lam * returns[t + 1])
+        returns[t] = rewards[t] + gamma * (
+            following if last else (1 - lam) * following + lam * returns[t + 1]
+        )
     return returns
 
 
@@ -160,7 +179,9 @@ def gradients(learner):
     """Name -> gradient of everything that the learner trains."""
     networks = {"agent": learner.mac.agent, **learner.modules}
     return {
-        f"{name}.{key}": param.grad for name, network in networks.items() for key, param in network.named_parameters()
+        f"{name}.{key}": param.grad
+        for name, network in networks.items()
+        for key, param in network.named_parameters()
     }
 
 

@@ -1,4 +1,6 @@
-"""Small MAAC learners, agents of different size, and continuous critics and policies agent by agent."""
+"""Small MAAC learners, agents of different size, and continuous critics and policies agent by
+agent.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +26,18 @@ class ListLog(Log):
 
 def maac_args(algorithm="maac", sizes=SIZES, continuous=False, **overrides):
     """Narrow networks; every update is logged."""
-    small = {"critic_hidden_dim": 8, "attention_heads": 2, "policy_hidden_dim": 6, "learner_log_interval": 1}
-    small |= {"n_agents": len(sizes[0]), "obs_shape": max(sizes[0]), "n_actions": max(sizes[1]), "batch_size": 32}
+    small = {
+        "critic_hidden_dim": 8,
+        "attention_heads": 2,
+        "policy_hidden_dim": 6,
+        "learner_log_interval": 1,
+    }
+    small |= {
+        "n_agents": len(sizes[0]),
+        "obs_shape": max(sizes[0]),
+        "n_actions": max(sizes[1]),
+        "batch_size": 32,
+    }
     args = make_args(algorithm, **(small | {"continuous_actions": continuous} | overrides))
     args.env_info = {"obs_sizes": tuple(sizes[0]), "action_sizes": tuple(sizes[1])}
     return args
@@ -43,7 +55,9 @@ def maac_learner(args, seed=0):
 
 
 def transitions(args, n=16, seed=0):
-    return make_transitions(args, n, seed, (args.env_info["obs_sizes"], args.env_info["action_sizes"]))
+    return make_transitions(
+        args, n, seed, (args.env_info["obs_sizes"], args.env_info["action_sizes"])
+    )
 
 
 def normalised(x):
@@ -57,15 +71,19 @@ def layer(module, i, x):
 
 
 def critic_value(critic, obs, actions, i, own=None, norm=normalised):
-    """all_q of agent i [N, U or 1] in plain loops over the other agents and heads, its logits and its attention.
+    """all_q of agent i [N, U or 1] in plain loops over the other agents and heads, its logits and
+    its attention.
 
     Args:
         actions: [N, A], or continuous [N, A, U].
-        own: [N, U], a continuous own action in place of agent i's in `actions`, for its last network only.
+        own: [N, U], a continuous own action in place of agent i's in `actions`, for its last
+            network only.
         norm: from [N, A, O + U] to the normalised.
     """
     n, a, d = len(obs), critic.n_agents, critic.width // critic.heads
-    features = actions if actions.is_floating_point() else F.one_hot(actions, critic.n_actions).float()
+    features = (
+        actions if actions.is_floating_point() else F.one_hot(actions, critic.n_actions).float()
+    )
     x = norm(torch.cat([obs, features], -1))
     s = F.leaky_relu(layer(critic.state_encoder, i, x[:, i, : obs.shape[-1]]))
     e = [F.leaky_relu(layer(critic.encoder, j, x[:, j])) for j in range(a)]
@@ -77,7 +95,9 @@ def critic_value(critic, obs, actions, i, own=None, norm=normalised):
         for j in range(a):
             if j != i:
                 logits[j] = (query * (e[j] @ critic.key.weight[part].T)).sum(-1)
-                values[j] = F.leaky_relu(e[j] @ critic.value.weight[part].T + critic.value.bias[part])
+                values[j] = F.leaky_relu(
+                    e[j] @ critic.value.weight[part].T + critic.value.bias[part]
+                )
         total = sum(torch.exp(logit / d**0.5) for logit in logits.values())
         weights = {j: torch.exp(logit / d**0.5) / total for j, logit in logits.items()}
         attended.append(sum(weights[j].unsqueeze(1) * values[j] for j in values))

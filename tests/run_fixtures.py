@@ -1,4 +1,6 @@
-"""Whole runs in this process, without Sacred: started, told to stop, ended. For tests of resuming."""
+"""Whole runs in this process, without Sacred: started, told to stop, ended. For tests of
+resuming.
+"""
 
 import logging
 import signal

@@ -1,4 +1,6 @@
-"""S2Q's networks one by one: k, agent by agent, step by step, in plain loops over the stacked weights."""
+"""S2Q's networks one by one: k, agent by agent, step by step, in plain loops over the stacked
+weights.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,9 @@ def sub_values(mac, episode, n_steps):
     args, agent = mac.args, mac.agent
     n_values, n_agents = args.s2q_k + 1, mac.n_agents
     groups = n_values * (1 if args.share_params else n_agents)
-    hidden = [[torch.zeros(1, args.rnn_hidden_dim) for _ in range(n_agents)] for _ in range(n_values)]
+    hidden = [
+        [torch.zeros(1, args.rnn_hidden_dim) for _ in range(n_agents)] for _ in range(n_values)
+    ]
     memory = torch.zeros(1, args.encoder_hidden_dim)
     q, z = [], []
 
@@ -34,14 +38,19 @@ def sub_values(mac, episode, n_steps):
                 g = k if args.share_params else k * n_agents + i
                 x = layer(agent.fc1, inputs[i : i + 1], g).clamp(min=0)
                 gru = [
-                    weights(getattr(agent.rnn, n), g, groups) for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                    weights(getattr(agent.rnn, n), g, groups)
+                    for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
                 ]
                 hidden[k][i] = torch.gru_cell(x, hidden[k][i], *gru)
         latent = torch.cat([h.detach() for h in hidden[0]], dim=-1)
         if args.encoder_type == "rnn":
             rnn = mac.encoder.rnn
-            latent = memory = torch.gru_cell(latent, memory, rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh)
-        for number, linear in enumerate(m for m in mac.encoder.net if isinstance(m, torch.nn.Linear)):
+            latent = memory = torch.gru_cell(
+                latent, memory, rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh
+            )
+        for number, linear in enumerate(
+            m for m in mac.encoder.net if isinstance(m, torch.nn.Linear)
+        ):
             latent = linear(latent if number == 0 else latent.clamp(min=0))
         values = []
         for k in range(n_values):

@@ -16,7 +16,8 @@ def make_transitions(args, n=9, seed=0, sizes=None):
     """n random transitions; entries behind an agent's own sizes are 0, every third one is terminal.
 
     Args:
-        sizes: (obs sizes, action sizes), one each per agent; the largest ones everywhere unless given.
+        sizes: (obs sizes, action sizes), one each per agent; the largest ones everywhere unless
+            given.
     """
     rng = torch.Generator().manual_seed(seed)
     a, u, o = args.n_agents, args.n_actions, args.obs_shape
@@ -50,7 +51,9 @@ def make_transitions(args, n=9, seed=0, sizes=None):
 
 
 def assert_continues(learner, other, batch):
-    """A learner that takes over the state of another one in mid-training goes on as that one does."""
+    """A learner that takes over the state of another one in mid-training goes on as that one
+    does.
+    """
     learner.train(batch, 0, 0)
     # What is captured refers to the weights themselves.
     state = copy.deepcopy(capture(learner, shared=(learner.args, learner.logger)))

@@ -1,7 +1,9 @@
 """Many seeds to one number or one curve: interquartile mean with a stratified bootstrap interval.
 
-Source of the method: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
-2021: percentile bootstrap that resamples the runs of every task separately, interquartile mean over all runs and tasks.
+Source of the method: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
+    Precipice", NeurIPS
+2021: percentile bootstrap that resamples the runs of every task separately, interquartile mean over
+    all runs and tasks.
 """
 
 from __future__ import annotations
@@ -24,15 +26,21 @@ Task = tuple[str, str]
 
 
 def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Interquartile mean: `scipy.stats.trim_mean(x, 0.25)`, the mean without the floor(n / 4) lowest and highest.
+    """Interquartile mean: `scipy.stats.trim_mean(x, 0.25)`, the mean without the floor(n / 4)
+    lowest and highest.
 
-    With fewer than 4 values nothing is cut: it is the plain mean. With 4 it is the mean of the middle 2, with 5 of the
+    With fewer than 4 values nothing is cut: it is the plain mean. With 4 it is the mean of the
+        middle 2, with 5 of the
     middle 3, with 8 of the middle 4.
     """
     return stats.trim_mean(x, 0.25, axis=axis)
 
 
-STATISTICS: dict[str, Callable[..., np.ndarray]] = {"iqm": iqm, "mean": np.mean, "median": np.median}
+STATISTICS: dict[str, Callable[..., np.ndarray]] = {
+    "iqm": iqm,
+    "mean": np.mean,
+    "median": np.median,
+}
 STATISTIC_NAMES = {"iqm": "interquartile mean", "mean": "mean", "median": "median"}
 
 
@@ -58,7 +66,9 @@ class Method:
         if not 0 < self.confidence < 1:
             raise UserError(f"the confidence must lie between 0 and 1, not {self.confidence}")
         if self.resamples < 1:
-            raise UserError(f"the number of bootstrap resamples must be positive, not {self.resamples}")
+            raise UserError(
+                f"the number of bootstrap resamples must be positive, not {self.resamples}"
+            )
 
     @property
     def percent(self) -> str:
@@ -69,14 +79,20 @@ class Method:
 DEFAULT = Method()
 
 
-def interval(strata: Sequence[np.ndarray], method: Method = DEFAULT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Point estimate over all runs and its percentile bootstrap interval, runs resampled within their stratum.
+def interval(
+    strata: Sequence[np.ndarray], method: Method = DEFAULT
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Point estimate over all runs and its percentile bootstrap interval, runs resampled within
+    their stratum.
 
-    A stratum is a task: the runs of one task never stand in for those of another. Within a stratum whole runs are
-    resampled, the same ones for every column. A stratum of a single run has nothing to resample and stays as it is.
+    A stratum is a task: the runs of one task never stand in for those of another. Within a stratum
+        whole runs are
+    resampled, the same ones for every column. A stratum of a single run has nothing to resample and
+    stays as it is.
 
     Args:
-        strata: arrays [n_i, ...] with the runs of one task each along the first axis; the other axes are equal.
+        strata: arrays [n_i, ...] with the runs of one task each along the first axis; the other
+            axes are equal.
 
     Returns:
         (centre, low, high), each [...]; low and high are NaN where no stratum has two runs.
@@ -90,7 +106,8 @@ def interval(strata: Sequence[np.ndarray], method: Method = DEFAULT) -> tuple[np
         return centre, np.full_like(centre, np.nan), np.full_like(centre, np.nan)
 
     def pooled(*samples: np.ndarray, axis: int) -> np.ndarray:
-        # Samples are [..., resamples, n_i], axis is the last; single runs [..., 1] are the same in every resample.
+        # Samples are [..., resamples, n_i], axis is the last; single runs [..., 1] are the same in
+        # every resample.
         shape = samples[0].shape[:-1]
         fixed = [np.broadcast_to(x[..., None, :], (*shape, 1)) for x in single]
         return statistic(np.concatenate([*samples, *fixed], axis=axis), axis=axis)
@@ -100,14 +117,20 @@ def interval(strata: Sequence[np.ndarray], method: Method = DEFAULT) -> tuple[np
         several,
         pooled,
         n_resamples=method.resamples,
-        batch=max(1, int(1e7) // max(1, centre.size * n_runs)),  # at most about 80 MB of resampled values at a time
+        batch=max(
+            1, int(1e7) // max(1, centre.size * n_runs)
+        ),  # at most about 80 MB of resampled values at a time
         vectorized=True,
         axis=0,
         confidence_level=method.confidence,
         method="percentile",
         rng=np.random.default_rng(method.seed),
     )
-    return centre, np.asarray(result.confidence_interval.low), np.asarray(result.confidence_interval.high)
+    return (
+        centre,
+        np.asarray(result.confidence_interval.low),
+        np.asarray(result.confidence_interval.high),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +145,8 @@ class Curve:
         n: int64 [G], how many runs reach `t`.
         runs: the single runs as recorded (not interpolated).
         n_tasks: how many tasks the runs come from.
-        uneven: some runs start later or end earlier than others by more than the distance of two evaluations.
+        uneven: some runs start later or end earlier than others by more than the distance of two
+            evaluations.
     """
 
     label: str
@@ -151,18 +175,20 @@ def curves(
 ) -> Curve:
     """The curves of a group's runs, aggregated to one.
 
-    Runs are brought to a common grid by linear interpolation inside the range of each run, never beyond it. The grid is
-    the union of their steps, or `points` evenly spaced steps where the union is larger. At every step the runs that
-    reach it count, `Curve.n` of them. Evaluations of different runs never fall on the same step, so the grid ends with
-    the first of the runs that end within one evaluation of the longest. If the runs come from several tasks, tasks are
-    the strata of the bootstrap and the grid covers the range that all tasks have.
+    Runs are brought to a common grid by linear interpolation inside the range of each run, never
+    beyond it. The grid is the union of their steps, or `points` evenly spaced steps where the union
+    is larger. At every step the runs that reach it count, `Curve.n` of them. Evaluations of
+    different runs never fall on the same step, so the grid ends with the first of the runs that end
+    within one evaluation of the longest. If the runs come from several tasks, tasks are the strata
+    of the bootstrap and the grid covers the range that all tasks have.
 
     Args:
         group: repetitions of one experiment; runs without the metric are left out with a warning.
         metric: a scalar's name, e.g. `test_return_mean`.
         label: the curve's name in legends.
         points: largest number of grid steps.
-        scale: task -> (lowest, highest): values are mapped to (value - lowest) / (highest - lowest).
+        scale: task -> (lowest, highest): values are mapped to (value - lowest) / (highest -
+            lowest).
 
     Raises:
         UserError: no run has the metric, or the tasks share no range of steps.
@@ -178,18 +204,27 @@ def curves(
             series = Series(series.t, (series.values - low) / (high - low))
         by_task.setdefault(run.task, []).append(series)
     if not by_task:
-        raise UserError(f"no run of '{label}' has the metric {metric}" if label else f"no run has the metric {metric}")
+        raise UserError(
+            f"no run of '{label}' has the metric {metric}"
+            if label
+            else f"no run has the metric {metric}"
+        )
     ranges = [_common_range(members) for members in by_task.values()]
     start, end = max(r[0] for r in ranges), min(r[1] for r in ranges)
     if start > end:
-        raise UserError(f"the tasks of '{label}' share no range of steps: they cannot be put into one curve")
+        raise UserError(
+            f"the tasks of '{label}' share no range of steps: they cannot be put into one curve"
+        )
     everything = [series for members in by_task.values() for series in members]
     grid = np.unique(np.concatenate([series.t for series in everything]))
     grid = grid[(grid >= start) & (grid <= end)]
     if len(grid) > points:
         grid = np.unique(np.linspace(start, end, points).round().astype(np.int64))
 
-    values = [np.stack([np.interp(grid, s.t, s.values, np.nan, np.nan) for s in m]) for m in by_task.values()]
+    values = [
+        np.stack([np.interp(grid, s.t, s.values, np.nan, np.nan) for s in m])
+        for m in by_task.values()
+    ]
     alive = np.isfinite(np.concatenate(values))
     # A step that falls between the end of one run and the start of another has no value.
     covered = np.logical_and.reduce([np.isfinite(x).any(axis=0) for x in values])
@@ -203,12 +238,22 @@ def curves(
     uneven = any(r[2] for r in ranges)
     n = alive.sum(axis=0)[covered]
     return Curve(
-        label, grid[covered], centre[covered], low[covered], high[covered], n, everything, len(by_task), uneven
+        label,
+        grid[covered],
+        centre[covered],
+        low[covered],
+        high[covered],
+        n,
+        everything,
+        len(by_task),
+        uneven,
     )
 
 
 def _common_range(members: Sequence[Series]) -> tuple[int, int, bool]:
-    """First and last step of the common grid, and whether the runs' ranges differ by more than one evaluation."""
+    """First and last step of the common grid, and whether the runs' ranges differ by more than one
+    evaluation.
+    """
     spacing = max(float(np.median(np.diff(s.t))) if len(s.t) > 1 else 0.0 for s in members)
     firsts, lasts = np.asarray([s.t[0] for s in members]), np.asarray([s.t[-1] for s in members])
     together_start, together_end = firsts <= firsts.min() + spacing, lasts >= lasts.max() - spacing
@@ -219,7 +264,9 @@ def _common_range(members: Sequence[Series]) -> tuple[int, int, bool]:
 
 
 def is_rate(metric: str, runs: Sequence[Run]) -> bool:
-    """Whether the metric is a share of won episodes, to be shown in percent: by its name and values within 0..1."""
+    """Whether the metric is a share of won episodes, to be shown in percent: by its name and values
+    within 0..1.
+    """
     if not re.search(r"(^|_)(won|win|wins|solved|success)(_|$)", metric):
         return False
     found = [series.values for run in runs if (series := run.metrics.get(metric)) is not None]
@@ -227,18 +274,24 @@ def is_rate(metric: str, runs: Sequence[Run]) -> bool:
 
 
 def normalisation(runs: Sequence[Run], metric: str) -> dict[Task, tuple[float, float]]:
-    """Lowest and highest value of the metric per task over all runs, as marl-eval normalises returns.
+    """Lowest and highest value of the metric per task over all runs, as marl-eval normalises
+    returns.
 
     Raises:
         UserError: a task on which all values are equal.
     """
     scale: dict[Task, tuple[float, float]] = {}
     for task in {run.task for run in runs}:
-        found = [s.values for run in runs if run.task == task and (s := run.finite(metric)) is not None]
+        found = [
+            s.values for run in runs if run.task == task and (s := run.finite(metric)) is not None
+        ]
         if found:
             low, high = float(min(v.min() for v in found)), float(max(v.max() for v in found))
             if low == high:
-                raise UserError(f"{metric} is {low:g} throughout on {task[1]}: it cannot be normalised over tasks")
+                raise UserError(
+                    f"{metric} is {low:g} throughout on {task[1]}: it cannot be normalised over "
+                    "tasks"
+                )
             scale[task] = (low, high)
     return scale
 
@@ -288,7 +341,8 @@ def final_table(
     last: int = 5,
     method: Method = DEFAULT,
 ) -> list[FinalRow]:
-    """Final results, one row per task and group: each run's mean over its last evaluations, then statistics over runs.
+    """Final results, one row per task and group: each run's mean over its last evaluations, then
+    statistics over runs.
 
     Args:
         last: how many of a run's last evaluations its final value averages.
@@ -312,7 +366,9 @@ def final_table(
 
 def tasks_of(runs: Sequence[Run]) -> list[Task]:
     """The tasks of the runs in natural order."""
-    return sorted({run.task for run in runs}, key=lambda task: (natural_key(task[0]), natural_key(task[1])))
+    return sorted(
+        {run.task for run in runs}, key=lambda task: (natural_key(task[0]), natural_key(task[1]))
+    )
 
 
 def aggregate_table(
@@ -321,7 +377,8 @@ def aggregate_table(
     scale: Mapping[Task, tuple[float, float]] | None = None,
     method: Method = DEFAULT,
 ) -> list[FinalRow]:
-    """One row per group over all tasks, tasks being the strata; groups that lack a task are left out with a warning.
+    """One row per group over all tasks, tasks being the strata; groups that lack a task are left
+    out with a warning.
 
     Args:
         rows: of `final_table`.
@@ -333,7 +390,9 @@ def aggregate_table(
         members = {row.task: row for row in rows if row.label == label}
         if len(members) < len(tasks):
             missing = ", ".join(task[1] for task in tasks if task not in members)
-            _log.warning("'%s' has no runs on %s: left out of the aggregate over all maps", label, missing)
+            _log.warning(
+                "'%s' has no runs on %s: left out of the aggregate over all maps", label, missing
+            )
             continue
         strata = []
         for task in tasks:
@@ -362,7 +421,9 @@ def aggregate_table(
     return result
 
 
-def _final_row(task: Task, label: str, runs: Sequence[Run], metric: str, last: int, method: Method) -> FinalRow:
+def _final_row(
+    task: Task, label: str, runs: Sequence[Run], metric: str, last: int, method: Method
+) -> FinalRow:
     series = [run.finite(metric) for run in runs]
     series = [s for s in series if s is not None]
     finals = np.asarray([s.values[-last:].mean() for s in series])
@@ -377,7 +438,9 @@ def _final_row(task: Task, label: str, runs: Sequence[Run], metric: str, last: i
     if min(evaluations) < last:
         notes.append(f"only {min(evaluations)} of {last} evaluations")
     statuses = sorted({run.status for run in runs} - {"COMPLETED", "UNKNOWN"})
-    notes += [f"{sum(run.status == status for run in runs)} {status.lower()}" for status in statuses]
+    notes += [
+        f"{sum(run.status == status for run in runs)} {status.lower()}" for status in statuses
+    ]
     return FinalRow(
         task,
         label,

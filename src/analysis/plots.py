@@ -18,7 +18,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator
 
 from analysis.aggregate import DEFAULT, STATISTIC_NAMES, Curve, Method
 
-# Okabe and Ito's palette for all kinds of colour vision, without yellow, which is too light for lines on white.
+# Okabe and Ito's palette for all kinds of colour vision, without yellow, which is too light for
+# lines on white.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
 # After the palette is used up, the same colours come again with another dash pattern.
 DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)))
@@ -47,7 +48,8 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)
 def looks(labels: Sequence[str]) -> dict[str, Look]:
     """(colour, dash pattern) of every label, so that a group looks the same in all panels."""
     return {
-        label: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]) for i, label in enumerate(labels)
+        label: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)])
+        for i, label in enumerate(labels)
     }
 
 
@@ -74,11 +76,13 @@ def plot_curves(
     ylabel: str = "",
     ylim: tuple[float, float] | None = None,
 ) -> list[Line2D]:
-    """Draws curves with their bands into one panel. Where not all runs of a curve reach, its line is thin.
+    """Draws curves with their bands into one panel. Where not all runs of a curve reach, its line
+    is thin.
 
     Args:
         look: label -> (colour, dash pattern), from `looks`; by default those of the given curves.
-        seeds: single runs as thin lines: True, False, or None for groups of at most `SEEDS_SHOWN_UP_TO` runs.
+        seeds: single runs as thin lines: True, False, or None for groups of at most
+            `SEEDS_SHOWN_UP_TO` runs.
         percent: values are shares; they are drawn as percent on an axis from 0 to 100.
         ylim: limits of the y axis in the drawn unit.
 
@@ -92,9 +96,17 @@ def plot_curves(
         colour, dash = look[curve.label]
         if curve.n_runs > 1 and (seeds or (seeds is None and curve.n_runs <= SEEDS_SHOWN_UP_TO)):
             for run in curve.runs:
-                ax.plot(run.t, factor * run.values, color=colour, alpha=0.25, linewidth=0.6, zorder=2)
+                ax.plot(
+                    run.t, factor * run.values, color=colour, alpha=0.25, linewidth=0.6, zorder=2
+                )
         ax.fill_between(
-            curve.t, factor * curve.low, factor * curve.high, color=colour, alpha=0.18, linewidth=0, zorder=3
+            curve.t,
+            factor * curve.low,
+            factor * curve.high,
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+            zorder=3,
         )
         marker = "o" if len(curve.t) == 1 else None
         for complete, width in ((False, 0.9), (True, 1.9)):
@@ -111,7 +123,9 @@ def plot_curves(
                 markersize=4,
                 zorder=4 + layer / 100,
             )
-        handles.append(Line2D([], [], color=colour, linestyle=dash, linewidth=1.9, label=curve.label))
+        handles.append(
+            Line2D([], [], color=colour, linestyle=dash, linewidth=1.9, label=curve.label)
+        )
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.margins(x=0.02)
@@ -128,7 +142,9 @@ def plot_curves(
 
 
 def _grown(shown: np.ndarray) -> np.ndarray:
-    """Every True of a bool array [G] with its neighbours, so that the thin and the thick part of a line meet."""
+    """Every True of a bool array [G] with its neighbours, so that the thin and the thick part of a
+    line meet.
+    """
     grown = shown.copy()
     grown[1:] |= shown[:-1]
     grown[:-1] |= shown[1:]
@@ -144,7 +160,8 @@ def draw(
     percent: bool = False,
     ylim: tuple[float, float] | None = None,
 ) -> Figure:
-    """A figure with one panel per entry (title -> curves), a common legend below and a line that says what is drawn.
+    """A figure with one panel per entry (title -> curves), a common legend below and a line that
+    says what is drawn.
 
     Args:
         ylabel: in words, with the unit.
@@ -180,10 +197,23 @@ def draw(
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
         handles = [
-            Line2D([], [], color=look[label][0], linestyle=look[label][1], linewidth=1.9, label=texts[label])
+            Line2D(
+                [],
+                [],
+                color=look[label][0],
+                linestyle=look[label][1],
+                linewidth=1.9,
+                label=texts[label],
+            )
             for label in labels
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, title=note)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=legend_columns,
+            frameon=False,
+            title=note,
+        )
         legend = figure.legends[0]
         legend.get_title().set(fontsize=7.5, color="#555555", multialignment="center")
     return figure
@@ -192,7 +222,9 @@ def draw(
 def _legend_text(label: str, panels: Mapping[str, Sequence[Curve]]) -> str:
     """The label with the number of runs per map."""
     curves = [curve for curves in panels.values() for curve in curves if curve.label == label]
-    counts = {curve.n_runs for curve in curves if curve.n_tasks == 1} or {curve.n_runs for curve in curves}
+    counts = {curve.n_runs for curve in curves if curve.n_tasks == 1} or {
+        curve.n_runs for curve in curves
+    }
     n = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     return f"{label} (n = {n})"
 
@@ -219,7 +251,10 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         OSError: the files cannot be written.
     """
     files = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None})):
+    for suffix, metadata in (
+        (".png", {"Software": None}),
+        (".pdf", {"CreationDate": None, "Producer": None}),
+    ):
         files.append(stem.with_name(stem.name + suffix))
         with mpl.rc_context(_STYLE):
             figure.savefig(files[-1], dpi=150, metadata=metadata)

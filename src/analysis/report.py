@@ -1,4 +1,6 @@
-"""`python src/main.py report PATH...`: learning curves, tables and marl-eval's JSON from any number of runs."""
+"""`python src/main.py report PATH...`: learning curves, tables and marl-eval's JSON from any number
+of runs.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ _STATISTIC_HEADS = {"iqm": "IQM", "mean": "Mean", "median": "Median"}
 
 @dataclass
 class Report:
-    """What `write_report` made: the files, and the tables by metric (values of rates are shares, not percent)."""
+    """What `write_report` made: the files, and the tables by metric (values of rates are shares,
+    not percent).
+    """
 
     files: list[Path] = field(default_factory=list)
     tables: dict[str, list[FinalRow]] = field(default_factory=dict)
@@ -60,15 +64,16 @@ def write_report(
 
     Args:
         paths: run directories, folders above them, glob patterns.
-        out: folder for `curves_METRIC.png` and `.pdf`, `final.csv`, `marl_eval.json` and `report.md`, which shows them
-            all together with every warning.
+        out: folder for `curves_METRIC.png` and `.pdf`, `final.csv`, `marl_eval.json` and
+            `report.md`, which shows them all together with every warning.
         by: config keys whose values make the groups (curves).
-        metrics: scalars to report; None: the test return, and the test win rate where it was recorded.
+        metrics: scalars to report; None: the test return, and the test win rate where it was
+            recorded.
         last: how many last evaluations of a run its final result averages.
         method: statistic over the seeds and its interval.
         seeds: single runs as thin lines; None: for groups of few runs.
-        over_maps: adds a panel and rows over all maps, maps being the strata; metrics other than rates are normalised
-            per map to the range from the lowest to the highest value recorded.
+        over_maps: adds a panel and rows over all maps, maps being the strata; metrics other than
+            rates are normalised per map to the range from the lowest to the highest value recorded.
         ylim: limits of the y axis as drawn (percent for rates).
         points: largest number of steps on the common grid of a curve.
 
@@ -81,7 +86,10 @@ def write_report(
     if points < 2:
         raise UserError(f"a curve needs at least 2 points, not {points}")
     if ylim is not None and not ylim[0] < ylim[1]:
-        raise UserError(f"the lower limit of the y axis must lie below the upper one, not {ylim[0]:g} and {ylim[1]:g}")
+        raise UserError(
+            f"the lower limit of the y axis must lie below the upper one, not {ylim[0]:g} and "
+            f"{ylim[1]:g}"
+        )
     with _collected_warnings() as warnings:
         wanted = list(dict.fromkeys(metrics)) if metrics else list(DEFAULT_METRICS)
         exported = [name for names in marl_eval.METRICS.values() for name in names]
@@ -107,7 +115,9 @@ def write_report(
             text = _markdown(report, runs, pictures, warnings, by, last)
             report.files[-1].write_text(text, encoding="utf-8")
         except OSError as error:
-            raise UserError(f"the report cannot be written to {out}: {error.strerror or error}") from error
+            raise UserError(
+                f"the report cannot be written to {out}: {error.strerror or error}"
+            ) from error
     return report
 
 
@@ -122,13 +132,20 @@ class _Options:
     over_maps: bool
     ylim: tuple[float, float] | None
     points: int
-    explicit: bool  # the metrics were asked for by name: a map without one of them is worth a warning
+    explicit: (
+        bool  # the metrics were asked for by name: a map without one of them is worth a warning
+    )
 
 
-def _one_metric(groups: Mapping[str, Sequence[Run]], metric: str, options: _Options, report: Report) -> Figure:
+def _one_metric(
+    groups: Mapping[str, Sequence[Run]], metric: str, options: _Options, report: Report
+) -> Figure:
     """The figure of one metric; its table goes into `report`."""
     method, points = options.method, options.points
-    having = {label: [run for run in group if run.finite(metric) is not None] for label, group in groups.items()}
+    having = {
+        label: [run for run in group if run.finite(metric) is not None]
+        for label, group in groups.items()
+    }
     members = [run for group in having.values() for run in group]
     recorded = {run.task for run in members}
     lacking = [run for label, group in groups.items() for run in group if run not in having[label]]
@@ -154,7 +171,14 @@ def _one_metric(groups: Mapping[str, Sequence[Run]], metric: str, options: _Opti
         title = ALL_MAPS if rate else f"{ALL_MAPS} (0 to 1 per map)"
         if all_rows:
             panels[title] = [
-                aggregate.curves(having[row.label], metric, label=row.label, method=method, points=points, scale=scale)
+                aggregate.curves(
+                    having[row.label],
+                    metric,
+                    label=row.label,
+                    method=method,
+                    points=points,
+                    scale=scale,
+                )
                 for row in all_rows
             ]
         rows += all_rows
@@ -215,7 +239,10 @@ def _collected_warnings() -> Iterator[list[str]]:
         return record.getMessage() not in collector.messages
 
     # Figures and tables read the same runs: what is wrong with one of them is said once.
-    modules = [logging.getLogger(f"analysis.{name}") for name in ("runs", "aggregate", "marl_eval", "report")]
+    modules = [
+        logging.getLogger(f"analysis.{name}")
+        for name in ("runs", "aggregate", "marl_eval", "report")
+    ]
     for module in modules:
         module.addFilter(first_time)
     logger.addHandler(collector)
@@ -263,7 +290,13 @@ def _duration(seconds: float) -> str:
 def _heads(method: Method) -> list[str]:
     """Column heads: the chosen statistic with its interval, and the others."""
     others = [_STATISTIC_HEADS[key] for key in ("iqm", "mean") if key != method.statistic]
-    return ["Map", "Group", _STATISTIC_HEADS[method.statistic], f"{method.percent} interval", *others]
+    return [
+        "Map",
+        "Group",
+        _STATISTIC_HEADS[method.statistic],
+        f"{method.percent} interval",
+        *others,
+    ]
 
 
 def _cells(row: FinalRow, method: Method, rate: bool) -> list[str]:
@@ -274,17 +307,56 @@ def _cells(row: FinalRow, method: Method, rate: bool) -> list[str]:
 
 def _write_csv(path: Path, report: Report) -> Path:
     """All tables as one CSV, in the metrics' own units (win rates as shares)."""
-    head = ["metric", "environment", "map", "group", "iqm", "mean", "median", "interval_of", "confidence"]
-    head += ["low", "high", "min", "max", "n_seeds", "seeds", "finals", "evaluations", "steps_min", "steps_max"]
+    head = [
+        "metric",
+        "environment",
+        "map",
+        "group",
+        "iqm",
+        "mean",
+        "median",
+        "interval_of",
+        "confidence",
+    ]
+    head += [
+        "low",
+        "high",
+        "min",
+        "max",
+        "n_seeds",
+        "seeds",
+        "finals",
+        "evaluations",
+        "steps_min",
+        "steps_max",
+    ]
     head += ["wall_clock_s", "steps_per_s", "notes"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         for metric, rows in report.tables.items():
             for row in rows:
-                cells = [metric, *row.task, row.label, row.iqm, row.mean, row.median, report.method.statistic]
-                cells += [report.method.confidence, row.low, row.high, min(row.finals), max(row.finals)]
-                cells += [len(row.seeds), " ".join(map(_seed, row.seeds)), " ".join(map(repr, row.finals))]
+                cells = [
+                    metric,
+                    *row.task,
+                    row.label,
+                    row.iqm,
+                    row.mean,
+                    row.median,
+                    report.method.statistic,
+                ]
+                cells += [
+                    report.method.confidence,
+                    row.low,
+                    row.high,
+                    min(row.finals),
+                    max(row.finals),
+                ]
+                cells += [
+                    len(row.seeds),
+                    " ".join(map(_seed, row.seeds)),
+                    " ".join(map(repr, row.finals)),
+                ]
                 cells += [" ".join(map(str, row.evaluations)), min(row.steps), max(row.steps)]
                 cells += [row.wall_clock, row.steps_per_second, "; ".join(row.notes)]
                 writer.writerow("" if isinstance(c, float) and math.isnan(c) else c for c in cells)
@@ -294,7 +366,9 @@ def _write_csv(path: Path, report: Report) -> Path:
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return lines + [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
+    ]
 
 
 def _markdown(
@@ -306,7 +380,12 @@ def _markdown(
     last: int,
 ) -> str:
     method = report.method
-    lines = ["# Report", "", f"{len(runs)} runs, grouped by {', '.join(f'`{key}`' for key in by)}.", ""]
+    lines = [
+        "# Report",
+        "",
+        f"{len(runs)} runs, grouped by {', '.join(f'`{key}`' for key in by)}.",
+        "",
+    ]
     for metric, rows in report.tables.items():
         rate = metric in report.rates
         png, pdf = pictures[metric]
@@ -321,7 +400,9 @@ def _markdown(
                     *_cells(row, method, rate),
                     _number(min(row.finals), rate),
                     _number(max(row.finals), rate),
-                    f"{len(row.seeds)}: {names}" if row.task[0] != "all" else f"{len(row.seeds)} runs",
+                    f"{len(row.seeds)}: {names}"
+                    if row.task[0] != "all"
+                    else f"{len(row.seeds)} runs",
                     _steps(row.steps),
                     _duration(row.wall_clock),
                     _number(row.steps_per_second),
@@ -331,14 +412,21 @@ def _markdown(
         lines += [*markdown_table(head, body), ""]
     lines += ["## How to read this", ""]
     lines += [
-        f"- The final result of a run is the mean of its last {last} evaluations (of all, where it has fewer).",
-        f"- Lines, and what the interval belongs to: the {STATISTIC_NAMES[method.statistic]} over runs. The "
-        "interquartile mean drops the floor(n/4) lowest and highest of n runs: with fewer than 4 it is the plain mean.",
-        f"- Intervals: {method.percent}, percentile bootstrap, {method.resamples} resamples of whole runs, map by map "
-        "where several maps are put together. With few runs (under about 5) they are narrower than they claim.",
+        f"- The final result of a run is the mean of its last {last} evaluations (of all, where it "
+        "has fewer).",
+        f"- Lines, and what the interval belongs to: the {STATISTIC_NAMES[method.statistic]} over "
+        "runs. The "
+        "interquartile mean drops the floor(n/4) lowest and highest of n runs: with fewer than 4 "
+        "it is the plain mean.",
+        f"- Intervals: {method.percent}, percentile bootstrap, {method.resamples} resamples of "
+        "whole runs, map by map "
+        "where several maps are put together. With few runs (under about 5) they are narrower than "
+        "they claim.",
         "- A curve uses, at each step, the runs that reach it; nothing is extrapolated.",
-        "- Wall clock and steps/s are means per run. `final.csv` has the same numbers unrounded, win rates as shares.",
-        f"- `marl_eval.json`: marl-eval's format; `absolute_metrics` hold the episodes of the last {last} evaluations, "
+        "- Wall clock and steps/s are means per run. `final.csv` has the same numbers unrounded, "
+        "win rates as shares.",
+        "- `marl_eval.json`: marl-eval's format; `absolute_metrics` hold the episodes of the last "
+        f"{last} evaluations, "
         "not those of a re-evaluated best policy.",
         "",
     ]
@@ -354,9 +442,16 @@ def _print_tables(report: Report, console: Console) -> None:
     short = EngFormatter(sep="")
     for metric, rows in report.tables.items():
         rate = metric in report.rates
-        table = Table(title=plots.in_words(metric, rate), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=plots.in_words(metric, rate),
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+        )
         for i, head in enumerate(_heads(report.method)):
-            table.add_column(head, justify="right" if i > 1 else "left", no_wrap=i > 1, overflow="fold")
+            table.add_column(
+                head, justify="right" if i > 1 else "left", no_wrap=i > 1, overflow="fold"
+            )
         table.add_column("Runs", justify="right", no_wrap=True)
         table.add_column("Steps", justify="right", no_wrap=True)
         previous = None
@@ -366,11 +461,17 @@ def _print_tables(report: Report, console: Console) -> None:
             cells = _cells(row, report.method, rate)
             cells[0] = cells[0] if row.task != previous else ""
             cells[1] += " *" if row.notes else ""
-            table.add_row(*map(escape, cells), str(len(row.seeds)), short(float(f"{max(row.steps):.3g}")))
+            table.add_row(
+                *map(escape, cells), str(len(row.seeds)), short(float(f"{max(row.steps):.3g}"))
+            )
             previous = row.task
         console.print(table)
         for row in (row for row in rows if row.notes):
-            console.print(f"* {row.label} on {row.task[1]}: {'; '.join(row.notes)}", markup=False, highlight=False)
+            console.print(
+                f"* {row.label} on {row.task[1]}: {'; '.join(row.notes)}",
+                markup=False,
+                highlight=False,
+            )
 
 
 # --- Command line ---
@@ -384,35 +485,64 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python src/main.py report",
-        description="Learning curves (PNG, PDF), tables of final results (Markdown, CSV) and marl-eval's JSON from "
+        description="Learning curves (PNG, PDF), tables of final results (Markdown, CSV) and "
+        "marl-eval's JSON from "
         "runs of this project or of PyMARL, PyMARL2 and EPyMARL.",
-        epilog="examples:  report results/sacred    report 'results/sacred/q*/3m' --by name,lr --metric loss",
+        epilog="examples:  report results/sacred    report 'results/sacred/q*/3m' --by name,lr "
+        "--metric loss",
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a run, a folder above runs, or a glob pattern")
-    parser.add_argument("--by", default="name", metavar="KEYS", help="config keys that make a curve (default: name)")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a run, a folder above runs, or a glob pattern"
+    )
+    parser.add_argument(
+        "--by", default="name", metavar="KEYS", help="config keys that make a curve (default: name)"
+    )
     parser.add_argument(
         "--metric",
         action="append",
         metavar="NAMES",
-        help="metrics, comma-separated (default: test_return_mean, and test_battle_won_mean where recorded)",
+        help="metrics, comma-separated (default: test_return_mean, and test_battle_won_mean where "
+        "recorded)",
     )
-    parser.add_argument("--out", default="results/report", help="folder for the report (default: %(default)s)")
     parser.add_argument(
-        "--last", type=int, default=5, metavar="N", help="evaluations in a final result (default: %(default)s)"
+        "--out", default="results/report", help="folder for the report (default: %(default)s)"
     )
-    parser.add_argument("--statistic", choices=list(STATISTICS), default="iqm", help="over runs (default: %(default)s)")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: %(default)s)")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--last",
+        type=int,
+        default=5,
+        metavar="N",
+        help="evaluations in a final result (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--statistic",
+        choices=list(STATISTICS),
+        default="iqm",
+        help="over runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, help="of the intervals (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)"
+    )
     parser.add_argument(
         "--seeds",
         choices=["auto", "on", "off"],
         default="auto",
         help=f"single runs as thin lines (auto: in groups of up to {plots.SEEDS_SHOWN_UP_TO})",
     )
-    parser.add_argument("--over-maps", action="store_true", help="also aggregate over all maps, stratified by map")
-    parser.add_argument("--ylim", type=float, nargs=2, metavar=("LOW", "HIGH"), help="limits of the y axis")
     parser.add_argument(
-        "--points", type=int, default=300, help="largest number of steps on a curve's grid (default: %(default)s)"
+        "--over-maps", action="store_true", help="also aggregate over all maps, stratified by map"
+    )
+    parser.add_argument(
+        "--ylim", type=float, nargs=2, metavar=("LOW", "HIGH"), help="limits of the y axis"
+    )
+    parser.add_argument(
+        "--points",
+        type=int,
+        default=300,
+        help="largest number of steps on a curve's grid (default: %(default)s)",
     )
     return parser
 
@@ -431,10 +561,13 @@ def main(argv: Sequence[str]) -> int:
         0.
 
     Raises:
-        UserError: wrong arguments, no runs, an unknown metric or config key, a folder that cannot be written.
+        UserError: wrong arguments, no runs, an unknown metric or config key, a folder that cannot
+            be written.
     """
     args = _parser().parse_args(argv)
-    metrics = [name for text in args.metric for name in _names(text, "--metric")] if args.metric else None
+    metrics = (
+        [name for text in args.metric for name in _names(text, "--metric")] if args.metric else None
+    )
     report = write_report(
         args.paths,
         args.out,

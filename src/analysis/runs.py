@@ -1,4 +1,6 @@
-"""Reads run directories: ours (`metrics.jsonl`) and those of PyMARL, PyMARL2 and EPyMARL (Sacred's `info.json`)."""
+"""Reads run directories: ours (`metrics.jsonl`) and those of PyMARL, PyMARL2 and EPyMARL (Sacred's
+`info.json`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from utils.registry import nearest
 
 _log = logging.getLogger(__name__)
 
-# Files that make a folder a run. Sacred writes run.json as soon as a run starts: a run that died at once is seen too.
+# Files that make a folder a run. Sacred writes run.json as soon as a run starts: a run that died at
+# once is seen too.
 _RUN_FILES = ("metrics.jsonl", "info.json", "run.json")
 
 # Key in timing.jsonl: seconds since the start, interruptions not counted.
@@ -36,14 +39,18 @@ _NOT_SETTINGS = re.compile(
 
 
 class Series(NamedTuple):
-    """One scalar over time: `t` int64 [n], environment steps, strictly increasing; `values` float64 [n], may be NaN."""
+    """One scalar over time: `t` int64 [n], environment steps, strictly increasing; `values` float64
+    [n], may be NaN.
+    """
 
     t: np.ndarray
     values: np.ndarray
 
 
 class Episodes(NamedTuple):
-    """One list per evaluation: `t` int64 [n], strictly increasing; `values` n lists with one entry per episode."""
+    """One list per evaluation: `t` int64 [n], strictly increasing; `values` n lists with one entry
+    per episode.
+    """
 
     t: np.ndarray
     values: list[list[float]]
@@ -60,7 +67,8 @@ class Run:
         metrics: scalars by name.
         episodes: figures of single evaluation episodes by name (`test_returns`, `test_wins`).
         timing: wall-clock figures by name, in seconds or steps per second.
-        wall_clock: length of the run in seconds where no timing series says it (PyMARL's runs), else None.
+        wall_clock: length of the run in seconds where no timing series says it (PyMARL's runs),
+            else None.
     """
 
     path: Path
@@ -82,11 +90,14 @@ class Run:
 
     @property
     def task(self) -> tuple[str, str]:
-        """(environment, map). Without `env_args.map_name` the map is `env_args.key` (EPyMARL), else the name of the
-        environment's config file."""
+        """(environment, map). Without `env_args.map_name` the map is `env_args.key` (EPyMARL), else
+        the name of the environment's config file.
+        """
         env = str(self.config.get("env"))
         env_args = self.config.get("env_args") or {}
-        return env, str(env_args.get("map_name") or env_args.get("key") or self.config.get("env_config") or env)
+        return env, str(
+            env_args.get("map_name") or env_args.get("key") or self.config.get("env_config") or env
+        )
 
     def setting(self, key: str) -> Any:
         """The value of a config key; `env_args.penalty` reaches into a mapping.
@@ -106,14 +117,18 @@ class Run:
         return dict(_flatten(self.config))
 
     def finite(self, metric: str) -> Series | None:
-        """The finite points of a metric, or None where there are none; points left out are warned about."""
+        """The finite points of a metric, or None where there are none; points left out are warned
+        about.
+        """
         series = self.metrics.get(metric)
         if series is None:
             return None
         good = np.isfinite(series.values)
         if not good.all():
             counts = (~good).sum(), len(good)
-            _log.warning("%s: %d of %d values of %s are not finite: left out", self.path, *counts, metric)
+            _log.warning(
+                "%s: %d of %d values of %s are not finite: left out", self.path, *counts, metric
+            )
         return Series(series.t[good], series.values[good]) if good.any() else None
 
 
@@ -124,7 +139,8 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
 
     Args:
         paths: run directories, folders above them, or glob patterns (`**` allowed).
-        keys: names of the metrics to read, None for all (the others' lines are not parsed, which is many times faster).
+        keys: names of the metrics to read, None for all (the others' lines are not parsed, which is
+            many times faster).
 
     Returns:
         The runs in the natural order of their paths (`2` before `10`), each once.
@@ -137,13 +153,21 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
     folders = find_runs(paths)
     runs = [run for folder in folders if (run := _load_run(folder, keys)) is not None]
     if not runs:
-        found = f"{len(folders)} run folder(s) found, none with readable metrics" if folders else "no run folders found"
-        raise UserError(f"no runs in {', '.join(paths)}: {found}; give folders such as results/sacred/ALG/MAP/ID")
+        found = (
+            f"{len(folders)} run folder(s) found, none with readable metrics"
+            if folders
+            else "no run folders found"
+        )
+        raise UserError(
+            f"no runs in {', '.join(paths)}: {found}; give folders such as "
+            "results/sacred/ALG/MAP/ID"
+        )
     return runs
 
 
 def find_runs(paths: Sequence[str]) -> list[Path]:
-    """The run directories at or below the given paths and glob patterns, each once, in natural order.
+    """The run directories at or below the given paths and glob patterns, each once, in natural
+    order.
 
     Raises:
         UserError: a path that does not exist or a pattern without matches.
@@ -169,8 +193,8 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ("name",)) -> dict[str, 
         by: config keys; dots reach into mappings (`env_args.penalty`).
 
     Returns:
-        Label -> runs. A label is the run's name followed by `key=value` of the other keys (`qmix, lr=0.001`); the value
-        is `unset` where a run's config lacks the key.
+        Label -> runs. A label is the run's name followed by `key=value` of the other keys (`qmix,
+        lr=0.001`); the value is `unset` where a run's config lacks the key.
 
     Raises:
         UserError: no run's config has the key.
@@ -179,31 +203,45 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ("name",)) -> dict[str, 
     for key in by:
         if not any(_has(run, key) for run in runs):
             known = {name for run in runs for name in run.settings()}
-            raise UserError(f"no run has the config key '{key}'; {nearest(key, known)}".rstrip("; "))
+            raise UserError(
+                f"no run has the config key '{key}'; {nearest(key, known)}".rstrip("; ")
+            )
     groups: dict[str, list[Run]] = {}
     for run in runs:
         parts = []
         for key in by:
             value = run.setting(key) if _has(run, key) else "unset"
-            parts.append(str(value) if key == "name" else f"{key.removeprefix('env_args.')}={value}")
+            parts.append(
+                str(value) if key == "name" else f"{key.removeprefix('env_args.')}={value}"
+            )
         groups.setdefault(", ".join(parts), []).append(run)
     return dict(sorted(groups.items(), key=lambda item: natural_key(item[0])))
 
 
 def warn_about_mixtures(groups: Mapping[str, Sequence[Run]]) -> None:
-    """Warns where the runs of a curve are not repetitions: different settings, a seed twice, unfinished runs."""
+    """Warns where the runs of a curve are not repetitions: different settings, a seed twice,
+    unfinished runs.
+    """
     for label, group in groups.items():
         for task in sorted({run.task for run in group}):
             members = [run for run in group if run.task == task]
             differing = _differing_settings(members)
             if differing:
-                shown = ", ".join(f"{key} ({' / '.join(values)})" for key, values in differing.items())
-                _log.warning("'%s' on %s mixes runs that differ in %s; --by splits them", label, task[1], shown)
+                shown = ", ".join(
+                    f"{key} ({' / '.join(values)})" for key, values in differing.items()
+                )
+                _log.warning(
+                    "'%s' on %s mixes runs that differ in %s; --by splits them",
+                    label,
+                    task[1],
+                    shown,
+                )
             seeds = [run.seed for run in members if run.seed is not None]
             twice = sorted({seed for seed in seeds if seeds.count(seed) > 1}, key=str)
             if twice:
                 _log.warning(
-                    "'%s' on %s has several runs of seed %s: they count as independent, the interval is too narrow",
+                    "'%s' on %s has several runs of seed %s: they count as independent, the "
+                    "interval is too narrow",
                     *(label, task[1], ", ".join(map(str, twice))),
                 )
     for run in (run for group in groups.values() for run in group):
@@ -213,7 +251,11 @@ def warn_about_mixtures(groups: Mapping[str, Sequence[Run]]) -> None:
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Sort key with numbers in their order: `10_vs_11` after `5m_vs_6m`."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.split(r"(\d+)", text)
+        if part
+    ]
 
 
 def _has(run: Run, key: str) -> bool:
@@ -255,12 +297,15 @@ def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
     if (folder / "metrics.jsonl").exists():
         metrics, episodes = _read_jsonl(folder / "metrics.jsonl", keys)
         if (folder / "timing.jsonl").exists():
-            timing, _ = _read_jsonl(folder / "timing.jsonl", None if keys is None else {WALL_CLOCK_KEY})
+            timing, _ = _read_jsonl(
+                folder / "timing.jsonl", None if keys is None else {WALL_CLOCK_KEY}
+            )
     elif (folder / "info.json").exists():
         metrics = _read_info(folder / "info.json", keys)
         wall_clock = _sacred_seconds(record)
     if not metrics and not episodes:
-        # With a filter the file may hold other metrics; whether the run is empty is then seen from its size.
+        # With a filter the file may hold other metrics; whether the run is empty is then seen from
+        # its size.
         if keys is not None and _has_content(folder):
             return Run(folder, config, _status(record), {}, {}, timing, wall_clock)
         _log.warning("%s: no metrics (status %s): run left out", folder, _status(record))
@@ -292,8 +337,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _read_jsonl(path: Path, keys: frozenset[str] | None) -> tuple[dict[str, Series], dict[str, Episodes]]:
-    """Scalars and lists of a file of `{"t": int, "key": str, "value": float | null | list}` lines."""
+def _read_jsonl(
+    path: Path, keys: frozenset[str] | None
+) -> tuple[dict[str, Series], dict[str, Episodes]]:
+    """Scalars and lists of a file of `{"t": int, "key": str, "value": float | null | list}`
+    lines.
+    """
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
     if not lines:
         return {}, {}
@@ -337,7 +386,9 @@ def _parse_line(line: bytes) -> Any:
 def _as_series(
     path: Path, points: Mapping[str, tuple[list[int], list[Any]]]
 ) -> tuple[dict[str, Series], dict[str, Episodes]]:
-    """Sorts points into scalars and lists. Where steps go back (a resumed run), what was written later counts."""
+    """Sorts points into scalars and lists. Where steps go back (a resumed run), what was written
+    later counts.
+    """
     metrics: dict[str, Series] = {}
     episodes: dict[str, Episodes] = {}
     went_back = False
@@ -360,8 +411,9 @@ def _as_series(
 def _number(value: Any) -> float:
     """A float from a plain or jsonpickled number; NaN from anything else.
 
-    jsonpickle wraps NumPy scalars as `{"py/object": "numpy.float64", "dtype": ..., "value": 0.5}`. They are unwrapped
-    here because `jsonpickle.decode` would run whatever constructor a foreign file names.
+    jsonpickle wraps NumPy scalars as `{"py/object": "numpy.float64", "dtype": ..., "value": 0.5}`.
+    They are unwrapped here because `jsonpickle.decode` would run whatever constructor a foreign
+    file names.
     """
     if isinstance(value, dict):
         value = value.get("value")
@@ -374,14 +426,24 @@ def _read_info(path: Path, keys: frozenset[str] | None) -> dict[str, Series]:
     points: dict[str, tuple[list[int], list[Any]]] = {}
     for key, values in info.items():
         steps = info.get(f"{key}_T")
-        if not (isinstance(values, list) and isinstance(steps, list)) or (keys is not None and key not in keys):
+        if not (isinstance(values, list) and isinstance(steps, list)) or (
+            keys is not None and key not in keys
+        ):
             continue
         if len(values) != len(steps):
-            _log.warning("%s: %s has %d values for %d steps: cut to the shorter", path, key, len(values), len(steps))
+            _log.warning(
+                "%s: %s has %d values for %d steps: cut to the shorter",
+                path,
+                key,
+                len(values),
+                len(steps),
+            )
         pairs = [(_number(t), _number(value)) for t, value in zip(steps, values, strict=False)]
         known = [(int(t), value) for t, value in pairs if np.isfinite(t)]
         if len(known) < len(pairs):
-            _log.warning("%s: %s has %d unreadable steps: left out", path, key, len(pairs) - len(known))
+            _log.warning(
+                "%s: %s has %d unreadable steps: left out", path, key, len(pairs) - len(known)
+            )
         if known:
             points[key] = ([t for t, _ in known], [value for _, value in known])
     return _as_series(path, points)[0]
@@ -391,6 +453,8 @@ def _sacred_seconds(record: Mapping[str, Any]) -> float | None:
     """Seconds between start and end (or the last heartbeat) of a run in Sacred's run.json."""
     try:
         start = datetime.fromisoformat(record["start_time"])
-        return (datetime.fromisoformat(record.get("stop_time") or record["heartbeat"]) - start).total_seconds()
+        return (
+            datetime.fromisoformat(record.get("stop_time") or record["heartbeat"]) - start
+        ).total_seconds()
     except (KeyError, TypeError, ValueError):
         return None

@@ -1,8 +1,8 @@
 """Action selectors: from what the agents put out to one action each.
 
-`select_action(agent_inputs [B, A, U], avail_actions [B, A, U], t_env, test_mode=False) -> [B, A]` int64. An action that
-is not available is never selected, whatever the networks put out; random numbers come from torch's default generator.
-An agent without any available action is a ValueError.
+`select_action(agent_inputs [B, A, U], avail_actions [B, A, U], t_env, test_mode=False) -> [B, A]`
+int64. An action that is not available is never selected, whatever the networks put out; random
+numbers come from torch's default generator. An agent without any available action is a ValueError.
 """
 
 from __future__ import annotations
@@ -23,21 +23,28 @@ register = REGISTRY.register
 
 
 def masked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
-    """The available action with the highest score: [..., U] -> [...] int64; the first one of equals.
+    """The available action with the highest score: [..., U] -> [...] int64; the first one of
+    equals.
 
-    For training: nothing is checked, which would wait for the GPU. Where no action is available (after the end of an
+    For training: nothing is checked, which would wait for the GPU. Where no action is available
+        (after the end of an
     episode) it is action 0.
     """
     return torch.where(avail_actions != 0, scores.detach(), -torch.inf).argmax(dim=-1)
 
 
 def _checked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
-    """`masked_argmax` for acting: NaN and -inf are the lowest, and an agent without any action is a ValueError."""
+    """`masked_argmax` for acting: NaN and -inf are the lowest, and an agent without any action is a
+    ValueError.
+    """
     available = avail_actions != 0
     if not bool(available.any(dim=-1).all()):
         where = (~available.any(dim=-1)).nonzero()[0].tolist()
-        raise ValueError(f"no action is available at index {where} of avail_actions {tuple(avail_actions.shape)}")
-    # Every finite score, and what is as low as the lowest of them, stays above an unavailable action's -inf.
+        raise ValueError(
+            f"no action is available at index {where} of avail_actions {tuple(avail_actions.shape)}"
+        )
+    # Every finite score, and what is as low as the lowest of them, stays above an unavailable
+    # action's -inf.
     lowest = torch.finfo(scores.dtype).min
     scores = torch.nan_to_num(scores, nan=lowest, neginf=lowest)
     return masked_argmax(scores, avail_actions)
@@ -65,15 +72,18 @@ def random_actions(avail_actions: Tensor) -> Tensor:
     Raises:
         ValueError: an agent has no available action.
     """
-    return _checked_argmax(torch.rand(avail_actions.shape, device=avail_actions.device), avail_actions)
+    return _checked_argmax(
+        torch.rand(avail_actions.shape, device=avail_actions.device), avail_actions
+    )
 
 
 def sample_actions(weights: Tensor, avail_actions: Tensor) -> Tensor:
     """Samples an available action with probability proportional to its weight.
 
     Args:
-        weights: [..., U], non-negative; those of unavailable actions do not count. NaN is 0; an agent whose weights are
-            all 0 (a softmax may underflow on all that is available) draws uniformly.
+        weights: [..., U], non-negative; those of unavailable actions do not count. NaN is 0; an
+            agent whose weights are all 0 (a softmax may underflow on all that is available) draws
+            uniformly.
         avail_actions: [..., U].
 
     Returns:
@@ -86,26 +96,33 @@ def sample_actions(weights: Tensor, avail_actions: Tensor) -> Tensor:
 
 
 def _race(weights: Tensor, avail_actions: Tensor) -> Tensor:
-    # Of U exponential clocks with these rates, u's rings first with probability w_u / sum(w): what torch.multinomial
-    # does, without its checks.
+    # Of U exponential clocks with these rates, u's rings first with probability w_u / sum(w): what
+    # torch.multinomial does, without its checks.
     return _checked_argmax(weights / torch.empty_like(weights).exponential_(), avail_actions)
 
 
 def _available_weights(weights: Tensor, avail_actions: Tensor) -> Tensor:
     weights = torch.nan_to_num(weights, nan=0.0).masked_fill(avail_actions == 0, 0.0)
-    return torch.where(weights.sum(dim=-1, keepdim=True) > 0, weights, (avail_actions != 0).to(weights.dtype))
+    return torch.where(
+        weights.sum(dim=-1, keepdim=True) > 0, weights, (avail_actions != 0).to(weights.dtype)
+    )
 
 
 def _epsilon_schedule(args: SimpleNamespace) -> DecayThenFlatSchedule:
     for key in ("epsilon_start", "epsilon_finish"):
         if not 0.0 <= vars(args)[key] <= 1.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it is a probability, choose a value from 0 to 1")
-    return DecayThenFlatSchedule(args.epsilon_start, args.epsilon_finish, args.epsilon_anneal_time, decay="linear")
+            raise ConfigError(
+                f"{key} is {vars(args)[key]}; it is a probability, choose a value from 0 to 1"
+            )
+    return DecayThenFlatSchedule(
+        args.epsilon_start, args.epsilon_finish, args.epsilon_anneal_time, decay="linear"
+    )
 
 
 @register("epsilon_greedy")
 class EpsilonGreedyActionSelector:
-    """The action with the highest value, or with probability epsilon a uniformly random one, drawn for each agent.
+    """The action with the highest value, or with probability epsilon a uniformly random one, drawn
+    for each agent.
 
     Args:
         args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time` (environment steps; linear).
@@ -123,7 +140,9 @@ class EpsilonGreedyActionSelector:
         self.epsilon = self.schedule.eval(0)
 
     @torch.no_grad()
-    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+    def select_action(
+        self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
+    ) -> Tensor:
         """Values [B, A, U] -> actions [B, A]; greedy and without random numbers in `test_mode`."""
         if test_mode:
             return greedy_actions(agent_inputs, avail_actions)
@@ -136,11 +155,12 @@ class EpsilonGreedyActionSelector:
 
 @register("multinomial")
 class MultinomialActionSelector:
-    """Samples from the agents' policies, mixed with the uniform one: (1 - epsilon) pi + epsilon / #available.
+    """Samples from the agents' policies, mixed with the uniform one: (1 - epsilon) pi + epsilon /
+    #available.
 
     Args:
-        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time`, `test_greedy` (True: the most probable action
-            when testing; False: a sample of pi, without epsilon).
+        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time`, `test_greedy` (True: the
+            most probable action when testing; False: a sample of pi, without epsilon).
 
     Attributes:
         epsilon: of the last training step.
@@ -153,7 +173,9 @@ class MultinomialActionSelector:
         self.test_greedy = args.test_greedy
 
     @torch.no_grad()
-    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+    def select_action(
+        self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
+    ) -> Tensor:
         """Probabilities [B, A, U] (renormalised over the available actions) -> actions [B, A]."""
         if test_mode:
             pick = greedy_actions if self.test_greedy else sample_actions
@@ -162,7 +184,9 @@ class MultinomialActionSelector:
         return _race(self.probabilities(agent_inputs, avail_actions), avail_actions)
 
     def probabilities(self, agent_inputs: Tensor, avail_actions: Tensor) -> Tensor:
-        """What training samples from at the current epsilon: [..., U] -> [..., U], each row summing to 1."""
+        """What training samples from at the current epsilon: [..., U] -> [..., U], each row summing
+        to 1.
+        """
         weights = _available_weights(agent_inputs, avail_actions)
         available = (avail_actions != 0).to(weights.dtype)
         policy = weights / weights.sum(dim=-1, keepdim=True)
@@ -171,7 +195,8 @@ class MultinomialActionSelector:
     def acting_policy(self, policy: MaskedCategorical, avail_actions: Tensor) -> MaskedCategorical:
         """What training samples from at the current epsilon, for learners.
 
-        Mixed as logarithms: of an action that a policy has all but given up, the probability may be 0 in floating
+        Mixed as logarithms: of an action that a policy has all but given up, the probability may be
+            0 in floating
         point, but its logarithm and the gradient of that are finite.
 
         Args:
@@ -198,7 +223,9 @@ class SoftPoliciesSelector:
         self.args = args
 
     @torch.no_grad()
-    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+    def select_action(
+        self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
+    ) -> Tensor:
         """Probabilities [B, A, U] (renormalised over the available actions) -> actions [B, A]."""
         return sample_actions(agent_inputs, avail_actions)
 
@@ -216,7 +243,9 @@ class GumbelActionSelector:
         self.test_greedy = args.test_greedy
 
     @torch.no_grad()
-    def select_action(self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
+    def select_action(
+        self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
+    ) -> Tensor:
         """Logits [B, A, U] -> actions [B, A]."""
         if test_mode and self.test_greedy:
             return greedy_actions(agent_inputs, avail_actions)

@@ -1,7 +1,9 @@
-"""What the agents' policies are distributions of: discrete actions of which some are unavailable, or real numbers.
+"""What the agents' policies are distributions of: discrete actions of which some are unavailable,
+or real numbers.
 
-`policy_distribution(outputs, avail_actions, continuous)` makes one distribution per row out of what a policy network
-puts out. Leading axes [...] are arbitrary, e.g. [N, A]; U is the number of actions, or of entries of a continuous one.
+`policy_distribution(outputs, avail_actions, continuous)` makes one distribution per row out of what
+a policy network puts out. Leading axes [...] are arbitrary, e.g. [N, A]; U is the number of
+actions, or of entries of a continuous one.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from torch import Tensor
 from torch.distributions import Normal, TanhTransform, kl_divergence
 
 LOG_STD_RANGE = (-5.0, 2.0)
-# tanh(5) is 0.9999. Actions of a mean far beyond are all 1 in float32: where in the tail they came from is lost, a
-# narrow policy then calls its own actions impossible, and its entropy seems to grow with the mean without bound.
+# tanh(5) is 0.9999. Actions of a mean far beyond are all 1 in float32: where in the tail they came
+# from is lost, a narrow policy then calls its own actions impossible, and its entropy seems to grow
+# with the mean without bound.
 MEAN_BOUND = 5.0
-# The largest float32 below 1 is 1 - 6e-8. Actions this near to the bounds are taken for ones a little further inside.
+# The largest float32 below 1 is 1 - 6e-8. Actions this near to the bounds are taken for ones a
+# little further inside.
 _LARGEST = 1.0 - 1e-6
 _TANH = TanhTransform()
 
 
 class MaskedCategorical:
-    """Discrete policies: unavailable actions have probability 0, and nothing of them reaches a gradient.
+    """Discrete policies: unavailable actions have probability 0, and nothing of them reaches a
+    gradient.
 
     Where no action is available (behind an episode's end) all of them are equally probable.
 
@@ -30,12 +35,15 @@ class MaskedCategorical:
         avail_actions: [..., U], nonzero where available; padding of smaller action sets is not.
 
     Attributes:
-        log_probs: [..., U]; of an unavailable action the lowest finite number, so that 0 log 0 is 0.
+        log_probs: [..., U]; of an unavailable action the lowest finite number, so that 0 log 0 is
+            0.
         probs: [..., U].
     """
 
     def __init__(self, logits: Tensor, avail_actions: Tensor) -> None:
-        self.log_probs = logits.masked_fill(avail_actions == 0, torch.finfo(logits.dtype).min).log_softmax(-1)
+        self.log_probs = logits.masked_fill(
+            avail_actions == 0, torch.finfo(logits.dtype).min
+        ).log_softmax(-1)
         self.probs = self.log_probs.exp()
 
     @torch.no_grad()
@@ -48,7 +56,9 @@ class MaskedCategorical:
         return drawn.view(lead if n is None else (*lead, n))
 
     def rsample(self, temperature: float = 1.0) -> Tensor:
-        """One-hot samples [..., U] with the gradient of the Gumbel-softmax (straight-through; Jang et al. 2017)."""
+        """One-hot samples [..., U] with the gradient of the Gumbel-softmax (straight-through; Jang
+        et al. 2017).
+        """
         return F.gumbel_softmax(self.log_probs, tau=temperature, hard=True)
 
     def mode(self) -> Tensor:
@@ -71,12 +81,14 @@ class MaskedCategorical:
 
 
 class SquashedGaussian:
-    """Continuous policies: the tanh of independent Gaussians, actions in [-1, 1] (Haarnoja et al. 2018, appendix C).
+    """Continuous policies: the tanh of independent Gaussians, actions in [-1, 1] (Haarnoja et al.
+    2018, appendix C).
 
     Args:
-        outputs: [..., 2U], mean (softly bound: m -> 5 tanh(m / 5)) and logarithm of the standard deviation (cut to
-            `LOG_STD_RANGE`) before the tanh.
-        avail_actions: [..., U]; entries that are 0 are padding: they are 0 in samples and count for nothing.
+        outputs: [..., 2U], mean (softly bound: m -> 5 tanh(m / 5)) and logarithm of the standard
+            deviation (cut to `LOG_STD_RANGE`) before the tanh.
+        avail_actions: [..., U]; entries that are 0 are padding: they are 0 in samples and count for
+            nothing.
     """
 
     def __init__(self, outputs: Tensor, avail_actions: Tensor) -> None:
@@ -104,17 +116,24 @@ class SquashedGaussian:
         """Log density: [..., U] -> [...], or [..., n, U] (several for each row) -> [..., n]."""
         normal, mask = self.normal, self.mask
         if actions.dim() == mask.dim() + 1:
-            normal, mask = Normal(normal.loc.unsqueeze(-2), normal.scale.unsqueeze(-2), False), mask.unsqueeze(-2)
+            normal, mask = (
+                Normal(normal.loc.unsqueeze(-2), normal.scale.unsqueeze(-2), False),
+                mask.unsqueeze(-2),
+            )
         return _log_density(normal, actions.clamp(-_LARGEST, _LARGEST).atanh(), mask)
 
     def entropy(self, samples: Tensor | None = None) -> Tensor:
-        """Monte-Carlo estimate [...], from `samples` [..., n, U] or else from one drawn with gradient."""
+        """Monte-Carlo estimate [...], from `samples` [..., n, U] or else from one drawn with
+        gradient.
+        """
         if samples is None:
             return -_log_density(self.normal, self.normal.rsample(), self.mask)
         return -self.log_prob(samples).mean(-1)
 
     def kl(self, other: SquashedGaussian) -> Tensor:
-        """KL[self || other], [...]: that of the Gaussians, because both go through the same invertible map."""
+        """KL[self || other], [...]: that of the Gaussians, because both go through the same
+        invertible map.
+        """
         return (kl_divergence(self.normal, other.normal) * self.mask).sum(-1)
 
 

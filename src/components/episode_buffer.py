@@ -1,7 +1,7 @@
 """Batches of episodes and the replay buffer, under PyMARL's names but stored compactly.
 
-Integers are kept in the smallest type that holds them, one-hot actions are derived when somebody asks for them, and
-`buffer_dtype: float16` halves the observations and states of the replay buffer.
+Integers are kept in the smallest type that holds them, one-hot actions are derived when somebody
+asks for them, and `buffer_dtype: float16` halves the observations and states of the replay buffer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def _smallest_int(high: int) -> torch.dtype:
 class _Field:
     """One entry of a scheme: shape, storage type and the type that readers get."""
 
-    def __init__(self, key: str, spec: Mapping[str, Any], groups: Mapping[str, int], high: int | None) -> None:
+    def __init__(
+        self, key: str, spec: Mapping[str, Any], groups: Mapping[str, int], high: int | None
+    ) -> None:
         if "vshape" not in spec:
             raise ValueError(f"scheme entry '{key}' has no vshape")
         vshape = spec["vshape"]
@@ -44,23 +46,28 @@ class _Field:
         self.episode_const = spec.get("episode_const", False)
         self.read_dtype = spec.get("dtype", torch.float32)
         high = spec.get("high", high)
-        self.dtype = _smallest_int(high) if high is not None and self.read_dtype == torch.int64 else self.read_dtype
+        self.dtype = (
+            _smallest_int(high)
+            if high is not None and self.read_dtype == torch.int64
+            else self.read_dtype
+        )
 
 
 class EpisodeBatch:
     """Episodes side by side, padded to the same number of steps.
 
     Args:
-        scheme: name -> `{"vshape": int | tuple, "group": name, "dtype": torch.dtype, "episode_const": bool,
-            "high": int}`; `high` bounds an integer entry (values 0..high-1) so that it can be stored in fewer bytes.
+        scheme: name -> `{"vshape": int | tuple, "group": name, "dtype": torch.dtype,
+            "episode_const": bool, "high": int}`; `high` bounds an integer entry (values 0..high-1)
+            so that it can be stored in fewer bytes.
         groups: name -> number of members, e.g. `{"agents": 5}`.
         batch_size: B.
         max_seq_length: T, the last observation included.
         preprocess: name -> (new name, [transforms]): entries derived on use, e.g. `actions_onehot`.
         device: of the tensors.
 
-    `batch["obs"]` is [B, T, A, O]; `batch["actions"]` int64 [B, T, A, 1]; `batch[bs, ts]` a view of some episodes and
-    steps; `batch["obs", "state"]` a batch of these entries alone.
+    `batch["obs"]` is [B, T, A, O]; `batch["actions"]` int64 [B, T, A, 1]; `batch[bs, ts]` a view of
+    some episodes and steps; `batch["obs", "state"]` a batch of these entries alone.
     """
 
     def __init__(
@@ -120,12 +127,15 @@ class EpisodeBatch:
     def _allocate(self) -> None:
         for key, field in self._fields.items():
             store = self.data.episode_data if field.episode_const else self.data.transition_data
-            store[key] = torch.zeros(self._shape(key), dtype=self._storage_dtype(key), device=self.device)
+            store[key] = torch.zeros(
+                self._shape(key), dtype=self._storage_dtype(key), device=self.device
+            )
 
     def nbytes(self) -> int:
         """Size of the stored entries in bytes."""
         return sum(
-            int(np.prod(self._shape(key))) * torch.empty(0, dtype=self._storage_dtype(key)).element_size()
+            int(np.prod(self._shape(key)))
+            * torch.empty(0, dtype=self._storage_dtype(key)).element_size()
             for key in self._fields
         )
 
@@ -140,10 +150,14 @@ class EpisodeBatch:
         return self
 
     def _store(self, key: str) -> dict[str, Tensor]:
-        return self.data.episode_data if self._fields[key].episode_const else self.data.transition_data
+        return (
+            self.data.episode_data if self._fields[key].episode_const else self.data.transition_data
+        )
 
     def stored(self, key: str) -> Tensor:
-        """The entry as it is stored (compact type), to be written to in place; call `changed(key)` afterwards."""
+        """The entry as it is stored (compact type), to be written to in place; call `changed(key)`
+        afterwards.
+        """
         return self._store(key)[key]
 
     def changed(self, *keys: str) -> None:
@@ -156,7 +170,11 @@ class EpisodeBatch:
                 self._steps = None
 
     def update(
-        self, data: Mapping[str, Any], bs: Index = slice(None), ts: Index = slice(None), mark_filled: bool = True
+        self,
+        data: Mapping[str, Any],
+        bs: Index = slice(None),
+        ts: Index = slice(None),
+        mark_filled: bool = True,
     ) -> None:
         """Writes entries of some episodes and steps.
 
@@ -184,7 +202,10 @@ class EpisodeBatch:
             if not isinstance(value, Tensor):
                 value = torch.as_tensor(np.asarray(value))
             if value.numel() != part.numel():
-                raise ValueError(f"'{key}' has shape {tuple(value.shape)}, which does not fit {tuple(part.shape)}")
+                raise ValueError(
+                    f"'{key}' has shape {tuple(value.shape)}, which does not fit "
+                    f"{tuple(part.shape)}"
+                )
             value = value.to(device=target.device, dtype=target.dtype).reshape(part.shape)
             target[at] = value
             self.changed(key)
@@ -201,7 +222,9 @@ class EpisodeBatch:
         )
         n_episodes = _length(bs, self.batch_size)
         n_steps = _length(ts, self.max_seq_length)
-        return EpisodeBatch(self.scheme, self.groups, n_episodes, n_steps, data, self.preprocess, self.device)
+        return EpisodeBatch(
+            self.scheme, self.groups, n_episodes, n_steps, data, self.preprocess, self.device
+        )
 
     def _read(self, key: str) -> Tensor:
         if key in self._derived:
@@ -229,7 +252,9 @@ class EpisodeBatch:
             transition_data={k: v for k, v in self.data.transition_data.items() if k in stored},
             episode_data={k: v for k, v in self.data.episode_data.items() if k in stored},
         )
-        return EpisodeBatch(scheme, self.groups, self.batch_size, self.max_seq_length, data, preprocess, self.device)
+        return EpisodeBatch(
+            scheme, self.groups, self.batch_size, self.max_seq_length, data, preprocess, self.device
+        )
 
     @staticmethod
     def _parse_slices(items: Any) -> tuple[Any, Any]:
@@ -237,7 +262,9 @@ class EpisodeBatch:
             items = (items, slice(None))
         if len(items) != 2:
             raise IndexError(f"a batch is indexed by episodes and steps, got {len(items)} indices")
-        return tuple(slice(i, i + 1 or None) if isinstance(i, int | np.integer) else i for i in items)
+        return tuple(
+            slice(i, i + 1 or None) if isinstance(i, int | np.integer) else i for i in items
+        )
 
     def max_t_filled(self) -> Tensor:
         """The largest number of filled steps of an episode, int64 scalar tensor."""
@@ -280,7 +307,8 @@ class ReplayBuffer(EpisodeBatch):
     Args:
         buffer_size: capacity in episodes.
         seed: of the sampling.
-        dtype: torch.float16 stores observations and states in half the bytes; `sample` returns float32 again.
+        dtype: torch.float16 stores observations and states in half the bytes; `sample` returns
+            float32 again.
         log: where the size is announced before the memory is taken.
 
     Raises:
@@ -307,7 +335,9 @@ class ReplayBuffer(EpisodeBatch):
         self.buffer_index = 0
         self.episodes_in_buffer = 0
         self.rng = np.random.default_rng(seed)
-        super().__init__(scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device)
+        super().__init__(
+            scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device
+        )
         self.episode_lengths = np.zeros(buffer_size, dtype=np.int64)
         # float64 [episodes, 2, A]: the sums of an episode's rewards and of their squares
         self._reward_sums = torch.zeros(
@@ -320,12 +350,18 @@ class ReplayBuffer(EpisodeBatch):
 
     def _allocate(self) -> None:
         size, free = self.nbytes(), _free_memory(self.device)
-        text = f"replay buffer: {self.buffer_size} episodes x {self.max_seq_length} steps = {size / 2**20:,.1f} MiB"
+        text = (
+            f"replay buffer: {self.buffer_size} episodes x {self.max_seq_length} steps = "
+            f"{size / 2**20:,.1f} MiB"
+        )
         if self._log is not None:
-            self._log.info("%s (%s free)", text, "unknown" if free is None else f"{free / 2**20:,.0f} MiB")
+            self._log.info(
+                "%s (%s free)", text, "unknown" if free is None else f"{free / 2**20:,.0f} MiB"
+            )
         if free is not None and size > free:
             raise UserError(
-                f"{text}, but only {free / 2**20:,.0f} MiB are free on {self.device}: lower buffer_size, "
+                f"{text}, but only {free / 2**20:,.0f} MiB are free on {self.device}: lower "
+                "buffer_size, "
                 "or set buffer_dtype=float16"
             )
         super()._allocate()
@@ -337,7 +373,9 @@ class ReplayBuffer(EpisodeBatch):
             raise ValueError(f"{n} episodes do not fit into a buffer of {self.buffer_size}")
         steps = ep_batch.max_seq_length
         if steps > self.max_seq_length:
-            raise ValueError(f"episodes of {steps} steps do not fit into a buffer for {self.max_seq_length}")
+            raise ValueError(
+                f"episodes of {steps} steps do not fit into a buffer for {self.max_seq_length}"
+            )
         first = min(n, self.buffer_size - self.buffer_index)
         for source, start, count in ((0, self.buffer_index, first), (first, 0, n - first)):
             if count == 0:
@@ -377,7 +415,9 @@ class ReplayBuffer(EpisodeBatch):
         """The `batch_size` episodes inserted last, oldest first."""
         if not self.can_sample(batch_size):
             raise ValueError(f"cannot sample {batch_size} of {self.episodes_in_buffer} episodes")
-        return self._take((self.buffer_index - batch_size + np.arange(batch_size)) % self.buffer_size)
+        return self._take(
+            (self.buffer_index - batch_size + np.arange(batch_size)) % self.buffer_size
+        )
 
     def _take(self, episodes: np.ndarray) -> EpisodeBatch:
         longest = max(int(self.episode_lengths[episodes].max()), 1)
@@ -390,7 +430,9 @@ class ReplayBuffer(EpisodeBatch):
             else:
                 value = value[:, :longest].index_select(0, index)
                 data.transition_data[key] = value.float() if key in self.HALF else value
-        return EpisodeBatch(self.scheme, self.groups, len(episodes), longest, data, self.preprocess, self.device)
+        return EpisodeBatch(
+            self.scheme, self.groups, len(episodes), longest, data, self.preprocess, self.device
+        )
 
     def n_transitions(self) -> int:
         """Stored transitions (filled steps that have a successor)."""
@@ -400,8 +442,10 @@ class ReplayBuffer(EpisodeBatch):
         """Single transitions, uniformly drawn with replacement from all stored ones.
 
         Args:
-            history: so many earlier steps come with each (`past_obs`, `past_actions`, `past_filled`).
-            recent: so many of the newest transitions (fewer where there are not so many) come along as `.recent`.
+            history: so many earlier steps come with each (`past_obs`, `past_actions`,
+                `past_filled`).
+            recent: so many of the newest transitions (fewer where there are not so many) come along
+                as `.recent`.
 
         Raises:
             ValueError: nothing is stored.
@@ -409,7 +453,9 @@ class ReplayBuffer(EpisodeBatch):
         counts = np.maximum(self.episode_lengths[: self.episodes_in_buffer] - 1, 0)
         if counts.sum() == 0:
             raise ValueError("cannot sample transitions from an empty buffer")
-        drawn = self._transitions(np.arange(len(counts)), counts, self.rng.integers(counts.sum(), size=n), history)
+        drawn = self._transitions(
+            np.arange(len(counts)), counts, self.rng.integers(counts.sum(), size=n), history
+        )
         if recent:
             # From the oldest episode to the newest.
             order = (self.buffer_index - len(counts) + np.arange(len(counts))) % self.buffer_size
@@ -418,8 +464,12 @@ class ReplayBuffer(EpisodeBatch):
             drawn.recent = self._transitions(order, counts[order], newest, history)
         return drawn
 
-    def _transitions(self, order: np.ndarray, counts: np.ndarray, which: np.ndarray, history: int) -> Transitions:
-        """Transitions number `which`, where those of the episodes `order` (`counts` each) are numbered through."""
+    def _transitions(
+        self, order: np.ndarray, counts: np.ndarray, which: np.ndarray, history: int
+    ) -> Transitions:
+        """Transitions number `which`, where those of the episodes `order` (`counts` each) are
+        numbered through.
+        """
         ends = np.cumsum(counts)
         at = np.searchsorted(ends, which, side="right")
         episodes, times = order[at], which - (ends - counts)[at]
@@ -428,7 +478,9 @@ class ReplayBuffer(EpisodeBatch):
         for key, field in self._fields.items():
             value = self._store(key)[key]
             if field.episode_const:
-                out[key] = value.index_select(0, torch.from_numpy(episodes).to(self.device)).to(field.read_dtype)
+                out[key] = value.index_select(0, torch.from_numpy(episodes).to(self.device)).to(
+                    field.read_dtype
+                )
                 continue
             rows = value.flatten(0, 1)
             out[key] = rows.index_select(0, flat).to(field.read_dtype)
@@ -449,7 +501,9 @@ class ReplayBuffer(EpisodeBatch):
         return Transitions(out, *self.reward_moments())
 
     def reward_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the rewards of all stored transitions, [A] each ([1] with a common reward)."""
+        """Mean and standard deviation of the rewards of all stored transitions, [A] each ([1] with
+        a common reward).
+        """
         sums = self._reward_sums[: self.episodes_in_buffer].sum(0) / max(self.n_transitions(), 1)
         mean, square = sums
         return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
@@ -467,7 +521,9 @@ class ReplayBuffer(EpisodeBatch):
         n = self.episodes_in_buffer
         longest = int(self.episode_lengths[:n].max()) if n else 0
         return {
-            "transition_data": {k: v[:n, :longest].clone() for k, v in self.data.transition_data.items()},
+            "transition_data": {
+                k: v[:n, :longest].clone() for k, v in self.data.transition_data.items()
+            },
             "episode_data": {k: v[:n].clone() for k, v in self.data.episode_data.items()},
             "lengths": torch.from_numpy(self.episode_lengths[:n].copy()),
             "buffer_index": self.buffer_index,
@@ -494,7 +550,8 @@ class ReplayBuffer(EpisodeBatch):
         self.rng.bit_generator.state = state["rng"]
 
     def __repr__(self) -> str:
-        return f"ReplayBuffer({self.episodes_in_buffer}/{self.buffer_size} episodes, keys={sorted(self.scheme)})"
+        fill = f"{self.episodes_in_buffer}/{self.buffer_size}"
+        return f"ReplayBuffer({fill} episodes, keys={sorted(self.scheme)})"
 
 
 def _free_memory(device: torch.device | str) -> int | None:

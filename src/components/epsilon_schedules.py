@@ -8,15 +8,18 @@ from utils.errors import ConfigError
 
 
 class DecayThenFlatSchedule:
-    """From `start` to `finish` in `time_length` steps, then flat. Without state: a function of the time alone.
+    """From `start` to `finish` in `time_length` steps, then flat. Without state: a function of the
+    time alone.
 
     Args:
         start, finish: first and last value; a linear schedule may rise.
         time_length: steps between them; 0 is `finish` at once.
-        decay: "linear", or "exp": finish ** (T / time_length), not above `start` and not below `finish`.
+        decay: "linear", or "exp": finish ** (T / time_length), not above `start` and not below
+            `finish`.
 
     Raises:
-        ConfigError: an unknown decay, a negative `time_length`, or an exponential one that would rise or is negative.
+        ConfigError: an unknown decay, a negative `time_length`, or an exponential one that would
+            rise or is negative.
     """
 
     def __init__(self, start: float, finish: float, time_length: float, decay: str = "exp") -> None:
@@ -25,7 +28,9 @@ class DecayThenFlatSchedule:
         if time_length < 0:
             raise ConfigError(f"a schedule of {time_length} steps: the length must not be negative")
         if decay == "exp" and not 0 <= finish <= start:
-            raise ConfigError(f"an exponential schedule from {start} to {finish}: 0 <= finish <= start is needed")
+            raise ConfigError(
+                f"an exponential schedule from {start} to {finish}: 0 <= finish <= start is needed"
+            )
         self.start, self.finish, self.time_length, self.decay = start, finish, time_length, decay
         # The time constant of PyMARL; it has none to give for finish = 0, and takes 1.
         self._exp_scaling = -time_length / math.log(finish) if 0 < finish < 1 else 1.0

@@ -12,9 +12,9 @@ from torch import Tensor
 class Steps:
     """Index of the filled steps of B ragged episodes.
 
-    Rows are time-major with the longest episode first: the rows of step 0 of all episodes, then those of step 1 of the
-    episodes that have one, and so on (torch's PackedSequence layout). An episode of L transitions has L + 1 filled
-    steps, the last of which has no action and no reward.
+    Rows are time-major with the longest episode first: the rows of step 0 of all episodes, then
+    those of step 1 of the episodes that have one, and so on (torch's PackedSequence layout). An
+    episode of L transitions has L + 1 filled steps, the last of which has no action and no reward.
 
     Args:
         lengths: int [B], filled steps of every episode, on the CPU.
@@ -58,7 +58,9 @@ class Steps:
     def unpack(self, rows: Tensor) -> Tensor:
         """[N, ...] -> [B, T, ...], zero where nothing is filled."""
         out = rows.new_zeros(self.batch_size * self.max_steps, *rows.shape[1:])
-        return out.index_copy(0, self._flat, rows).view(self.batch_size, self.max_steps, *rows.shape[1:])
+        return out.index_copy(0, self._flat, rows).view(
+            self.batch_size, self.max_steps, *rows.shape[1:]
+        )
 
     @cached_property
     def rows_cur(self) -> Tensor:
@@ -75,7 +77,9 @@ class Steps:
             return x.flatten(0, 1).index_select(0, self._flat_cur)
         # One column less: every earlier episode shifts the flat position by one.
         flat = self._flat_cur
-        return x.flatten(0, 1).index_select(0, flat - torch.div(flat, self.max_steps, rounding_mode="floor"))
+        return x.flatten(0, 1).index_select(
+            0, flat - torch.div(flat, self.max_steps, rounding_mode="floor")
+        )
 
     @cached_property
     def mask(self) -> Tensor:
@@ -85,7 +89,9 @@ class Steps:
 
     @cached_property
     def previous(self) -> Tensor:
-        """int64 [N]: the row of the same episode one step earlier; a row of step 0 points to itself."""
+        """int64 [N]: the row of the same episode one step earlier; a row of step 0 points to
+        itself.
+        """
         before = torch.arange(self.n_rows, device=self.device)
         before[self.nxt] = before[self.cur].clone()
         return before

@@ -36,7 +36,9 @@ class OneHot(Transform):
         Raises:
             RuntimeError: an entry is not in [0, out_dim).
         """
-        out = torch.zeros(*tensor.shape[:-1], self.out_dim, dtype=torch.float32, device=tensor.device)
+        out = torch.zeros(
+            *tensor.shape[:-1], self.out_dim, dtype=torch.float32, device=tensor.device
+        )
         return out.scatter_(-1, tensor.long(), 1.0)
 
     def infer_output_info(

@@ -1,4 +1,6 @@
-"""Single transitions drawn from a replay buffer: what learners train on with `replay: transitions`."""
+"""Single transitions drawn from a replay buffer: what learners train on with `replay:
+transitions`.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,17 @@ class Transitions(Mapping[str, Tensor]):
     | `avail_actions`, `next_avail_actions` | uint8 [N, A, U] |
     | `actions` | int64 [N, A]; continuous ones float32 [N, A, U] |
     | `reward` | float32 [N, A]; [N, 1] with a common reward |
-    | `terminated` | float32 [N, 1]: 1 where the task's own rules ended the episode; one that was cut goes on |
+    | `terminated` | float32 [N, 1]: 1 where the task's own rules ended the episode; one that was
+    cut goes on |
 
-    and what the controller recorded beside the actions, e.g. `log_prob` [N, A]. With a history of H steps, the oldest
-    first and zero where the episode had not begun: `past_obs` [N, H, A, O], `past_actions` [N, H, A] (or [N, H, A, U])
-    and `past_filled` float32 [N, H].
+    and what the controller recorded beside the actions, e.g. `log_prob` [N, A]. With a history of H
+    steps, the oldest first and zero where the episode had not begun: `past_obs` [N, H, A, O],
+    `past_actions` [N, H, A] (or [N, H, A, U]) and `past_filled` float32 [N, H].
 
     Args:
         entries: the above.
-        reward_mean, reward_std: [A] or [1], of all transitions in the buffer that these were drawn from.
+        reward_mean, reward_std: [A] or [1], of all transitions in the buffer that these were drawn
+            from.
         recent: the newest transitions of that buffer, the oldest first; None: not asked for.
     """
 
@@ -69,7 +73,9 @@ class Transitions(Mapping[str, Tensor]):
         return self[name]
 
     def standardised_rewards(self) -> Tensor:
-        """Rewards with mean 0 and deviation 1 over the buffer, per agent (MAAC); constant ones become 0."""
+        """Rewards with mean 0 and deviation 1 over the buffer, per agent (MAAC); constant ones
+        become 0.
+        """
         spread = torch.where(self.reward_std > 0, self.reward_std, 1.0)
         return (self["reward"] - self.reward_mean) / spread
 

@@ -1,4 +1,6 @@
-"""The controller of the actor-critic learners: acts on stochastic policies and notes how probable its actions were."""
+"""The controller of the actor-critic learners: acts on stochastic policies and notes how probable
+its actions were.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,17 @@ from utils.errors import ConfigError
 
 
 class ActorMAC(BasicMAC):
-    """Samples from the agents' policies in training; in tests the most probable action (`test_greedy`) or a sample.
+    """Samples from the agents' policies in training; in tests the most probable action
+    (`test_greedy`) or a sample.
 
-    `forward` and `unroll` give what the network puts out: logits [..., A, U], or means and log standard deviations
-    [..., A, 2U]; `policy` makes distributions of them. While acting the network is in evaluation mode, in training
-    episodes too (batch norm then uses its running statistics): a learner that wants training mode sets it.
+    `forward` and `unroll` give what the network puts out: logits [..., A, U], or means and log
+        standard deviations
+    [..., A, 2U]; `policy` makes distributions of them. While acting the network is in evaluation
+    mode, in training episodes too (batch norm then uses its running statistics): a learner that
+    wants training mode sets it.
 
-    Discrete actions: the selector `multinomial`, with `epsilon_*` mixing in the uniform policy. Continuous ones:
+    Discrete actions: the selector `multinomial`, with `epsilon_*` mixing in the uniform policy.
+        Continuous ones:
     samples of a squashed Gaussian, without epsilon.
 
     Args:
@@ -32,8 +38,9 @@ class ActorMAC(BasicMAC):
 
     Attributes:
         recorded: scheme entries that the collector stores with every step.
-        last_record: their values at the last `select_actions`: `log_prob` [len(bs), A], the log probability (or
-            density) of the actions under what they were drawn from, epsilon included; in tests under the policy.
+        last_record: their values at the last `select_actions`: `log_prob` [len(bs), A], the log
+            probability (or density) of the actions under what they were drawn from, epsilon
+            included; in tests under the policy.
 
     Raises:
         ConfigError: an action selector or output type that does not fit.
@@ -41,19 +48,25 @@ class ActorMAC(BasicMAC):
 
     recorded: dict[str, dict[str, Any]] = {"log_prob": {"vshape": (), "group": "agents"}}
 
-    def __init__(self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace) -> None:
+    def __init__(
+        self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace
+    ) -> None:
         super().__init__(scheme, groups, args)
         if self.agent_output_type != "pi_logits":
             raise ConfigError("actor_mac acts on policies: set agent_output_type=pi_logits")
         if not isinstance(self.action_selector, MultinomialActionSelector):
-            raise ConfigError(f"actor_mac needs action_selector=multinomial, got '{args.action_selector}'")
+            raise ConfigError(
+                f"actor_mac needs action_selector=multinomial, got '{args.action_selector}'"
+            )
         self.last_record: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = ALL, test_mode: bool = False
     ) -> Tensor:
-        """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A], or float32 [len(bs), A, U]."""
+        """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A], or float32 [len(bs), A,
+        U].
+        """
         avail = ep_batch["avail_actions"][bs, t_ep]
         policy = self.policy(self.forward(ep_batch, t_ep, test_mode, bs), avail)
         if self.args.continuous_actions:
@@ -68,7 +81,9 @@ class ActorMAC(BasicMAC):
         return actions
 
     def policy(self, outputs: Tensor, avail_actions: Tensor) -> Policy:
-        """The policies that the network's outputs stand for: outputs [..., A, U or 2U], avail_actions [..., A, U]."""
+        """The policies that the network's outputs stand for: outputs [..., A, U or 2U],
+        avail_actions [..., A, U].
+        """
         return policy_distribution(outputs, avail_actions, self.args.continuous_actions)
 
     def _policy(self, logits: Tensor, avail_actions: Tensor) -> Tensor:

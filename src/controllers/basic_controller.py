@@ -30,23 +30,27 @@ def _identity(n: int, device: torch.device) -> Tensor:
 class BasicMAC:
     """PyMARL's controller, with `unroll` for whole sequences beside the step-wise `forward`.
 
-    An agent's input is its observation, then its last action (one-hot, `obs_last_action`), then its index (one-hot,
-    `obs_agent_id`).
+    An agent's input is its observation, then its last action (one-hot, `obs_last_action`), then its
+    index (one-hot, `obs_agent_id`).
 
     Args:
         scheme: of the episode batch.
         groups: of the episode batch.
-        args: `n_agents`, `n_actions`, `agent`, `action_selector`, `agent_output_type` ("q" or "pi_logits"), ...
+        args: `n_agents`, `n_actions`, `agent`, `action_selector`, `agent_output_type` ("q" or
+            "pi_logits"), ...
     """
 
-    # A plug-in may override `forward` with PyMARL's signature, which has no `bs`: then all rows are computed.
+    # A plug-in may override `forward` with PyMARL's signature, which has no `bs`: then all rows are
+    # computed.
     _forward_takes_rows = True
     _agent_takes_rows: bool | None = None  # see `agent_forms.takes_rows`; None: not asked yet
 
     def __init_subclass__(cls) -> None:
         cls._forward_takes_rows = "bs" in inspect.signature(cls.forward).parameters
 
-    def __init__(self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace) -> None:
+    def __init__(
+        self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace
+    ) -> None:
         self.n_agents = args.n_agents
         self.args = args
         input_shape = self._get_input_shape(scheme)
@@ -55,20 +59,27 @@ class BasicMAC:
         self.action_selector = SELECTORS[args.action_selector](args)
         self.hidden_states: Tensor | None = None
 
-    # -- acting ---------------------------------------------------------------------------------------------------
+    # -- acting ------------------------------------------------------------------------------------
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = ALL, test_mode: bool = False
     ) -> Tensor:
-        """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A]. Only these go through the network."""
+        """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A]. Only these go through
+        the network.
+        """
         avail_actions = ep_batch["avail_actions"][bs, t_ep]
         if self._forward_takes_rows:
             outputs = self.forward(ep_batch, t_ep, test_mode=test_mode, bs=bs)
         else:
             outputs = self.forward(ep_batch, t_ep, test_mode=test_mode)[bs]
-        return self.action_selector.select_action(outputs, avail_actions, t_env, test_mode=test_mode)
+        return self.action_selector.select_action(
+            outputs, avail_actions, t_env, test_mode=test_mode
+        )
 
-    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL) -> Tensor:
-        """Outputs of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from step to step.
+    def forward(
+        self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL
+    ) -> Tensor:
+        """Outputs of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from
+        step to step.
 
         As in PyMARL, the agent is in evaluation mode (dropout, ...) where `test_mode` is true.
         """
@@ -91,13 +102,17 @@ class BasicMAC:
             self.agent.train(not test_mode)
 
     def _step_agent(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, A, F], [B, A, H] -> ([B, A, U], [B, A, H]), also for agents that know PyMARL's `forward` only."""
+        """[B, A, F], [B, A, H] -> ([B, A, U], [B, A, H]), also for agents that know PyMARL's
+        `forward` only.
+        """
         if is_current(type(self.agent), "step"):
             return self.agent.step(inputs, hidden)
         if self._agent_takes_rows is None:
             self._agent_takes_rows = takes_rows(self.agent, inputs, hidden)
         n = inputs.shape[0]
-        outputs, hidden = self.agent(inputs.flatten(0, 1) if self._agent_takes_rows else inputs, hidden)
+        outputs, hidden = self.agent(
+            inputs.flatten(0, 1) if self._agent_takes_rows else inputs, hidden
+        )
         return outputs.reshape(n, self.n_agents, -1), hidden.reshape(n, self.n_agents, -1)
 
     def _policy(self, logits: Tensor, avail_actions: Tensor) -> Tensor:
@@ -110,21 +125,27 @@ class BasicMAC:
         hidden = self.agent.init_hidden()
         self.hidden_states = hidden.unsqueeze(0).expand(batch_size, self.n_agents, -1)
 
-    # -- training -------------------------------------------------------------------------------------------------
-    def unroll(self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None) -> Tensor:
+    # -- training ----------------------------------------------------------------------------------
+    def unroll(
+        self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None
+    ) -> Tensor:
         """Outputs of all filled steps of a batch, [N, A, U] in the order of `batch.steps()`.
 
         Args:
-            inputs: `sequence_inputs(batch)` where it is already there (networks that read the same inputs share it).
+            inputs: `sequence_inputs(batch)` where it is already there (networks that read the same
+                inputs share it).
 
-        The numbers are those of `forward` called step by step; agents without `unroll` are called that way.
+        The numbers are those of `forward` called step by step; agents without `unroll` are called
+        that way.
         """
         steps = batch.steps() if steps is None else steps
         own, ours = type(self), BasicMAC
         overridden = own.forward is not ours.forward or own.init_hidden is not ours.init_hidden
         if overridden or not is_current(type(self.agent), "unroll"):
             return unroll_by_steps(self, batch, steps)
-        outputs = self.agent.unroll(self.sequence_inputs(batch, steps) if inputs is None else inputs, steps)
+        outputs = self.agent.unroll(
+            self.sequence_inputs(batch, steps) if inputs is None else inputs, steps
+        )
         if self.agent_output_type == "pi_logits":
             outputs = self._policy(outputs, steps.pack(batch["avail_actions"]))
         return outputs
@@ -151,7 +172,9 @@ class BasicMAC:
         return inputs
 
     def _build_inputs(self, batch: EpisodeBatch, t: int) -> Tensor:
-        """The agents' inputs at step t, [B, A, F] as in PyMARL2; one that overrides this may also give [B * A, F]."""
+        """The agents' inputs at step t, [B, A, F] as in PyMARL2; one that overrides this may also
+        give [B * A, F].
+        """
         obs = batch["obs"][:, t]
         parts = [obs]
         if self.args.obs_last_action:
@@ -175,7 +198,7 @@ class BasicMAC:
     def _build_agents(self, input_shape: int) -> None:
         self.agent = AGENTS[self.args.agent](input_shape, self.args)
 
-    # -- parameters -----------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
     def parameters(self) -> Iterator[nn.Parameter]:
         return self.agent.parameters()
 
@@ -194,10 +217,14 @@ class BasicMAC:
         """Reads `agent.th` from a folder.
 
         Args:
-            trained_agents: how many agents it is of; agent i takes the networks of agent i mod that. 0: as many.
+            trained_agents: how many agents it is of; agent i takes the networks of agent i mod
+                that. 0: as many.
         """
         weights = torch.load(f"{path}/agent.th", map_location="cpu", weights_only=True)
         if trained_agents and not self.args.share_params:
             turns = torch.arange(self.n_agents) % trained_agents
-            weights = {name: x[turns] if x.shape[:1] == (trained_agents,) else x for name, x in weights.items()}
+            weights = {
+                name: x[turns] if x.shape[:1] == (trained_agents,) else x
+                for name, x in weights.items()
+            }
         self.agent.load_state_dict(weights)

@@ -1,4 +1,6 @@
-"""The controller of DAC: every agent acts on the best value over all contexts, and explores contexts and actions."""
+"""The controller of DAC: every agent acts on the best value over all contexts, and explores
+contexts and actions.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,22 @@ from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.basic_controller import ALL
 from controllers.n_controller import NMAC
-from modules.agents.dac_agent import DACAgent
+from modules.dac.agent import DACAgent
 from utils.errors import ConfigError
 
 
 class DACMAC(NMAC):
-    """Acts on the optimistic marginal value phi(s, a), the maximum over the contexts of Q(s, a, c) (DAC, eq. 11).
+    """Acts on the optimistic marginal value phi(s, a), the maximum over the contexts of Q(s, a, c)
+    (DAC, eq. 11).
 
-    Training (eq. 14): with probability epsilon an agent follows Q(s, ., c) of a context that it draws uniformly at this
-    step, else phi; on these values it is epsilon-greedy. Evaluation: greedy on phi. No window is needed for acting.
+    Training (eq. 14): with probability epsilon an agent follows Q(s, ., c) of a context that it
+    draws uniformly at this step, else phi; on these values it is epsilon-greedy. Evaluation: greedy
+    on phi. No window is needed for acting.
 
     Args:
         scheme, groups: of the episode batch.
-        args: as for `BasicMAC`, and `dac_context_exploration` (False: always phi), and what `DACAgent` reads.
+        args: as for `BasicMAC`, and `dac_context_exploration` (False: always phi), and what
+            `DACAgent` reads.
 
     Raises:
         ConfigError: an agent, action selector or output type that does not fit.
@@ -37,7 +42,9 @@ class DACMAC(NMAC):
         if self.args.agent_output_type != "q":
             raise ConfigError("dac_mac acts on values: set agent_output_type=q")
         if self.args.action_selector != "epsilon_greedy":
-            raise ConfigError(f"dac_mac needs action_selector=epsilon_greedy, got '{self.args.action_selector}'")
+            raise ConfigError(
+                f"dac_mac needs action_selector=epsilon_greedy, got '{self.args.action_selector}'"
+            )
 
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = ALL, test_mode: bool = False
@@ -49,7 +56,9 @@ class DACMAC(NMAC):
         return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)
 
     def behaviour(self, values: Tensor, t_env: int) -> Tensor:
-        """What the agents follow in training (eq. 14): values in all contexts [B, A, m, U] -> [B, A, U]."""
+        """What the agents follow in training (eq. 14): values in all contexts [B, A, m, U] -> [B,
+        A, U].
+        """
         phi = values.amax(2)
         if not self.args.dac_context_exploration:
             return phi
@@ -57,18 +66,32 @@ class DACMAC(NMAC):
         selector: EpsilonGreedyActionSelector = self.action_selector
         contexts = torch.randint(n_contexts, (n_rows, n_agents, 1, 1), device=values.device)
         drawn = values.gather(2, contexts.expand(-1, -1, 1, n_actions)).squeeze(2)
-        explore = torch.rand(n_rows, n_agents, 1, device=values.device) < selector.schedule.eval(t_env)
+        explore = torch.rand(n_rows, n_agents, 1, device=values.device) < selector.schedule.eval(
+            t_env
+        )
         return torch.where(explore, drawn, phi)
 
-    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL) -> Tensor:
-        """phi of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from step to step."""
+    def forward(
+        self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL
+    ) -> Tensor:
+        """phi of step t for the episodes `bs`, [len(bs), A, U]; carries the hidden state from step
+        to step.
+        """
         return self.forward_all(ep_batch, t, test_mode, bs).amax(2)
 
-    def forward_all(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL) -> Tensor:
-        """Values in all contexts of step t for the episodes `bs`, [len(bs), A, m, U]; see `forward`."""
+    def forward_all(
+        self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL
+    ) -> Tensor:
+        """Values in all contexts of step t for the episodes `bs`, [len(bs), A, m, U]; see
+        `forward`.
+        """
         return super().forward(ep_batch, t, test_mode, bs)
 
-    def unroll(self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None) -> Tensor:
+    def unroll(
+        self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None
+    ) -> Tensor:
         """phi at all filled steps, [N, A, U]."""
         steps = batch.steps() if steps is None else steps
-        return self.agent.unroll(self.sequence_inputs(batch, steps) if inputs is None else inputs, steps).amax(2)
+        return self.agent.unroll(
+            self.sequence_inputs(batch, steps) if inputs is None else inputs, steps
+        ).amax(2)

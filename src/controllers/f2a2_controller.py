@@ -1,4 +1,6 @@
-"""The controller of F2A2: acts as `ActorMAC` does and records how probable each of the actions was."""
+"""The controller of F2A2: acts as `ActorMAC` does and records how probable each of the actions
+was.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,20 @@ LOWEST = -1e9
 class F2A2MAC(ActorMAC):
     """Discrete policies whose behaviour is known for all actions, not only for those taken.
 
-    Importance ratios are needed at actions that the present policy draws anew too (F2A2, proposition 4).
+    Importance ratios are needed at actions that the present policy draws anew too (F2A2,
+    proposition 4).
 
     Args:
         scheme, groups, args: as for `ActorMAC`.
 
     Attributes:
-        recorded: `behaviour` [A, U]: log probabilities of what the actions were drawn from, epsilon included; `LOWEST`
-            where an action is not available.
+        recorded: `behaviour` [A, U]: log probabilities of what the actions were drawn from, epsilon
+            included; `LOWEST` where an action is not available.
     """
 
-    def __init__(self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace) -> None:
+    def __init__(
+        self, scheme: Mapping[str, Any], groups: Mapping[str, int], args: SimpleNamespace
+    ) -> None:
         super().__init__(scheme, groups, args)
         self.recorded = {"behaviour": {"vshape": (args.n_actions,), "group": "agents"}}
 

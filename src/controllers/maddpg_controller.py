@@ -1,4 +1,6 @@
-"""The controller of MADDPG: deterministic continuous actions with noise; discrete ones are samples of a policy."""
+"""The controller of MADDPG: deterministic continuous actions with noise; discrete ones are samples
+of a policy.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from controllers.basic_controller import ALL
 
 
 class MADDPGMAC(ActorMAC):
-    """`ActorMAC`, whose continuous actions are the policies' modes, in training with Gaussian noise.
+    """`ActorMAC`, whose continuous actions are the policies' modes, in training with Gaussian
+    noise.
 
     Args:
-        args: as for `ActorMAC`, and `action_noise`, the noise's standard deviation (actions lie in [-1, 1]).
+        args: as for `ActorMAC`, and `action_noise`, the noise's standard deviation (actions lie in
+            [-1, 1]).
     """
 
     recorded: dict[str, dict[str, Any]] = {}
@@ -25,7 +29,9 @@ class MADDPGMAC(ActorMAC):
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = ALL, test_mode: bool = False
     ) -> Tensor:
-        """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A], or float32 [len(bs), A, U]."""
+        """Actions of step `t_ep` for the episodes `bs`: int64 [len(bs), A], or float32 [len(bs), A,
+        U].
+        """
         if not self.args.continuous_actions:
             return super().select_actions(ep_batch, t_ep, t_env, bs, test_mode)
         avail = ep_batch["avail_actions"][bs, t_ep]

@@ -6,4 +6,6 @@ from controllers.basic_controller import BasicMAC
 
 
 class NMAC(BasicMAC):
-    """`BasicMAC`: here it finds out itself whether an agent takes [B * A, F] or, like PyMARL2's, [B, A, F]."""
+    """`BasicMAC`: here it finds out itself whether an agent takes [B * A, F] or, like PyMARL2's,
+    [B, A, F].
+    """

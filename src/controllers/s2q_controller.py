@@ -1,4 +1,6 @@
-"""The controller of S2Q: K + 1 sub-value functions, of which one is drawn and followed by all agents at every step."""
+"""The controller of S2Q: K + 1 sub-value functions, of which one is drawn and followed by all
+agents at every step.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from components.steps import Steps
 from controllers.basic_controller import ALL
 from controllers.n_controller import NMAC
 from modules.agents import REGISTRY as AGENTS
-from modules.agents.s2q_agent import S2QAgent
-from modules.encoders import LatentDecoder, LatentEncoder
+from modules.s2q.agent import S2QAgent
+from modules.s2q.encoder import LatentDecoder, LatentEncoder
 from modules.stacks import FirstOf, copy_first
 from utils.errors import ConfigError
 
@@ -28,7 +30,9 @@ Oracle = Callable[[EpisodeBatch, int, Any, Tensor], Tensor]
 
 
 class SubValues(NamedTuple):
-    """What `S2QMAC` computes for N rows: `q` [K + 1, N, A, U] and the latent `z` [N, Z], None where nobody needs it."""
+    """What `S2QMAC` computes for N rows: `q` [K + 1, N, A, U] and the latent `z` [N, Z], None where
+    nobody needs it.
+    """
 
     q: Tensor
     z: Tensor | None
@@ -37,16 +41,18 @@ class SubValues(NamedTuple):
 class S2QMAC(NMAC):
     """Acts on the sub-value functions Q_0..Q_K (S2Q, sections 4.2 and 4.3).
 
-    Training: with probability `s2q_fixed_prob` an environment follows Q_0 for the whole episode. Otherwise one k is
-    drawn at every step for all its agents; each then takes its part of the greedy joint action a_k*, or explores as
-    the action selector says. Evaluation: Q_0 alone; the encoder is not read, unless its latent is a message
-    (`s2q_comm`).
+    Training: with probability `s2q_fixed_prob` an environment follows Q_0 for the whole episode.
+        Otherwise one k is
+    drawn at every step for all its agents; each then takes its part of the greedy joint action
+    a_k*, or explores as the action selector says. Evaluation: Q_0 alone; the encoder is not read,
+    unless its latent is a message (`s2q_comm`).
 
     Args:
         scheme, groups: of the episode batch.
-        args: as for `BasicMAC`, and `s2q_k` (K), `s2q_select` (where k comes from: `learned`, the decoder's estimate of
-            P_t; `oracle`, the true P_t; `uniform`; `zero`, always 0), `s2q_synchronised` (False: every agent draws its
-            own k), `s2q_fixed_prob`, and what `S2QAgent`, `LatentEncoder` and `LatentDecoder` read.
+        args: as for `BasicMAC`, and `s2q_k` (K), `s2q_select` (where k comes from: `learned`, the
+            decoder's estimate of P_t; `oracle`, the true P_t; `uniform`; `zero`, always 0),
+            `s2q_synchronised` (False: every agent draws its own k), `s2q_fixed_prob`, and what
+            `S2QAgent`, `LatentEncoder` and `LatentDecoder` read.
 
     Attributes:
         oracle: computes the true P_t, set by the learner, which has the networks for it.
@@ -61,11 +67,17 @@ class S2QMAC(NMAC):
     def _build_agents(self, input_shape: int) -> None:
         args = self.args
         if args.s2q_k < 0:
-            raise ConfigError(f"s2q_k is {args.s2q_k}; the number of sub-value functions beside Q_0 is 0 or more")
+            raise ConfigError(
+                f"s2q_k is {args.s2q_k}; the number of sub-value functions beside Q_0 is 0 or more"
+            )
         if args.s2q_select not in SELECTIONS:
-            raise ConfigError(f"s2q_select is '{args.s2q_select}'; choose one of {', '.join(SELECTIONS)}")
+            raise ConfigError(
+                f"s2q_select is '{args.s2q_select}'; choose one of {', '.join(SELECTIONS)}"
+            )
         if not 0.0 <= args.s2q_fixed_prob <= 1.0:
-            raise ConfigError(f"s2q_fixed_prob is {args.s2q_fixed_prob}; it is a probability, choose 0 to 1")
+            raise ConfigError(
+                f"s2q_fixed_prob is {args.s2q_fixed_prob}; it is a probability, choose 0 to 1"
+            )
         self.agent = AGENTS[args.agent](input_shape, args)
         if not isinstance(self.agent, S2QAgent):
             raise ConfigError(f"s2q_mac needs agent=s2q_rnn, got '{args.agent}'")
@@ -76,11 +88,13 @@ class S2QMAC(NMAC):
         self.decoder = LatentDecoder(args)
         self.chosen: Tensor | None = None
 
-    # -- acting ---------------------------------------------------------------------------------------------------
+    # -- acting ------------------------------------------------------------------------------------
     def init_hidden(self, batch_size: int) -> None:
         """Starts new episodes: zero hidden states [B, K + 1, A, H], nothing drawn yet."""
         hidden = self.agent.init_hidden()
-        self.hidden_states = hidden.view(1, -1, 1, hidden.shape[-1]).expand(batch_size, -1, self.n_agents, -1)
+        self.hidden_states = hidden.view(1, -1, 1, hidden.shape[-1]).expand(
+            batch_size, -1, self.n_agents, -1
+        )
         self.encoder_hidden: Tensor | None = None
         self.fixed: Tensor | None = None
 
@@ -98,12 +112,19 @@ class S2QMAC(NMAC):
             q = values.q.gather(0, index).squeeze(0)
         return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)
 
-    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL) -> Tensor:
-        """Utilities of Q_0 at step t for the episodes `bs`, [len(bs), A, U]; in `test_mode` no other is computed."""
+    def forward(
+        self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL
+    ) -> Tensor:
+        """Utilities of Q_0 at step t for the episodes `bs`, [len(bs), A, U]; in `test_mode` no
+        other is computed.
+        """
         return self.forward_all(ep_batch, t, bs, only_first=test_mode).q[0]
 
-    def forward_all(self, ep_batch: EpisodeBatch, t: int, bs: Any = ALL, only_first: bool = False) -> SubValues:
-        """One step of all networks for the episodes `bs`; carries the hidden states from step to step.
+    def forward_all(
+        self, ep_batch: EpisodeBatch, t: int, bs: Any = ALL, only_first: bool = False
+    ) -> SubValues:
+        """One step of all networks for the episodes `bs`; carries the hidden states from step to
+        step.
 
         Args:
             only_first: compute Q_0 alone (K = 0 in what is returned), without gradients.
@@ -120,17 +141,23 @@ class S2QMAC(NMAC):
             self.encoder_hidden = _with_rows(self.encoder_hidden, bs, memory)
         return SubValues(agent.head(hidden, z), z)
 
-    def _draw(self, ep_batch: EpisodeBatch, t: int, bs: Any, avail: Tensor, values: SubValues) -> Tensor:
+    def _draw(
+        self, ep_batch: EpisodeBatch, t: int, bs: Any, avail: Tensor, values: SubValues
+    ) -> Tensor:
         """The k that the agents follow, int64 [len(bs), A]."""
         args, (n_values, n_rows) = self.args, values.q.shape[:2]
         if args.s2q_select == "zero":
             return torch.zeros(n_rows, self.n_agents, dtype=torch.int64, device=values.q.device)
         if self.fixed is None:
-            self.fixed = torch.rand(ep_batch.batch_size, device=values.q.device) < args.s2q_fixed_prob
+            self.fixed = (
+                torch.rand(ep_batch.batch_size, device=values.q.device) < args.s2q_fixed_prob
+            )
         if args.s2q_select == "learned":
             weights = torch.softmax(self.decoder.choice_logits(values.z), dim=-1)
         elif args.s2q_select == "oracle":
-            weights = self.oracle(ep_batch, t, bs, greedy_actions(values.q, avail.expand(n_values, -1, -1, -1)))
+            weights = self.oracle(
+                ep_batch, t, bs, greedy_actions(values.q, avail.expand(n_values, -1, -1, -1))
+            )
         else:
             weights = values.q.new_ones(n_rows, n_values)
         n_draws = 1 if args.s2q_synchronised else self.n_agents
@@ -138,29 +165,37 @@ class S2QMAC(NMAC):
         k = sample_actions(weights, torch.ones_like(weights)).expand(-1, self.n_agents)
         return k.masked_fill(self.fixed[bs].unsqueeze(1), 0)
 
-    # -- training -------------------------------------------------------------------------------------------------
-    def unroll_all(self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None) -> SubValues:
+    # -- training ----------------------------------------------------------------------------------
+    def unroll_all(
+        self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None
+    ) -> SubValues:
         """All filled steps of a batch at once, in the order of `batch.steps()`.
 
-        Gradients of `q` reach the agent networks, and with `s2q_comm` the encoder; those of `z` the encoder alone,
-        whose inputs are detached.
+        Gradients of `q` reach the agent networks, and with `s2q_comm` the encoder; those of `z` the
+        encoder alone, whose inputs are detached.
 
         Args:
             inputs: `sequence_inputs(batch)` where it is already there.
         """
         return self._unroll(batch, steps, inputs, latent=True)
 
-    def unroll(self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None) -> Tensor:
+    def unroll(
+        self, batch: EpisodeBatch, steps: Steps | None = None, inputs: Tensor | None = None
+    ) -> Tensor:
         """Utilities of Q_0 at all filled steps, [N, A, U]."""
         return self._unroll(batch, steps, inputs, latent=self.args.s2q_comm).q[0]
 
-    def _unroll(self, batch: EpisodeBatch, steps: Steps | None, inputs: Tensor | None, latent: bool) -> SubValues:
+    def _unroll(
+        self, batch: EpisodeBatch, steps: Steps | None, inputs: Tensor | None, latent: bool
+    ) -> SubValues:
         steps = batch.steps() if steps is None else steps
-        hidden = self.agent.unroll_hidden(self.sequence_inputs(batch, steps) if inputs is None else inputs, steps)
+        hidden = self.agent.unroll_hidden(
+            self.sequence_inputs(batch, steps) if inputs is None else inputs, steps
+        )
         z = self.encoder.unroll(hidden[0].detach().flatten(1), steps) if latent else None
         return SubValues(self.agent.head(hidden, z), z)
 
-    # -- parameters -----------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
     def networks(self) -> dict[str, nn.Module]:
         """File name stem -> network."""
         return {"agent": self.agent, "encoder": self.encoder, "decoder": self.decoder}
@@ -169,7 +204,9 @@ class S2QMAC(NMAC):
         return chain.from_iterable(network.parameters() for network in self.networks().values())
 
     def load_state(self, other_mac: S2QMAC) -> None:
-        """Copies the other controller's weights; a controller with K = 0 takes Q_0 and the encoder."""
+        """Copies the other controller's weights; a controller with K = 0 takes Q_0 and the
+        encoder.
+        """
         if self.args.s2q_k == other_mac.args.s2q_k:
             for name, network in self.networks().items():
                 network.load_state_dict(other_mac.networks()[name].state_dict())
@@ -189,7 +226,9 @@ class S2QMAC(NMAC):
     def load_models(self, path: str) -> None:
         """Reads what `save_models` wrote."""
         for name, network in self.networks().items():
-            network.load_state_dict(torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True))
+            network.load_state_dict(
+                torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True)
+            )
 
 
 def _with_rows(old: Tensor, rows: Any, new: Tensor) -> Tensor:

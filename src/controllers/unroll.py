@@ -1,4 +1,6 @@
-"""Whole sequences through any controller, also one written for PyMARL that knows single steps only."""
+"""Whole sequences through any controller, also one written for PyMARL that knows single steps
+only.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,18 @@ def pack_steps(per_step: list[Tensor], batch: EpisodeBatch, steps: Steps) -> Ten
 
 
 def sequence_inputs(mac: Any, batch: EpisodeBatch, steps: Steps) -> Tensor | None:
-    """The inputs of all filled steps [N, A, F], to be shared by networks that read the same; None if `mac` has none."""
+    """The inputs of all filled steps [N, A, F], to be shared by networks that read the same; None
+    if `mac` has none.
+    """
     return mac.sequence_inputs(batch, steps) if hasattr(mac, "sequence_inputs") else None
 
 
 def unroll(mac: Any, batch: EpisodeBatch, steps: Steps, inputs: Tensor | None = None) -> Tensor:
-    """Outputs of all filled steps, [N, A, U], by `mac.unroll` where there is one, else step by step."""
-    return mac.unroll(batch, steps, inputs) if hasattr(mac, "unroll") else unroll_by_steps(mac, batch, steps)
+    """Outputs of all filled steps, [N, A, U], by `mac.unroll` where there is one, else step by
+    step.
+    """
+    return (
+        mac.unroll(batch, steps, inputs)
+        if hasattr(mac, "unroll")
+        else unroll_by_steps(mac, batch, steps)
+    )

@@ -1,7 +1,8 @@
 """Environments by name.
 
-`REGISTRY[name](**env_args)` gives one environment with PyMARL's interface, `VECTOR_REGISTRY[name](n_envs, **env_args)`
-many at once; `make_vector_env` is how a run gets its environments. Nothing is imported before it is asked for.
+`REGISTRY[name](**env_args)` gives one environment with PyMARL's interface,
+`VECTOR_REGISTRY[name](n_envs, **env_args)` many at once; `make_vector_env` is how a run gets its
+environments. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Single:
 
 
 def register_vector(name: str) -> Callable[[Callable[..., VectorEnv]], Callable[..., VectorEnv]]:
-    """Class decorator for a `VectorEnv`: `@register_vector("my_env")`; it is then in `REGISTRY` too, as `SingleEnv`.
+    """Class decorator for a `VectorEnv`: `@register_vector("my_env")`; it is then in `REGISTRY`
+    too, as `SingleEnv`.
 
     Raises:
         ValueError: another environment already has this name.
@@ -90,10 +92,12 @@ register_vector("sc2sim")(Lazy("envs.starcraft.env", "SC2Sim"))
 register_vector("sc2sim_v2")(Lazy("envs.starcraft.v2", "SC2SimV2"))
 register_vector("spread")(Lazy("envs.particle.spread", "Spread"))
 register_vector("rover_tower")(Lazy("envs.particle.rover_tower", "RoverTower"))
-register_vector("treasure_collection")(Lazy("envs.particle.treasure_collection", "TreasureCollection"))
+register_vector("treasure_collection")(
+    Lazy("envs.particle.treasure_collection", "TreasureCollection")
+)
 register_vector("smax")(Lazy("envs.smax", "Smax"))
 register("gymma")(Lazy("envs.gymma", "GymmaEnv"))
-register("battle")(Lazy("envs.battle", "BattleEnv"))
+register("battle")(Lazy("envs.magent_battle", "BattleEnv"))
 register("sc2")(Lazy("envs.starcraft.game", "make_env"))
 register("sc2v2")(Lazy("envs.starcraft.upstream", "SC2V2Env"))
 register("sc2hard")(Lazy("envs.starcraft.upstream", "SC2HardEnv"))
@@ -115,12 +119,12 @@ def make_vector_env(
 
     Args:
         name: a key of `REGISTRY`.
-        env_args: the environment's arguments; `seed` is set here: environment b draws from a stream that depends on
-            `seed`, `role` and b, not on `n_envs`.
+        env_args: the environment's arguments; `seed` is set here: environment b draws from a stream
+            that depends on `seed`, `role` and b, not on `n_envs`.
         n_envs: B.
         seed: of the run.
-        backend: "native" (batched; where the environment is not, "serial" with a line in the log), "serial" (in this
-            process) or "subproc" (a process each).
+        backend: "native" (batched; where the environment is not, "serial" with a line in the log),
+            "serial" (in this process) or "subproc" (a process each).
         role: the stream, e.g. "train_env" or "test_env".
         plugins: modules that worker processes load first; this process has loaded them already.
         env_timeout: s, how long a worker process may take for one answer.
@@ -141,7 +145,11 @@ def make_vector_env(
         raise ConfigError(f"max_env_restarts is {max_env_restarts}, must not be negative")
     _check_env_args(name, factory, env_args)
     if backend == "native" and name not in VECTOR_REGISTRY:
-        _log.info("environment '%s' is not batched: its %d copies are stepped one after the other", name, n_envs)
+        _log.info(
+            "environment '%s' is not batched: its %d copies are stepped one after the other",
+            name,
+            n_envs,
+        )
         backend = "serial"
     if backend == "native":
         return VECTOR_REGISTRY[name](n_envs, **{**env_args, "seed": derive_seed(seed, role)})
@@ -150,22 +158,36 @@ def make_vector_env(
 
         return SerialVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts)
     if name in VECTOR_REGISTRY:
-        _log.info("environment '%s' is natively batched: runner=vector needs no worker processes and is faster", name)
+        _log.info(
+            "environment '%s' is natively batched: runner=vector needs no worker processes and is "
+            "faster",
+            name,
+        )
         _warm_up(VECTOR_REGISTRY[name], env_args)
     from envs.subproc import SubprocVectorEnv
 
-    return SubprocVectorEnv(factory, env_args, n_envs, seed, role, max_env_restarts, plugins, env_timeout)
+    return SubprocVectorEnv(
+        factory, env_args, n_envs, seed, role, max_env_restarts, plugins, env_timeout
+    )
 
 
 def _warm_up(factory: Callable[..., VectorEnv], env_args: dict[str, Any]) -> None:
-    """One step, so that what an environment compiles is on the disk before all its workers ask for it at once."""
+    """One step, so that what an environment compiles is on the disk before all its workers ask for
+    it at once.
+    """
     with factory(1, **{**env_args, "seed": 0}) as env:
         env.reset()
-        env.step(np.zeros(*env.spec.action_layout(1)) if env.continuous_actions else env.avail_actions.argmax(-1))
+        env.step(
+            np.zeros(*env.spec.action_layout(1))
+            if env.continuous_actions
+            else env.avail_actions.argmax(-1)
+        )
 
 
 def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:
-    """Raises `ConfigError` for an argument that the environment does not know, or one that it needs and lacks."""
+    """Raises `ConfigError` for an argument that the environment does not know, or one that it needs
+    and lacks.
+    """
     given = {**env_args, "seed": 0}
     if isinstance(factory, Single):
         given["n_envs"] = 1
@@ -174,8 +196,14 @@ def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, 
     try:
         signature.bind(**given)
     except TypeError as error:
-        known = {p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        known = {
+            p.name
+            for p in signature.parameters.values()
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
         for key in sorted(set(given) - known):
             hint = nearest(key, known - {"n_envs", "seed"})
-            raise ConfigError(f"environment '{name}' has no argument env_args.{key}; {hint}") from None
+            raise ConfigError(
+                f"environment '{name}' has no argument env_args.{key}; {hint}"
+            ) from None
         raise ConfigError(f"environment '{name}': env_args: {error}") from None

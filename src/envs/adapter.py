@@ -1,4 +1,6 @@
-"""From PyMARL's lists to the arrays of a `VectorEnv`: what the serial and the subprocess backend share."""
+"""From PyMARL's lists to the arrays of a `VectorEnv`: what the serial and the subprocess backend
+share.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ class EnvHost:
         seed: the seed of this environment.
     """
 
-    def __init__(self, factory: Callable[..., MultiAgentEnv], env_args: dict[str, Any], seed: int) -> None:
+    def __init__(
+        self, factory: Callable[..., MultiAgentEnv], env_args: dict[str, Any], seed: int
+    ) -> None:
         self._factory = factory
         self._env_args = env_args
         self.env = self._build(seed)
@@ -82,20 +86,29 @@ class EnvHost:
             ValueError: this environment's sizes differ from `spec`.
         """
         if self.spec != spec:
-            raise ValueError(f"environment {index} has other sizes than environment 0: {self.spec}, {spec}")
-        self.obs, self.state, self.avail_actions = (arrays[k][index] for k in ("obs", "state", "avail_actions"))
+            raise ValueError(
+                f"environment {index} has other sizes than environment 0: {self.spec}, {spec}"
+            )
+        self.obs, self.state, self.avail_actions = (
+            arrays[k][index] for k in ("obs", "state", "avail_actions")
+        )
         self.actions, self.info_values = arrays["actions"][index], arrays["info_values"][index]
         row = slice(index, index + 1)
         self.reward = arrays["reward"][row].reshape(-1)  # [1] or [A]
-        self.terminated, self.truncated, self.failed = (arrays[k][row] for k in ("terminated", "truncated", "failed"))
+        self.terminated, self.truncated, self.failed = (
+            arrays[k][row] for k in ("terminated", "truncated", "failed")
+        )
 
     def reset(self, t_env: int | None) -> None:
         """Starts an episode and writes obs, state and avail_actions.
 
         Args:
-            t_env: the training step, for environments that want to know it; None: it was never told.
+            t_env: the training step, for environments that want to know it; None: it was never
+                told.
         """
-        set_t_env = getattr(self.env, "set_t_env", None)  # environments from elsewhere may not have it
+        set_t_env = getattr(
+            self.env, "set_t_env", None
+        )  # environments from elsewhere may not have it
         if t_env is not None and set_t_env is not None:
             set_t_env(t_env)
         self.env.reset()
@@ -128,7 +141,8 @@ class EnvHost:
         if reward.shape != self.reward.shape:
             raise ValueError(
                 f"step() gave {reward.size} rewards, expected {self.reward.size}: "
-                "an environment with individual rewards says individual_rewards: True in get_env_info()"
+                "an environment with individual rewards says individual_rewards: True in "
+                "get_env_info()"
             )
         self.reward[:] = reward
         new_names = self._write_info(info)
@@ -140,7 +154,9 @@ class EnvHost:
         known = len(slots)
         self.info_values[:known] = np.nan
         for name, value in info.items():
-            if isinstance(value, numbers.Real | np.bool_) or (isinstance(value, np.ndarray) and value.ndim == 0):
+            if isinstance(value, numbers.Real | np.bool_) or (
+                isinstance(value, np.ndarray) and value.ndim == 0
+            ):
                 slot = slots.setdefault(name, len(slots))
                 if slot >= INFO_SLOTS:
                     raise ValueError(f"info has more than {INFO_SLOTS} numeric entries")
@@ -150,10 +166,17 @@ class EnvHost:
     def _observe(self) -> None:
         self.state[:] = _sized(self.env.get_state(), self.spec.state_size, "get_state()")
         _write_rows(self.obs, self.env.get_obs(), self.spec.obs_sizes, "get_obs()")
-        _write_rows(self.avail_actions, self.env.get_avail_actions(), self.spec.action_sizes, "get_avail_actions()")
+        _write_rows(
+            self.avail_actions,
+            self.env.get_avail_actions(),
+            self.spec.action_sizes,
+            "get_avail_actions()",
+        )
 
     def seed(self, seed: int) -> None:
-        """Restarts the random stream. An environment whose `seed` takes no argument, as in PyMARL, is built anew."""
+        """Restarts the random stream. An environment whose `seed` takes no argument, as in PyMARL,
+        is built anew.
+        """
         try:
             inspect.signature(self.env.seed).bind(seed)
         except TypeError:
@@ -192,12 +215,16 @@ class EnvHost:
         self.env.save_replay()
 
     def get_stats(self) -> dict[str, float]:
-        """The environment's own figures over all episodes; environments from elsewhere may have none."""
+        """The environment's own figures over all episodes; environments from elsewhere may have
+        none.
+        """
         get = getattr(self.env, "get_stats", None)
         return (get() if get else None) or {}
 
     def close(self) -> None:
-        """Closes the environment; what goes wrong there is logged, nothing depends on it any more."""
+        """Closes the environment; what goes wrong there is logged, nothing depends on it any
+        more.
+        """
         try:
             self.env.close()
         except Exception:
@@ -211,8 +238,12 @@ def _sized(values: np.ndarray, size: int, what: str) -> np.ndarray:
     return values
 
 
-def _write_rows(rows: np.ndarray, values: Sequence[np.ndarray], sizes: tuple[int, ...], what: str) -> None:
-    """Copies one list entry per agent into rows [A, X]; what lies beyond an agent's own size stays zero."""
+def _write_rows(
+    rows: np.ndarray, values: Sequence[np.ndarray], sizes: tuple[int, ...], what: str
+) -> None:
+    """Copies one list entry per agent into rows [A, X]; what lies beyond an agent's own size stays
+    zero.
+    """
     n_agents, width = rows.shape
     if len(values) != n_agents:
         raise ValueError(f"{what} gave {len(values)} entries for {n_agents} agents")
@@ -225,18 +256,21 @@ def _write_rows(rows: np.ndarray, values: Sequence[np.ndarray], sizes: tuple[int
 
 
 class AdapterVectorEnv(VectorEnv):
-    """Base of the backends that hold B `MultiAgentEnv`s: seeds, info, and the accounts of broken environments.
+    """Base of the backends that hold B `MultiAgentEnv`s: seeds, info, and the accounts of broken
+    environments.
 
     A backend implements `_start`, `_attach`, `_reset`, `_step`, `_ask` and `close`.
 
     Args:
         factory: makes one environment from the entries of `env_args`.
-        env_args: its arguments; `seed` is set here: environment b gets `derive_seed(seed, role, b)`, and one that
-            replaces it gets a seed that also depends on how many were replaced there before.
+        env_args: its arguments; `seed` is set here: environment b gets `derive_seed(seed, role,
+            b)`, and one that replaces it gets a seed that also depends on how many were replaced
+            there before.
         n_envs: B.
         seed: of the run.
         role: which stream, e.g. "train_env".
-        max_env_restarts: more failures than this in a row at one place, without an episode finished, end the run.
+        max_env_restarts: more failures than this in a row at one place, without an episode
+            finished, end the run.
     """
 
     def __init__(
@@ -278,9 +312,14 @@ class AdapterVectorEnv(VectorEnv):
         raise NotImplementedError
 
     def _ask(
-        self, method: str, arguments: Sequence[Any] | None = None, indices: Sequence[int] | None = None
+        self,
+        method: str,
+        arguments: Sequence[Any] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[Any]:
-        """Calls a method of the hosts `indices` (default all), with one argument each if `arguments` are given."""
+        """Calls a method of the hosts `indices` (default all), with one argument each if
+        `arguments` are given.
+        """
         raise NotImplementedError
 
     # shared
@@ -297,11 +336,15 @@ class AdapterVectorEnv(VectorEnv):
         return derive_seed(seed, "restart", self._replaced[b]) if self._replaced[b] else seed
 
     def _after_step(self, b: int, new_names: Sequence[str]) -> None:
-        """Makes environment b's info public and ends its row of failures if an episode is complete."""
+        """Makes environment b's info public and ends its row of failures if an episode is
+        complete.
+        """
         for name in new_names:
             if name not in self.info:
                 if len(self.info) == INFO_SLOTS:
-                    raise ValueError(f"info has more than {INFO_SLOTS} numeric entries over all environments")
+                    raise ValueError(
+                        f"info has more than {INFO_SLOTS} numeric entries over all environments"
+                    )
                 self.info[name] = self._info_table[len(self.info)]
             self._info_rows[b] = np.append(self._info_rows[b], list(self.info).index(name))
         rows = self._info_rows[b]
@@ -310,7 +353,9 @@ class AdapterVectorEnv(VectorEnv):
             self._in_a_row[b] = 0
 
     def _drop_episode(self, b: int) -> None:
-        """Environment b is broken: if it was running, `failed` says so; its reward and info are void."""
+        """Environment b is broken: if it was running, `failed` says so; its reward and info are
+        void.
+        """
         self.failed[b] = self._running[b]
         self.terminated[b] = self.truncated[b] = self._running[b] = False
         self.reward[b] = 0.0
@@ -331,7 +376,13 @@ class AdapterVectorEnv(VectorEnv):
                 f"(max_env_restarts is {self._max_env_restarts}), the last time: {cause}"
             )
         self.env_restarts += 1
-        _log.warning("environment %d (%s) is replaced, restart %d: %s", b, self._role, self.env_restarts, cause)
+        _log.warning(
+            "environment %d (%s) is replaced, restart %d: %s",
+            b,
+            self._role,
+            self.env_restarts,
+            cause,
+        )
 
     def seed(self, seed: int) -> None:
         self._seed = seed
@@ -339,7 +390,9 @@ class AdapterVectorEnv(VectorEnv):
         self._ask("seed", [self._host_seed(b) for b in range(self.n_envs)])
 
     def set_t_env(self, t_env: int) -> None:
-        self._t_env = t_env  # every environment, also one that replaces another, hears it with its next reset
+        self._t_env = (
+            t_env  # every environment, also one that replaces another, hears it with its next reset
+        )
 
     def get_rng_state(self) -> dict[str, Any] | None:
         hosts = self._ask("get_rng_state")
@@ -349,7 +402,9 @@ class AdapterVectorEnv(VectorEnv):
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
         if len(state["hosts"]) != self.n_envs:
-            raise ValueError(f"random state of {len(state['hosts'])} environments, this one has {self.n_envs}")
+            raise ValueError(
+                f"random state of {len(state['hosts'])} environments, this one has {self.n_envs}"
+            )
         self._seed = state["seed"]
         self._replaced = list(state["replaced"])
         self._ask("set_rng_state", state["hosts"])

@@ -31,35 +31,43 @@ _log = logging.getLogger(__name__)
 class GymmaEnv(ArrayEnv):
     """One PettingZoo parallel environment; the agents are its `possible_agents`, in their order.
 
-    Observations are flattened (`gymnasium.spaces.flatten`: a discrete one becomes one-hot) and zero padded to the
-    largest. Action masks come from a dict observation's `action_mask` or from `infos[agent]["action_mask"]`; without
-    one all actions of the agent are available. An agent that PettingZoo has dropped has a zero observation, reward 0,
-    and action 0 as its only action. Rewards are individual.
+    Observations are flattened (`gymnasium.spaces.flatten`: a discrete one becomes one-hot) and zero
+    padded to the largest. Action masks come from a dict observation's `action_mask` or from
+    `infos[agent]["action_mask"]`; without one all actions of the agent are available. An agent that
+    PettingZoo has dropped has a zero observation, reward 0, and action 0 as its only action.
+    Rewards are individual.
 
-    Actions are discrete, or numbers from -1 to 1, one for each entry of a bounded `Box`, whose bounds they are scaled
-    to; an action is then padded to the longest, what a dropped agent does is ignored, and there are no masks.
+    Actions are discrete, or numbers from -1 to 1, one for each entry of a bounded `Box`, whose
+    bounds they are scaled to; an action is then padded to the longest, what a dropped agent does is
+    ignored, and there are no masks.
 
-    The state is the environment's own `state()`; where it has none, or with `use_env_state: False`, it is all
-    observations one after the other, unpadded.
+    The state is the environment's own `state()`; where it has none, or with `use_env_state: False`,
+    it is all observations one after the other, unpadded.
 
-    The episode is over when no agent is left: by the task's own rules if the last ones terminated, otherwise cut. It is
-    also cut after `time_limit` steps. At its end the agents that were still there show their last observation.
+    The episode is over when no agent is left: by the task's own rules if the last ones terminated,
+        otherwise cut. It is
+    also cut after `time_limit` steps. At its end the agents that were still there show their last
+    observation.
 
-    Every reset passes the environment a seed drawn from a Generator of our own, whose state is all there is to save.
+    Every reset passes the environment a seed drawn from a Generator of our own, whose state is all
+    there is to save.
 
     Args:
-        key: a module with a `parallel_env`, e.g. "mpe2.simple_spread_v3" or "pettingzoo.butterfly.pistonball_v6".
+        key: a module with a `parallel_env`, e.g. "mpe2.simple_spread_v3" or
+            "pettingzoo.butterfly.pistonball_v6".
         seed: of this environment's random stream.
         time_limit: steps after which an episode is cut if the environment has not ended it.
         kwargs: keywords for `parallel_env`.
         use_env_state: False: do without `state()`, which in some environments is a large picture.
-        rebuild: True: construct the environment anew for every episode. Some keep things over a reset (counters, say),
-            so that an episode does not follow from its seed alone and a resumed run would go its own way.
+        rebuild: True: construct the environment anew for every episode. Some keep things over a
+            reset (counters, say), so that an episode does not follow from its seed alone and a
+            resumed run would go its own way.
         map_name: a name for the results; None: `key`.
 
     Raises:
-        ConfigError: an unknown module, one without a parallel environment, keywords that it does not take, actions that
-            neither all discrete nor all in bounded boxes, a time_limit below 1; in an episode: a `state()` that fails.
+        ConfigError: an unknown module, one without a parallel environment, keywords that it does
+            not take, actions that neither all discrete nor all in bounded boxes, a time_limit below
+            1; in an episode: a `state()` that fails.
         MissingPackage: PettingZoo, or what the environment needs beside it, is not installed.
     """
 
@@ -83,11 +91,17 @@ class GymmaEnv(ArrayEnv):
         self.env = make_parallel_env(key, self._kwargs)
         self.agents = list(self.env.possible_agents)
         self.n_agents = len(self.agents)
-        self._obs_spaces = [_observation_space(self.env.observation_space(agent)) for agent in self.agents]
+        self._obs_spaces = [
+            _observation_space(self.env.observation_space(agent)) for agent in self.agents
+        ]
         self.obs_sizes = tuple(_flat_size(space, key) for space in self._obs_spaces)
-        self._actions = [_read_actions(self.env.action_space(agent), agent, key) for agent in self.agents]
+        self._actions = [
+            _read_actions(self.env.action_space(agent), agent, key) for agent in self.agents
+        ]
         if len(set(map(type, self._actions))) > 1:
-            raise ConfigError(f"gymma: the actions of {key} are discrete for some agents, continuous for others")
+            raise ConfigError(
+                f"gymma: the actions of {key} are discrete for some agents, continuous for others"
+            )
         self.continuous_actions = isinstance(self._actions[0], _Bounded)
         self.action_sizes = tuple(actions.size for actions in self._actions)
         self.n_actions = max(self.action_sizes)
@@ -97,7 +111,8 @@ class GymmaEnv(ArrayEnv):
         self._running = False
         self._closed = False
         self.seed(seed)
-        # sizes of states are known only after a reset; it does not touch the stream that episodes are drawn from
+        # sizes of states are known only after a reset; it does not touch the stream that episodes
+        # are drawn from
         observations, infos = self.env.reset(seed=seed)
         self._observe(observations, infos, self.env.agents)
         self._own_state = use_env_state and self._gives_state()
@@ -116,20 +131,25 @@ class GymmaEnv(ArrayEnv):
         return self.get_obs(), self.get_state()
 
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, bool, dict[str, Any]]:
-        """Takes one action per agent; dropped agents take action 0, or any where they are continuous.
+        """Takes one action per agent; dropped agents take action 0, or any where they are
+        continuous.
 
         Args:
             actions: A action indices, or floats [A, U] from -1 to 1.
 
         Returns:
-            rewards float32 [A], whether the episode is over, info with `episode_limit` where it was cut.
+            rewards float32 [A], whether the episode is over, info with `episode_limit` where it was
+            cut.
 
         Raises:
-            ValueError: no running episode, a wrong number of actions, an action that is not available or out of range.
+            ValueError: no running episode, a wrong number of actions, an action that is not
+                available or out of range.
         """
         if not self._running:
             raise ValueError(f"{self.key}: no running episode, reset before the next step")
-        chosen = self._check_continuous(actions) if self.continuous_actions else self._check(actions)
+        chosen = (
+            self._check_continuous(actions) if self.continuous_actions else self._check(actions)
+        )
         acting = {
             agent: own.convert(action)
             for agent, own, action in zip(self.agents, self._actions, chosen, strict=True)
@@ -143,7 +163,9 @@ class GymmaEnv(ArrayEnv):
         self._running = not (terminated or cut)
         self._observe(observations, infos, list(acting) if over else self.env.agents)
         self._state = self._read_state()
-        reward = np.array([rewards[agent] if agent in acting else 0 for agent in self.agents], dtype=np.float32)
+        reward = np.array(
+            [rewards[agent] if agent in acting else 0 for agent in self.agents], dtype=np.float32
+        )
         return reward, terminated or cut, {"episode_limit": True} if cut else {}
 
     def _check(self, actions: Sequence[int]) -> list[int]:
@@ -153,22 +175,30 @@ class GymmaEnv(ArrayEnv):
         for agent, action, available in zip(self.agents, chosen, self._avail_actions, strict=True):
             if not 0 <= action < self.n_actions or not available[action]:
                 known = np.flatnonzero(available).tolist()
-                raise ValueError(f"{self.key}, {agent}: action {action} is not available, only {known}")
+                raise ValueError(
+                    f"{self.key}, {agent}: action {action} is not available, only {known}"
+                )
         return chosen
 
     def _check_continuous(self, actions: np.ndarray) -> np.ndarray:
         chosen = np.asarray(actions, dtype=np.float32)
         wanted = (self.n_agents, self.n_actions)
         if chosen.shape != wanted:
-            raise ValueError(f"{self.key}: actions are {list(chosen.shape)}, must be {list(wanted)}")
+            raise ValueError(
+                f"{self.key}: actions are {list(chosen.shape)}, must be {list(wanted)}"
+            )
         bad = out_of_range(chosen)
         if bad is not None:
             agent, action = self.agents[bad[0]], chosen[bad].tolist()
             raise ValueError(f"{self.key}, {agent}: action {action} is not all from -1 to 1")
         return chosen
 
-    def _observe(self, observations: Mapping[str, Any], infos: Mapping[str, Any], present: Collection[str]) -> None:
-        """Writes observations and masks; agents that are not `present` get those of a dropped agent."""
+    def _observe(
+        self, observations: Mapping[str, Any], infos: Mapping[str, Any], present: Collection[str]
+    ) -> None:
+        """Writes observations and masks; agents that are not `present` get those of a dropped
+        agent.
+        """
         from gymnasium.spaces import flatten
 
         self._obs[:] = 0
@@ -185,17 +215,23 @@ class GymmaEnv(ArrayEnv):
             self._obs[row, : self.obs_sizes[row]] = flatten(self._obs_spaces[row], observation)
             if self.continuous_actions:
                 continue
-            self._avail_actions[row, : self.action_sizes[row]] = 1 if mask is None else np.asarray(mask) != 0
+            self._avail_actions[row, : self.action_sizes[row]] = (
+                1 if mask is None else np.asarray(mask) != 0
+            )
             if not self._avail_actions[row].any():
                 if self._running:
-                    raise ValueError(f"{self.key}: {agent} is alive, but its action mask allows nothing")
+                    raise ValueError(
+                        f"{self.key}: {agent} is alive, but its action mask allows nothing"
+                    )
                 self._avail_actions[row, 0] = 1
 
     def _gives_state(self) -> bool:
         try:
             np.asarray(self.env.state(), dtype=np.float32)
         except Exception as error:  # environments without a state fail in whatever way they like
-            _log.info("%s has no usable state() (%r): the state is all observations", self.key, error)
+            _log.info(
+                "%s has no usable state() (%r): the state is all observations", self.key, error
+            )
             return False
         return True
 
@@ -203,11 +239,16 @@ class GymmaEnv(ArrayEnv):
         if self._own_state:
             try:
                 return np.array(self.env.state(), dtype=np.float32).reshape(-1)
-            except Exception as error:  # as above; some can tell their state only while all agents are there
+            except (
+                Exception
+            ) as error:  # as above; some can tell their state only while all agents are there
                 raise ConfigError(
-                    f"gymma: state() of {self.key} fails in an episode ({_first_line(error)}): set use_env_state=False"
+                    f"gymma: state() of {self.key} fails in an episode ({_first_line(error)}): set "
+                    "use_env_state=False"
                 ) from error
-        return np.concatenate([row[:size] for row, size in zip(self._obs, self.obs_sizes, strict=True)])
+        return np.concatenate(
+            [row[:size] for row, size in zip(self._obs, self.obs_sizes, strict=True)]
+        )
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._obs, self._state, self._avail_actions
@@ -248,12 +289,15 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
         ConfigError, MissingPackage: see `GymmaEnv`.
     """
     if kwargs.get("render_mode") != "human":
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # some open a window to draw into arrays, too
+        os.environ.setdefault(
+            "SDL_VIDEODRIVER", "dummy"
+        )  # some open a window to draw into arrays, too
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     module = _import(key)
     if not hasattr(module, "parallel_env"):
         raise ConfigError(
-            f"gymma: '{key}' has no parallel_env: not an environment in which agents act at the same time"
+            f"gymma: '{key}' has no parallel_env: not an environment in which agents act at the "
+            "same time"
         )
     try:
         try:
@@ -263,7 +307,9 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
                 raise
             return module.parallel_env(**kwargs)
     except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"gymma: {key} refuses env_args.kwargs {dict(kwargs)}: {_first_line(error)}") from error
+        raise ConfigError(
+            f"gymma: {key} refuses env_args.kwargs {dict(kwargs)}: {_first_line(error)}"
+        ) from error
     except ModuleNotFoundError as error:
         raise _missing(key, error) from error
 
@@ -273,11 +319,15 @@ def _import(key: str) -> ModuleType:
     try:
         if not package or importlib.util.find_spec(package) is None:
             known = f"{', '.join(PACKAGES)}: {_install(PACKAGES[0], key)}"
-            raise MissingPackage(f"gymma: there is no package '{package}' for env_args.key '{key}'; {known}")
+            raise MissingPackage(
+                f"gymma: there is no package '{package}' for env_args.key '{key}'; {known}"
+            )
         return importlib.import_module(key)
     except ModuleNotFoundError as error:
         if error.name and f"{key}.".startswith(f"{error.name}."):
-            raise ConfigError(f"gymma: no module '{key}'; {nearest(key, _siblings(key))}") from error
+            raise ConfigError(
+                f"gymma: no module '{key}'; {nearest(key, _siblings(key))}"
+            ) from error
         raise _missing(key, error) from error
     except ImportError as error:
         raise ConfigError(f"gymma: cannot import '{key}': {_first_line(error)}") from error
@@ -286,14 +336,20 @@ def _import(key: str) -> ModuleType:
 def _missing(key: str, error: ModuleNotFoundError) -> MissingPackage:
     package = str(error.name).partition(".")[0]
     install = _install(package, key)
-    return MissingPackage(f"gymma: {key} needs the package '{package}', which is not installed: {install}")
+    return MissingPackage(
+        f"gymma: {key} needs the package '{package}', which is not installed: {install}"
+    )
 
 
 def _install(package: str, key: str) -> str:
     """The command that installs `package`, which module `key` needs."""
     if key.startswith("pettingzoo.sisl"):
         return "pip install -r requirements-sisl.txt"
-    return "pip install -r requirements-pettingzoo.txt" if package in PACKAGES else f"pip install {package}"
+    return (
+        "pip install -r requirements-pettingzoo.txt"
+        if package in PACKAGES
+        else f"pip install {package}"
+    )
 
 
 def _siblings(key: str) -> list[str]:
@@ -354,7 +410,8 @@ class _Bounded:
 
     def convert(self, action: np.ndarray) -> np.ndarray:
         """From numbers from -1 to 1, [U], to the box."""
-        # in doubles and in this form, bounds of -1 and 1 change nothing; others may be passed by a rounding error
+        # in doubles and in this form, bounds of -1 and 1 change nothing; others may be passed by a
+        # rounding error
         low, high = (bound.astype(np.float64) / 2 for bound in (self.space.low, self.space.high))
         scaled = (high + low) + (high - low) * action[: self.size].reshape(self.space.shape)
         return np.asarray(np.clip(scaled, self.space.low, self.space.high), dtype=self.space.dtype)
@@ -368,5 +425,6 @@ def _read_actions(space: Space, agent: str, key: str) -> _Choices | _Bounded:
     if isinstance(space, Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating):
         return _Bounded(space, int(np.prod(space.shape)))
     raise ConfigError(
-        f"gymma: {agent} of {key} has the actions {space}; only discrete ones and bounded boxes of floats work"
+        f"gymma: {agent} of {key} has the actions {space}; only discrete ones and bounded boxes of "
+        "floats work"
     )

@@ -18,7 +18,8 @@ class Game:
     """A game as tables.
 
     Args:
-        payoff: [states, U_1, ..., U_n] reward of every joint action in every state; play starts in state 0.
+        payoff: [states, U_1, ..., U_n] reward of every joint action in every state; play starts in
+            state 0.
         next_state: same shape, the state that follows.
         length: steps of an episode unless `episode_limit` says otherwise.
         payoff_after: the rewards from `switch_step` on; None: they stay.
@@ -38,19 +39,25 @@ ONE_STATE = {
     "one_step": ([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]], None),
     # DAC, table 1
     "climbing": ([[8, -12, -12], [-12, 6, 0], [-12, 0, 6]], None),
-    # S2Q, section 4.1 and figure 1: the second and third best joint actions change places with the best in mid-training
-    "shifting": ([[8, -12, -12], [-12, 7, 0], [-12, 0, 6]], [[6, -12, -12], [-12, 5, 0], [-12, 0, 8]]),
+    # S2Q, section 4.1 and figure 1: the second and third best joint actions change places with the
+    # best in mid-training
+    "shifting": (
+        [[8, -12, -12], [-12, 7, 0], [-12, 0, 6]],
+        [[6, -12, -12], [-12, 5, 0], [-12, 0, 8]],
+    ),
 }
 PRESETS = (*ONE_STATE, "two_step", "custom")
 
 
 class MatrixGame(VectorEnv):
-    """B matrix games at once; the payoff is the team reward. Every episode ends by the game's own rules (`terminated`).
+    """B matrix games at once; the payoff is the team reward. Every episode ends by the game's own
+    rules (`terminated`).
 
-    One-state games: observation and state are the constant [1]; an episode is `episode_limit` plays of the game.
-    `two_step` (QMIX paper, section 5): the first agent's first action leads to state 2A (all payoffs 7) or 2B
-    ([[0, 1], [1, 8]]), the first step pays nothing; observation and state are the one-hot of (start, 2A, 2B), and the
-    last observation of an episode repeats that of its second step.
+    One-state games: observation and state are the constant [1]; an episode is `episode_limit` plays
+    of the game. `two_step` (QMIX paper, section 5): the first agent's first action leads to state
+    2A (all payoffs 7) or 2B ([[0, 1], [1, 8]]), the first step pays nothing; observation and state
+    are the one-hot of (start, 2A, 2B), and the last observation of an episode repeats that of its
+    second step.
 
     Args:
         n_envs: B.
@@ -58,11 +65,13 @@ class MatrixGame(VectorEnv):
         map_name: "one_step", "climbing", "shifting", "two_step" or "custom".
         payoff: for "custom": nested lists [U_1, ..., U_n], one level per agent.
         payoff_after: for "custom", if not None: the payoff from `switch_step` on, same shape.
-        switch_step: `t_env` (see `set_t_env`) from which on "shifting" and `payoff_after` pay the second payoff.
+        switch_step: `t_env` (see `set_t_env`) from which on "shifting" and `payoff_after` pay the
+            second payoff.
         episode_limit: plays per episode; None: 1 (2 in "two_step", where nothing else is allowed).
 
     Raises:
-        ConfigError: an unknown map, a ragged or missing payoff, a negative switch_step, an episode_limit below 1.
+        ConfigError: an unknown map, a ragged or missing payoff, a negative switch_step, an
+            episode_limit below 1.
     """
 
     def __init__(
@@ -81,7 +90,9 @@ class MatrixGame(VectorEnv):
         self._rewards = self.game.payoff.reshape(n_states, -1)
         self._next_state = self.game.next_state.reshape(n_states, -1)
         # joint action index = actions @ strides
-        self._strides = np.array([int(np.prod(action_sizes[i + 1 :])) for i in range(len(action_sizes))])
+        self._strides = np.array(
+            [int(np.prod(action_sizes[i + 1 :])) for i in range(len(action_sizes))]
+        )
         self._one_hot = np.eye(n_states, dtype=np.float32)
         self._state = np.zeros(n_envs, dtype=np.int64)
         self._played = np.zeros(n_envs, dtype=np.int64)
@@ -145,7 +156,9 @@ class MatrixGame(VectorEnv):
 
         rows = self.action_sizes[0]
         table = self._rewards[self._last_state[index]].reshape(rows, -1)
-        figure = Figure(figsize=(0.9 * table.shape[1] + 0.8, 0.7 * rows + 0.8), dpi=80, layout="constrained")
+        figure = Figure(
+            figsize=(0.9 * table.shape[1] + 0.8, 0.7 * rows + 0.8), dpi=80, layout="constrained"
+        )
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         largest = max(np.abs(self._rewards).max(), 1e-9)
@@ -154,7 +167,11 @@ class MatrixGame(VectorEnv):
             axes.text(column, row, f"{value:g}", ha="center", va="center")
         if self._last_joint[index] >= 0:
             row, column = divmod(int(self._last_joint[index]), table.shape[1])
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=3))
+            axes.add_patch(
+                Rectangle(
+                    (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=3
+                )
+            )
         others = np.ndindex(*self.action_sizes[1:])
         axes.set_xticks(range(table.shape[1]), [",".join(map(str, joint)) for joint in others])
         axes.set_yticks(range(rows))
@@ -166,16 +183,24 @@ class MatrixGame(VectorEnv):
 
 
 def make_game(
-    map_name: str, payoff: Sequence[Any] | None, payoff_after: Sequence[Any] | None, switch_step: int
+    map_name: str,
+    payoff: Sequence[Any] | None,
+    payoff_after: Sequence[Any] | None,
+    switch_step: int,
 ) -> Game:
     """The game that the configuration describes; arguments and errors as in `MatrixGame`."""
     if map_name not in PRESETS:
-        raise ConfigError(f"matrix_game: unknown map_name '{map_name}'; {nearest(map_name, PRESETS)}")
+        raise ConfigError(
+            f"matrix_game: unknown map_name '{map_name}'; {nearest(map_name, PRESETS)}"
+        )
     if isinstance(switch_step, bool) or not isinstance(switch_step, int) or switch_step < 0:
-        raise ConfigError(f"matrix_game: switch_step is {switch_step!r}, must be an integer of at least 0")
+        raise ConfigError(
+            f"matrix_game: switch_step is {switch_step!r}, must be an integer of at least 0"
+        )
     if map_name != "custom" and (payoff is not None or payoff_after is not None):
         raise ConfigError(
-            f"matrix_game: payoff and payoff_after are for map_name=custom only, but map_name is '{map_name}'"
+            "matrix_game: payoff and payoff_after are for map_name=custom only, but map_name is "
+            f"'{map_name}'"
         )
     if map_name == "two_step":
         table = np.array([[[0, 0], [0, 0]], [[7, 7], [7, 7]], [[0, 1], [1, 8]]], dtype=np.float32)
@@ -184,17 +209,22 @@ def make_game(
         return Game(table, following, length=2)
     if map_name == "custom":
         if payoff is None:
-            raise ConfigError("matrix_game: map_name=custom needs env_args.payoff, e.g. payoff: [[1, 0], [0, 2]]")
+            raise ConfigError(
+                "matrix_game: map_name=custom needs env_args.payoff, e.g. payoff: [[1, 0], [0, 2]]"
+            )
     else:
         payoff, payoff_after = ONE_STATE[map_name]
     table = _table("payoff", payoff)
     after = None if payoff_after is None else _table("payoff_after", payoff_after)
     if after is not None and after.shape != table.shape:
         raise ConfigError(
-            f"matrix_game: payoff_after has shape {list(after.shape[1:])}, payoff has {list(table.shape[1:])}: "
+            f"matrix_game: payoff_after has shape {list(after.shape[1:])}, payoff has "
+            f"{list(table.shape[1:])}: "
             "they must be equal"
         )
-    return Game(table, np.zeros(table.shape, dtype=np.int64), payoff_after=after, switch_step=switch_step)
+    return Game(
+        table, np.zeros(table.shape, dtype=np.int64), payoff_after=after, switch_step=switch_step
+    )
 
 
 def _table(name: str, nested: Sequence[Any]) -> np.ndarray:
@@ -205,7 +235,8 @@ def _table(name: str, nested: Sequence[Any]) -> np.ndarray:
         table = np.zeros(0)
     if table.ndim == 0 or table.size == 0 or not np.isfinite(table).all():
         raise ConfigError(
-            f"matrix_game: {name} must be nested lists of finite numbers, one level per agent and all lists of a level "
+            f"matrix_game: {name} must be nested lists of finite numbers, one level per agent and "
+            "all lists of a level "
             f"equally long, got {nested!r}"
         )
     return table[None]
@@ -215,7 +246,12 @@ def _length(game: Game, episode_limit: int | None, map_name: str) -> int:
     if episode_limit is None:
         return game.length
     if isinstance(episode_limit, bool) or not isinstance(episode_limit, int) or episode_limit < 1:
-        raise ConfigError(f"matrix_game: episode_limit is {episode_limit!r}, must be null or an integer of at least 1")
+        raise ConfigError(
+            f"matrix_game: episode_limit is {episode_limit!r}, must be null or an integer of at "
+            "least 1"
+        )
     if map_name == "two_step" and episode_limit != game.length:
-        raise ConfigError(f"matrix_game: two_step always takes 2 steps, but episode_limit is {episode_limit}")
+        raise ConfigError(
+            f"matrix_game: two_step always takes 2 steps, but episode_limit is {episode_limit}"
+        )
     return episode_limit

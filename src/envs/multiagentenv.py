@@ -11,29 +11,34 @@ import numpy as np
 class MultiAgentEnv:
     """One environment with A agents that act at the same time.
 
-    A subclass sets `n_agents` and `episode_limit` (the longest episode in steps) and overrides what it can do;
-    everything else raises `NotImplementedError`. It is constructed with the entries of `env_args` as keywords, `seed`
-    among them.
+    A subclass sets `n_agents` and `episode_limit` (the longest episode in steps) and overrides what
+    it can do; everything else raises `NotImplementedError`. It is constructed with the entries of
+    `env_args` as keywords, `seed` among them.
 
-    Individual sizes: agents whose observations or action sets are smaller than the largest say so by adding `obs_sizes`
-    and `action_sizes` (A ints each) to `get_env_info()`; their lists may then be shorter, or padded already.
-    Individual rewards: add `individual_rewards: True`; `step` then returns A rewards.
-    Continuous actions: add `continuous_actions: True`; U is then the number of entries of the longest action, `step`
-    takes float32 [A, U] from -1 to 1 (padded), and all of an agent's own entries are available.
+    Individual sizes: agents whose observations or action sets are smaller than the largest say so
+        by adding `obs_sizes`
+    and `action_sizes` (A ints each) to `get_env_info()`; their lists may then be shorter, or padded
+    already. Individual rewards: add `individual_rewards: True`; `step` then returns A rewards.
+    Continuous actions: add `continuous_actions: True`; U is then the number of entries of the
+    longest action, `step` takes float32 [A, U] from -1 to 1 (padded), and all of an agent's own
+    entries are available.
     """
 
     n_agents: int
     episode_limit: int
 
-    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[float | Sequence[float], bool, dict[str, Any]]:
+    def step(
+        self, actions: Sequence[int] | np.ndarray
+    ) -> tuple[float | Sequence[float], bool, dict[str, Any]]:
         """Takes one action per agent.
 
         Args:
             actions: A action indices, or float32 [A, U] (continuous actions).
 
         Returns:
-            reward (one number, or A of them), whether the episode is over, info. `info["episode_limit"]` true: the
-            episode was cut by the time limit; `info["env_error"]` true: the environment broke, the episode is void.
+            reward (one number, or A of them), whether the episode is over, info.
+            `info["episode_limit"]` true: the episode was cut by the time limit; `info["env_error"]`
+            true: the environment broke, the episode is void.
         """
         raise NotImplementedError
 
@@ -70,11 +75,15 @@ class MultiAgentEnv:
         raise NotImplementedError
 
     def reset(self) -> Any:
-        """Starts a new episode. What it returns is up to the environment; the backends do not read it."""
+        """Starts a new episode. What it returns is up to the environment; the backends do not read
+        it.
+        """
         raise NotImplementedError
 
     def render(self) -> np.ndarray | None:
-        """The current picture, uint8 [H, W, 3]; None where the environment draws into a window of its own."""
+        """The current picture, uint8 [H, W, 3]; None where the environment draws into a window of
+        its own.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -103,10 +112,14 @@ class MultiAgentEnv:
         return {}
 
     def set_t_env(self, t_env: int) -> None:
-        """Tells the training step before an episode, for tasks that change in the course of training."""
+        """Tells the training step before an episode, for tasks that change in the course of
+        training.
+        """
 
     def get_rng_state(self) -> dict[str, Any] | None:
-        """The random state between two episodes as plain Python values, or None where it cannot be had."""
+        """The random state between two episodes as plain Python values, or None where it cannot be
+        had.
+        """
         return None
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
@@ -119,7 +132,9 @@ class MultiAgentEnv:
 
 
 class ArrayEnv(MultiAgentEnv):
-    """An environment that keeps what its agents see in arrays: a subclass says which, the getters give copies."""
+    """An environment that keeps what its agents see in arrays: a subclass says which, the getters
+    give copies.
+    """
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Observations [A, O], state [S] and available actions [A, U], as they are now."""

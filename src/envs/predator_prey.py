@@ -18,18 +18,25 @@ class PredatorPrey(VectorEnv):
     """B hunts at once, computed on arrays over B.
 
     One step:
-    1. The predators move one after the other, in an order drawn anew in every step. A move off the grid or into a cell
-       that is occupied at that moment leaves the body where it is: no two bodies share a cell, and all actions are
+    1. The predators move one after the other, in an order drawn anew in every step. A move off the
+    grid or into a cell
+       that is occupied at that moment leaves the body where it is: no two bodies share a cell, and
+           all actions are
        available.
-    2. Every prey counts the predators orthogonally next to it: two or more capture it (reward +1), exactly one is
-       hunting alone (reward -penalty). Rewards of several prey add up.
-    3. A captured prey reappears in a cell drawn from the free ones (not where it was caught). Every other prey draws
-       one of the five actions and moves by the same rule as a predator. Several prey move in the order of their number.
+    2. Every prey counts the predators orthogonally next to it: two or more capture it (reward +1),
+        exactly one is hunting alone (reward -penalty). Rewards of several prey add up.
+    3. A captured prey reappears in a cell drawn from the free ones (not where it was caught). Every
+    other prey draws
+       one of the five actions and moves by the same rule as a predator. Several prey move in the
+       order of their number.
 
-    Predators therefore see the prey where it will be when their next moves are judged. Episodes end by time only.
+    Predators therefore see the prey where it will be when their next moves are judged. Episodes end
+    by time only.
 
-    Observation of agent i: own (x, y), one-hot of i, and (x, y) of every prey relative to the agent's. State: (x, y) of
-    all predators, then of all prey. x grows to the right, y downwards. Actions: 0 left, 1 right, 2 up, 3 down, 4 stop.
+    Observation of agent i: own (x, y), one-hot of i, and (x, y) of every prey relative to the
+        agent's. State: (x, y) of
+    all predators, then of all prey. x grows to the right, y downwards. Actions: 0 left, 1 right, 2
+        up, 3 down, 4 stop.
     `info`: `captures` and `sole_hunts` of the episode so far, summed over prey and steps.
 
     Args:
@@ -40,11 +47,12 @@ class PredatorPrey(VectorEnv):
         n_predators: A, at least 2.
         n_prey: at least 1.
         episode_limit: steps.
-        scale_coordinates: True: coordinates are divided by grid_size - 1, so that they lie in [0, 1], relative ones in
-            [-1, 1]; False: cells.
+        scale_coordinates: True: coordinates are divided by grid_size - 1, so that they lie in [0,
+            1], relative ones in [-1, 1]; False: cells.
 
     Raises:
-        ConfigError: a value out of range, or more bodies than the grid can hold with one cell left free.
+        ConfigError: a value out of range, or more bodies than the grid can hold with one cell left
+            free.
     """
 
     def __init__(
@@ -63,8 +71,9 @@ class PredatorPrey(VectorEnv):
         self.grid_size = grid_size
         self.n_prey = n_prey
         n_bodies = n_predators + n_prey
-        # Cells are numbered on the grid with a border of walls around it: a move is one addition, a move off the grid
-        # runs into an occupied cell, and two cells are neighbours where their numbers differ by 1 or `width`.
+        # Cells are numbered on the grid with a border of walls around it: a move is one addition, a
+        # move off the grid runs into an occupied cell, and two cells are neighbours where their
+        # numbers differ by 1 or `width`.
         self._width = grid_size + 2
         n_cells = self._width**2
         self._moves = np.array([-1, 1, -self._width, self._width, 0])
@@ -77,7 +86,8 @@ class PredatorPrey(VectorEnv):
         self._first_cell = np.arange(n_envs) * n_cells
         self._time = np.zeros(n_envs, dtype=np.int64)
         self._rows = np.arange(n_envs)
-        # All uniforms of an episode are drawn at its start: one generator call per environment and episode.
+        # All uniforms of an episode are drawn at its start: one generator call per environment and
+        # episode.
         self._start_draws = np.zeros((n_envs, n_bodies))
         self._draws = np.zeros((n_envs, episode_limit, n_bodies))
         spec = EnvSpec(
@@ -141,7 +151,9 @@ class PredatorPrey(VectorEnv):
         self._observe(rows)
 
     def _move(self, numbers: np.ndarray, body: np.ndarray | int, action: np.ndarray) -> None:
-        """Moves one body of each environment in `numbers` ([R], as `body` and `action`) where its way is free."""
+        """Moves one body of each environment in `numbers` ([R], as `body` and `action`) where its
+        way is free.
+        """
         occupied = self._occupied.reshape(-1)
         first = self._first_cell[numbers]
         old = self._cells[numbers, body]
@@ -169,7 +181,9 @@ class PredatorPrey(VectorEnv):
         relative = prey[:, None] - predators[:, :, None]
         self.state[rows] = places.reshape(len(places), self.state_size)
         self.obs[rows, :, :2] = predators
-        self.obs[rows, :, 2 + self.n_agents :] = relative.reshape(*relative.shape[:2], 2 * self.n_prey)
+        self.obs[rows, :, 2 + self.n_agents :] = relative.reshape(
+            *relative.shape[:2], 2 * self.n_prey
+        )
 
     def render(self, index: int = 0) -> np.ndarray:
         """The grid, predators blue and prey red, uint8 [H, W, 3]."""
@@ -185,10 +199,13 @@ class PredatorPrey(VectorEnv):
         return picture
 
 
-def _check_arguments(penalty: float, grid_size: int, n_predators: int, n_prey: int, episode_limit: int) -> None:
+def _check_arguments(
+    penalty: float, grid_size: int, n_predators: int, n_prey: int, episode_limit: int
+) -> None:
     if not 0 <= penalty < np.inf:
         raise ConfigError(
-            f"predator_prey: penalty is {penalty}, must be a finite number of at least 0 (it is subtracted)"
+            f"predator_prey: penalty is {penalty}, must be a finite number of at least 0 (it is "
+            "subtracted)"
         )
     minima = {
         "grid_size": (grid_size, 2),
@@ -201,6 +218,7 @@ def _check_arguments(penalty: float, grid_size: int, n_predators: int, n_prey: i
             raise ConfigError(f"predator_prey: {name} is {value}, must be at least {least}")
     if n_predators + n_prey >= grid_size**2:
         raise ConfigError(
-            f"predator_prey: {n_predators} predators and {n_prey} prey leave no free cell of the {grid_size**2}: "
+            f"predator_prey: {n_predators} predators and {n_prey} prey leave no free cell of the "
+            f"{grid_size**2}: "
             "use a larger grid_size"
         )

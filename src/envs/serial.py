@@ -12,8 +12,8 @@ from envs.vector_env import EnvSpec
 
 
 class SerialVectorEnv(AdapterVectorEnv):
-    """B `MultiAgentEnv`s stepped in turn. One that reports `env_error` is built anew at its next reset; an exception in
-    an environment propagates as it is.
+    """B `MultiAgentEnv`s stepped in turn. One that reports `env_error` is built anew at its next
+    reset; an exception in an environment propagates as it is.
     """
 
     def _start(self) -> EnvSpec:
@@ -52,7 +52,10 @@ class SerialVectorEnv(AdapterVectorEnv):
                 self._after_step(b, new_names)
 
     def _ask(
-        self, method: str, arguments: Sequence[Any] | None = None, indices: Sequence[int] | None = None
+        self,
+        method: str,
+        arguments: Sequence[Any] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[Any]:
         indices = range(self.n_envs) if indices is None else indices
         return [

@@ -1,4 +1,6 @@
-"""SMAX (Rutherford et al. 2023, JaxMARL): a StarCraft-like game in JAX with scripted enemies, natively batched."""
+"""SMAX (Rutherford et al. 2023, JaxMARL): a StarCraft-like game in JAX with scripted enemies,
+natively batched.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install -r requirements-smax.txt"
 ATTACK_MODES = ("closest", "random")
 OBSERVATIONS = ("unit_list", "conic")
-# Compiled programs, beside what Python and numba keep; JAX_COMPILATION_CACHE_DIR names another place.
+# Compiled programs, beside what Python and numba keep; JAX_COMPILATION_CACHE_DIR names another
+# place.
 CACHE = Path(__file__).parent / "__pycache__" / "smax"
 PICTURE = 6.4  # inches, at 80 dots each
 
@@ -44,13 +47,17 @@ def load_smax() -> ModuleType:
         raise MissingPackage(f"smax needs the package jaxmarl: {INSTALL}")
     # On a GPU, JAX would take three quarters of its memory, which torch may want.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    logging.getLogger("jax").setLevel(logging.WARNING)  # else it tells of every kind of device that is not there
+    logging.getLogger("jax").setLevel(
+        logging.WARNING
+    )  # else it tells of every kind of device that is not there
     try:
         with _quiet():
             smax = importlib.import_module("jaxmarl.environments.smax")
     except Exception as error:  # JAX and what is built on it do not always fit together
         reason = " ".join(str(error).split())
-        raise MissingPackage(f"jaxmarl cannot be imported ({type(error).__name__}: {reason}): {INSTALL}") from error
+        raise MissingPackage(
+            f"jaxmarl cannot be imported ({type(error).__name__}: {reason}): {INSTALL}"
+        ) from error
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
@@ -60,7 +67,9 @@ def load_smax() -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """jaxmarl prints which environments it has, and sets both streams to what they were when Python started."""
+    """jaxmarl prints which environments it has, and sets both streams to what they were when Python
+    started.
+    """
     streams = sys.stdout, sys.stderr, sys.__stdout__
     sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
     try:
@@ -102,9 +111,10 @@ class Programs:
     Args:
         env: its `HeuristicEnemySMAX`.
         begin: keys uint32 [B, 2] -> (Battles, Shown), new episodes.
-        advance: (Battles, actions int32 [B, A], mask bool [B]) -> (Battles, Shown, Scored); outside of the mask the
-            battles stay as they are and the rest means nothing.
-        merge: (mask bool [B], Battles, Battles) -> the first where the mask says so, else the second.
+        advance: (Battles, actions int32 [B, A], mask bool [B]) -> (Battles, Shown, Scored); outside
+            of the mask the battles stay as they are and the rest means nothing.
+        merge: (mask bool [B], Battles, Battles) -> the first where the mask says so, else the
+            second.
     """
 
     env: Any
@@ -133,7 +143,9 @@ def make_programs(map_name: str, scale_state: bool, **options: Any) -> Programs:
         scenario = smax.map_name_to_scenario(map_name)
     except KeyError:
         known = importlib.import_module("jaxmarl.environments.smax.smax_env").MAP_NAME_TO_SCENARIO
-        raise ConfigError(f"smax: unknown map '{map_name}'; {nearest(str(map_name), tuple(known))}") from None
+        raise ConfigError(
+            f"smax: unknown map '{map_name}'; {nearest(str(map_name), tuple(known))}"
+        ) from None
     env = smax.HeuristicEnemySMAX(scenario=scenario, **options)
     allies = env.num_allies
     units = jnp.ones((allies + env.num_enemies, len(env.own_features)))
@@ -169,7 +181,9 @@ def make_programs(map_name: str, scale_state: bool, **options: Any) -> Programs:
         return Battles(game, battle.key), show(game, obs), scored
 
     def merge(mask: Any, one: Battles, other: Battles) -> Battles:
-        return jax.tree.map(lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), one, other)
+        return jax.tree.map(
+            lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), one, other
+        )
 
     def advance_all(battles: Battles, actions: Any, mask: Any) -> tuple[Battles, Shown, Scored]:
         moved, shown, scored = jax.vmap(advance)(battles, actions)
@@ -179,34 +193,39 @@ def make_programs(map_name: str, scale_state: bool, **options: Any) -> Programs:
 
 
 class Smax(VectorEnv):
-    """B battles of SMAX, its `HeuristicEnemySMAX`: jitted and vmapped; observations and, but for `scale_state`, state
-    are its own.
+    """B battles of SMAX, its `HeuristicEnemySMAX`: jitted and vmapped; observations and, but for
+    `scale_state`, state are its own.
 
-    A battle ends when a side is dead, or is cut at `max_steps`. The reward is the team's: the share of the enemies'
-    health that was taken in the step, and `won_battle_bonus`.
+    A battle ends when a side is dead, or is cut at `max_steps`. The reward is the team's: the share
+    of the enemies' health that was taken in the step, and `won_battle_bonus`.
 
-    Actions: 0 to 3 move (up, right, down, left), 4 stops (all that dead agents can do), 5 + e attacks enemy e, if it is
+    Actions: 0 to 3 move (up, right, down, left), 4 stops (all that dead agents can do), 5 + e
+        attacks enemy e, if it is
     in range.
 
-    Every episode's course depends on a key that is drawn from the environment's own stream and on the actions. How many
-    environments are computed at once may change the rounding of the last bits, as XLA compiles for each size anew.
+    Every episode's course depends on a key that is drawn from the environment's own stream and on
+    the actions. How many environments are computed at once may change the rounding of the last
+    bits, as XLA compiles for each size anew.
 
     `info`: battle_won (1.0 only in the step that wins), dead_allies, dead_enemies.
 
     Args:
         n_envs: B.
         seed: environment b's stream depends on `seed` and b only.
-        map_name: one of SMAX's scenarios, e.g. "2s3z" or "smacv2_10_units" (random units and places).
+        map_name: one of SMAX's scenarios, e.g. "2s3z" or "smacv2_10_units" (random units and
+            places).
         see_enemy_actions: whether observations contain what visible enemies did last.
         walls_cause_death: whether units that touch the edge of the field die.
         attack_mode: whom an enemy attacks of those in its range: "closest" or "random".
         enemy_shoots: whether the enemies attack at all.
         won_battle_bonus: reward for a victory.
         world_steps_per_env_step: steps of the game, 1/16 s each, per step.
-        observation_type: "unit_list" (an entry per unit) or "conic" (two units in each of 32 directions).
+        observation_type: "unit_list" (an entry per unit) or "conic" (two units in each of 32
+            directions).
         max_steps: the longest episode.
-        scale_state: positions in the state from 0 to 1, as shares of the field, instead of SMAX's 0 to 32; on those the
-            values of mixing networks that are initialised as usual grow without bound.
+        scale_state: positions in the state from 0 to 1, as shares of the field, instead of SMAX's 0
+            to 32; on those the values of mixing networks that are initialised as usual grow without
+            bound.
         reward_factor: all rewards are multiplied by this, the bonus among them.
         device: where JAX computes: "cpu", "gpu" or "tpu"; None: as JAX chooses.
 
@@ -232,9 +251,14 @@ class Smax(VectorEnv):
         reward_factor: float = 1.0,
         device: str | None = None,
     ) -> None:
-        for name, value in (("world_steps_per_env_step", world_steps_per_env_step), ("max_steps", max_steps)):
+        for name, value in (
+            ("world_steps_per_env_step", world_steps_per_env_step),
+            ("max_steps", max_steps),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"smax: {name} is {value!r}, must be a whole number of at least 1")
+                raise ConfigError(
+                    f"smax: {name} is {value!r}, must be a whole number of at least 1"
+                )
         for name, value, known in (
             ("attack_mode", attack_mode, ATTACK_MODES),
             ("observation_type", observation_type, OBSERVATIONS),
@@ -265,7 +289,9 @@ class Smax(VectorEnv):
             episode_limit=max_steps,
             extra={"n_enemies": env.num_enemies},
         )
-        super().__init__(n_envs, spec, seed, info_keys=("battle_won", "dead_allies", "dead_enemies"))
+        super().__init__(
+            n_envs, spec, seed, info_keys=("battle_won", "dead_allies", "dead_enemies")
+        )
 
     def _reset(self, mask: np.ndarray) -> None:
         import jax
@@ -274,7 +300,9 @@ class Smax(VectorEnv):
         for b in np.flatnonzero(mask):
             keys[b] = self.rngs[b].integers(2**32, size=2, dtype=np.uint32)
         begun, shown = self._programs.begin(jax.device_put(keys, self._device))
-        self._battles = begun if self._battles is None else self._programs.merge(mask, begun, self._battles)
+        self._battles = (
+            begun if self._battles is None else self._programs.merge(mask, begun, self._battles)
+        )
         self._show(shown, mask)
         for values in self.info.values():
             values[mask] = np.nan
@@ -282,7 +310,9 @@ class Smax(VectorEnv):
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         if not mask.any():
             return
-        self._battles, shown, scored = self._programs.advance(self._battles, actions.astype(np.int32), mask)
+        self._battles, shown, scored = self._programs.advance(
+            self._battles, actions.astype(np.int32), mask
+        )
         self._show(shown, mask)
         for name, values in scored._asdict().items():
             array = self.info[name] if name in self.info else getattr(self, name)
@@ -294,7 +324,8 @@ class Smax(VectorEnv):
         for name, values in shown._asdict().items():
             array = getattr(self, name)
             where = True if everyone else mask.reshape(-1, *[1] * (array.ndim - 1))
-            # on the CPU `asarray` is a view of JAX's own memory: this is the one copy, as the arrays here stay the same
+            # on the CPU `asarray` is a view of JAX's own memory: this is the one copy, as the
+            # arrays here stay the same
             np.copyto(array, np.asarray(values), where=where)
 
     def render(self, index: int = 0) -> np.ndarray:
@@ -308,7 +339,9 @@ class Smax(VectorEnv):
         from matplotlib.figure import Figure
 
         if self._battles is None or not (self._running | self.terminated | self.truncated)[index]:
-            raise ValueError(f"environment {index} has not begun an episode: there is nothing to draw")
+            raise ValueError(
+                f"environment {index} has not begun an episode: there is nothing to draw"
+            )
         env = self._programs.env
         game = jax.tree.map(lambda leaf: np.asarray(leaf[index]), self._battles.game.state)
         attacks = dict(zip(env.all_agents, game.prev_attack_actions.tolist(), strict=True))
@@ -330,4 +363,6 @@ def _find_device(name: str | None) -> Any:
         return jax.local_devices(backend=name)[0]
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"smax: JAX has no device '{name}' ({reason}): set env_args.device to null or cpu") from None
+        raise ConfigError(
+            f"smax: JAX has no device '{name}' ({reason}): set env_args.device to null or cpu"
+        ) from None

@@ -1,8 +1,10 @@
-"""One worker process per `MultiAgentEnv`: results in shared memory, commands of one byte, broken workers replaced.
+"""One worker process per `MultiAgentEnv`: results in shared memory, commands of one byte, broken
+workers replaced.
 
-Workers are started as fresh interpreters rather than through `multiprocessing`'s start methods: a fork would hand every
-worker the pipe ends of the others (and torch's threads); forkserver and spawn (Python 3.11) execute the main script and
-all that it imports again in every worker. The shared memory is anonymous: it has no name that could be left behind.
+Workers are started as fresh interpreters rather than through `multiprocessing`'s start methods: a
+fork would hand every worker the pipe ends of the others (and torch's threads); forkserver and spawn
+(Python 3.11) execute the main script and all that it imports again in every worker. The shared
+memory is anonymous: it has no name that could be left behind.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ CLOSE_GRACE = 5.0  # s that environments have to close
 TERM_GRACE = 1.0  # s between SIGTERM and SIGKILL
 
 _SRC = str(Path(__file__).resolve().parent.parent)
-_COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from envs.worker import main; main(*map(int, sys.argv[2:]))"
+_COMMAND = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from envs.worker import main; "
+    "main(*map(int, sys.argv[2:]))"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +79,8 @@ class _Worker:
                 [sys.executable, "-c", _COMMAND, _SRC, *map(str, fds)],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a process group to be killed as a whole; no Ctrl-C from the terminal
+                # a process group to be killed as a whole; no Ctrl-C from the terminal
+                start_new_session=True,
                 env={"OMP_NUM_THREADS": "1", **os.environ},  # workers share the cores
             )
         except BaseException:
@@ -165,7 +171,9 @@ def _payload(message: bytes) -> bytes:
 
 
 def _kill(workers: Iterable[_Worker]) -> None:
-    """Ends workers and what they have started: SIGTERM, after `TERM_GRACE` seconds SIGKILL; leaves no zombie."""
+    """Ends workers and what they have started: SIGTERM, after `TERM_GRACE` seconds SIGKILL; leaves
+    no zombie.
+    """
     workers = list(workers)
     try:
         for one in workers:
@@ -187,7 +195,9 @@ def _wait(workers: list[_Worker], seconds: float) -> None:
 
 
 def _shut_down(workers: list[_Worker], fds: list[int], owner: int) -> None:
-    """Closes all workers, gently at first. Must not refer to the environment: it also runs when that is collected."""
+    """Closes all workers, gently at first. Must not refer to the environment: it also runs when
+    that is collected.
+    """
     if os.getpid() != owner:  # a fork of the owner came to its end
         return
     try:
@@ -227,18 +237,21 @@ def _start_message(
 class SubprocVectorEnv(AdapterVectorEnv):
     """B `MultiAgentEnv`s, each in a process of its own.
 
-    A worker that dies, raises, reports `env_error` or does not answer within `env_timeout` seconds is killed with all
-    that it started, and replaced: after a step, `failed` says so; in a reset, the new one takes over at once. Hanging
-    workers cost `env_timeout` once, however many hang at the same time.
+    A worker that dies, raises, reports `env_error` or does not answer within `env_timeout` seconds
+    is killed with all that it started, and replaced: after a step, `failed` says so; in a reset,
+    the new one takes over at once. Hanging workers cost `env_timeout` once, however many hang at
+    the same time.
 
     Args:
-        factory, env_args, n_envs, seed, role, max_env_restarts: see `AdapterVectorEnv`; `factory` is pickled by name.
+        factory, env_args, n_envs, seed, role, max_env_restarts: see `AdapterVectorEnv`; `factory`
+            is pickled by name.
         plugins: modules that workers load first (config key `plugins`).
         env_timeout: seconds; may be changed later on.
 
     Raises:
         ConfigError: `factory` or `env_args` cannot be sent to another process.
-        EnvFailure: an environment broke too often in a row; carries the worker's traceback or how it died.
+        EnvFailure: an environment broke too often in a row; carries the worker's traceback or how
+            it died.
         UserError: what the environments refuse, e.g. a map that does not exist.
     """
 
@@ -321,7 +334,10 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._replace(broken)
 
     def _ask(
-        self, method: str, arguments: Sequence[Any] | None = None, indices: Sequence[int] | None = None
+        self,
+        method: str,
+        arguments: Sequence[Any] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[Any]:
         indices = range(self.n_envs) if indices is None else indices
         waiting = {
@@ -335,14 +351,18 @@ class SubprocVectorEnv(AdapterVectorEnv):
         return [answers[b] for b in indices]
 
     def _call(self, messages: dict[int, bytes]) -> dict[int, bytes]:
-        """Sends commands and collects the answers; workers that break are replaced and missing in what is returned.
+        """Sends commands and collects the answers; workers that break are replaced and missing in
+        what is returned.
 
         Raises:
             EnvFailure: see the class.
             Exception: what an environment refused to do, once all have answered.
         """
         if not self._usable:
-            raise RuntimeError("after close(), an interrupted call or an EnvFailure these environments cannot be used")
+            raise RuntimeError(
+                "after close(), an interrupted call or an EnvFailure these environments cannot be "
+                "used"
+            )
         self._usable = False
         for b, message in messages.items():
             self._workers[b].send(message)
@@ -350,7 +370,8 @@ class SubprocVectorEnv(AdapterVectorEnv):
         replies: dict[int, bytes] = {}
         broken: dict[int, str] = {}
         refused: Exception | None = None
-        # The last one first: when it has answered, most others have too, and this process is woken up less often.
+        # The last one first: when it has answered, most others have too, and this process is woken
+        # up less often.
         for b in reversed(messages):
             try:
                 replies[b] = self._workers[b].answer(deadline)
@@ -364,7 +385,8 @@ class SubprocVectorEnv(AdapterVectorEnv):
         return replies
 
     def _replace(self, broken: dict[int, str]) -> None:
-        """Kills broken workers and starts others in their places, which build their environments while the run goes on.
+        """Kills broken workers and starts others in their places, which build their environments
+        while the run goes on.
 
         Args:
             broken: number of the environment -> cause.

@@ -16,16 +16,20 @@ MODE_ORDERS = ("shuffled", "fixed")
 
 
 class SwitchingWind(VectorEnv):
-    """B walks at once: s' = s + a + e with a in [-1, 1] and wind e ~ N(mean, std) of the current mode. One agent.
+    """B walks at once: s' = s + a + e with a in [-1, 1] and wind e ~ N(mean, std) of the current
+    mode. One agent.
 
-    The mode changes every `switch_every` steps. The paper does not say in which order: "shuffled" draws an order of all
-    modes for each episode (every mode occurs once in DAC's 60 steps, none follows itself), "fixed" takes the order of
-    `winds`; a longer episode runs through the same order again.
+    The mode changes every `switch_every` steps. The paper does not say in which order: "shuffled"
+        draws an order of all
+    modes for each episode (every mode occurs once in DAC's 60 steps, none follows itself), "fixed"
+    takes the order of `winds`; a longer episode runs through the same order again.
 
-    Actions: index j of `n_actions` is the j-th of evenly spaced values from -1 to 1; `step_continuous` takes the values
-    themselves. Observation and state: the position, which starts at 0. Reward: minus the distance from 0 after the step
-    (the paper trains no policy here; staying near the start is what the wind prevents). Episodes end by time only.
-    `info`: `mode`, the index in `winds` of the wind that blew in the last step.
+    Actions: index j of `n_actions` is the j-th of evenly spaced values from -1 to 1;
+        `step_continuous` takes the values
+    themselves. Observation and state: the position, which starts at 0. Reward: minus the distance
+        from 0 after the step
+    (the paper trains no policy here; staying near the start is what the wind prevents). Episodes
+    end by time only. `info`: `mode`, the index in `winds` of the wind that blew in the last step.
 
     Args:
         n_envs: B.
@@ -60,7 +64,9 @@ class SwitchingWind(VectorEnv):
         self._wind = np.zeros((n_envs, episode_limit))
         self.positions = np.zeros((n_envs, episode_limit + 1))
         self._time = np.zeros(n_envs, dtype=np.int64)
-        spec = EnvSpec(n_agents=1, n_actions=n_actions, obs_size=1, state_size=1, episode_limit=episode_limit)
+        spec = EnvSpec(
+            n_agents=1, n_actions=n_actions, obs_size=1, state_size=1, episode_limit=episode_limit
+        )
         super().__init__(n_envs, spec, seed, info_keys=("mode",))
         self.avail_actions[:] = 1
 
@@ -72,15 +78,20 @@ class SwitchingWind(VectorEnv):
             mask: bool [B], which environments to step; default all.
 
         Raises:
-            ValueError: a movement out of range, a wrong shape, an environment whose episode is over.
+            ValueError: a movement out of range, a wrong shape, an environment whose episode is
+                over.
         """
         mask = self._as_mask(mask)
         moves = np.asarray(actions, dtype=np.float64)
         if moves.shape != (self.n_envs, self.n_agents):
-            raise ValueError(f"actions have shape {list(moves.shape)}, must be [{self.n_envs}, {self.n_agents}]")
+            raise ValueError(
+                f"actions have shape {list(moves.shape)}, must be [{self.n_envs}, {self.n_agents}]"
+            )
         if (mask & ~self._running).any():
             idle = np.flatnonzero(mask & ~self._running).tolist()
-            raise ValueError(f"environments {idle} have no running episode: reset them before the next step")
+            raise ValueError(
+                f"environments {idle} have no running episode: reset them before the next step"
+            )
         if not (np.abs(moves[mask]) <= 1).all():
             raise ValueError(f"movements must lie in [-1, 1], got {moves[mask].ravel().tolist()}")
         self._blow(moves[mask, 0], mask)
@@ -89,7 +100,11 @@ class SwitchingWind(VectorEnv):
     def _reset(self, mask: np.ndarray) -> None:
         for b in np.flatnonzero(mask):
             n_modes = len(self.winds)
-            order = self.rngs[b].permutation(n_modes) if self.mode_order == "shuffled" else np.arange(n_modes)
+            order = (
+                self.rngs[b].permutation(n_modes)
+                if self.mode_order == "shuffled"
+                else np.arange(n_modes)
+            )
             self.modes[b] = order[self._place]
             mean, std = self.winds[self.modes[b]].T
             self._wind[b] = self.rngs[b].normal(mean, std)
@@ -135,7 +150,11 @@ class SwitchingWind(VectorEnv):
 
 
 def _check_arguments(
-    n_actions: int, episode_limit: int, switch_every: int, winds: Sequence[Sequence[float]], mode_order: str
+    n_actions: int,
+    episode_limit: int,
+    switch_every: int,
+    winds: Sequence[Sequence[float]],
+    mode_order: str,
 ) -> np.ndarray:
     """`winds` as an array [modes, 2], everything checked."""
     for name, value, least in (
@@ -146,11 +165,20 @@ def _check_arguments(
         if value < least:
             raise ConfigError(f"switching_wind: {name} is {value}, must be at least {least}")
     if mode_order not in MODE_ORDERS:
-        raise ConfigError(f"switching_wind: mode_order is '{mode_order}', must be one of {', '.join(MODE_ORDERS)}")
+        raise ConfigError(
+            f"switching_wind: mode_order is '{mode_order}', must be one of {', '.join(MODE_ORDERS)}"
+        )
     try:
         table = np.array(winds, dtype=np.float64)
     except (ValueError, TypeError):
         table = np.zeros(0)
-    if table.ndim != 2 or table.shape[1] != 2 or not np.isfinite(table).all() or (table[:, 1] < 0).any():
-        raise ConfigError(f"switching_wind: winds must be a list of [mean, std >= 0], got {winds!r}")
+    if (
+        table.ndim != 2
+        or table.shape[1] != 2
+        or not np.isfinite(table).all()
+        or (table[:, 1] < 0).any()
+    ):
+        raise ConfigError(
+            f"switching_wind: winds must be a list of [mean, std >= 0], got {winds!r}"
+        )
     return table

@@ -1,4 +1,6 @@
-"""B environments stepped at once: the contract, its arrays, and the way back to PyMARL's interface."""
+"""B environments stepped at once: the contract, its arrays, and the way back to PyMARL's
+interface.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def at_least_one(name: str, value: int) -> int:
 
 
 def out_of_range(actions: np.ndarray) -> tuple[int, ...] | None:
-    """Where continuous actions, [..., U], are not numbers from -1 to 1: the index of the first such one; or None."""
+    """Where continuous actions, [..., U], are not numbers from -1 to 1: the index of the first such
+    one; or None.
+    """
     fine = np.abs(actions) <= 1  # False for NaN, too
     return None if fine.all() else tuple(map(int, np.argwhere(~fine)[0][:-1]))
 
@@ -38,8 +42,8 @@ class EnvSpec:
         episode_limit: the longest episode, in steps.
         obs_sizes, action_sizes: the true sizes of each agent, A ints; default: O and U for all.
         individual_rewards: whether the reward is one number per agent.
-        continuous_actions: whether an action is U numbers from -1 to 1 (`action_sizes`: those of each agent, the others
-            are padding) rather than one of U choices.
+        continuous_actions: whether an action is U numbers from -1 to 1 (`action_sizes`: those of
+            each agent, the others are padding) rather than one of U choices.
         extra: further entries for `get_env_info`; not compared.
 
     Raises:
@@ -63,7 +67,10 @@ class EnvSpec:
         for name, largest in (("obs_sizes", self.obs_size), ("action_sizes", self.n_actions)):
             sizes = tuple(int(size) for size in getattr(self, name)) or (largest,) * self.n_agents
             if len(sizes) != self.n_agents or min(sizes) < 1 or max(sizes) > largest:
-                raise ValueError(f"{name} {sizes} do not fit {self.n_agents} agents with sizes from 1 to {largest}")
+                raise ValueError(
+                    f"{name} {sizes} do not fit {self.n_agents} agents with sizes from 1 to "
+                    f"{largest}"
+                )
             object.__setattr__(self, name, sizes)
 
     def env_info(self) -> dict[str, Any]:
@@ -104,19 +111,20 @@ class EnvSpec:
 class VectorEnv:
     """B environments behind preallocated arrays (docs/architecture.md, "Environments").
 
-    A subclass implements `_reset(mask)` and `_step(actions, mask)`, which write the rows in `mask` of the arrays below
-    and no others; it draws from `self.rngs[b]` (one numpy Generator per environment) only. Checks, flags and the
-    bookkeeping of running episodes are done here, once.
+    A subclass implements `_reset(mask)` and `_step(actions, mask)`, which write the rows in `mask`
+    of the arrays below and no others; it draws from `self.rngs[b]` (one numpy Generator per
+    environment) only. Checks, flags and the bookkeeping of running episodes are done here, once.
 
     Args:
         n_envs: B.
         spec: sizes.
-        seed: environment b's stream depends on `seed` and b only. None: the subclass has already seeded itself.
+        seed: environment b's stream depends on `seed` and b only. None: the subclass has already
+            seeded itself.
         info_keys: the keys of `info`.
 
     Attributes:
-        obs: float32 [B, A, O]. state: float32 [B, S]. avail_actions: uint8 [B, A, U]. All of the current step.
-            Continuous actions are always available: ones, but for the padding.
+        obs: float32 [B, A, O]. state: float32 [B, S]. avail_actions: uint8 [B, A, U]. All of the
+            current step. Continuous actions are always available: ones, but for the padding.
         reward: float32 [B] or [B, A], of the last step.
         terminated, truncated: bool [B], the last step ended the episode; never both.
         failed: bool [B], the environment broke in the last call: drop its episode.
@@ -133,7 +141,9 @@ class VectorEnv:
     failed: np.ndarray
     env_restarts: int = 0
 
-    def __init__(self, n_envs: int, spec: EnvSpec, seed: int | None, info_keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, n_envs: int, spec: EnvSpec, seed: int | None, info_keys: Sequence[str] = ()
+    ) -> None:
         self.n_envs = at_least_one("n_envs", n_envs)
         self.spec = spec
         self.n_agents = spec.n_agents
@@ -149,24 +159,30 @@ class VectorEnv:
             setattr(self, name, array)
         self.info = {key: np.full(self.n_envs, np.nan) for key in info_keys}
         self._running = np.zeros(self.n_envs, dtype=bool)
-        # Not to be written to. Not marked so either: numba would compile its kernels again for read-only masks.
+        # Not to be written to. Not marked so either: numba would compile its kernels again for
+        # read-only masks.
         self._everyone = np.ones(self.n_envs, dtype=bool)
         # where agent a of environment b begins in the flat avail_actions
-        self._avail_offsets = (np.arange(self.n_envs * self.n_agents) * self.n_actions).reshape(self.n_envs, -1)
+        self._avail_offsets = (np.arange(self.n_envs * self.n_agents) * self.n_actions).reshape(
+            self.n_envs, -1
+        )
         if seed is not None:
             self.seed(seed)
 
     # to be written by a subclass
 
     def _reset(self, mask: np.ndarray) -> None:
-        """Starts episodes in `mask` (bool [B]): writes obs, state and avail_actions there; the flags are clear."""
+        """Starts episodes in `mask` (bool [B]): writes obs, state and avail_actions there; the
+        flags are clear.
+        """
         raise NotImplementedError
 
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         """Steps the environments in `mask` (bool [B]): writes their rows of every array.
 
         Args:
-            actions: int64 [B, A], or float32 [B, A, U] from -1 to 1, checked; zeros outside of `mask`.
+            actions: int64 [B, A], or float32 [B, A, U] from -1 to 1, checked; zeros outside of
+                `mask`.
         """
         raise NotImplementedError
 
@@ -176,7 +192,8 @@ class VectorEnv:
     # the contract
 
     def reset(self, mask: np.ndarray | None = None) -> None:
-        """Starts new episodes in `mask` (bool [B], default all); the other environments stay as they are.
+        """Starts new episodes in `mask` (bool [B], default all); the other environments stay as
+        they are.
 
         Raises:
             ValueError: a mask of wrong shape or type.
@@ -191,15 +208,16 @@ class VectorEnv:
         self._running[mask] = True
 
     def step(self, actions: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Steps the environments in `mask` (bool [B], default all); the other environments stay as they are.
+        """Steps the environments in `mask` (bool [B], default all); the other environments stay as
+        they are.
 
         Args:
-            actions: integers [B, A]; with continuous actions floats [B, A, U] from -1 to 1. Rows outside of `mask` are
-                not looked at.
+            actions: integers [B, A]; with continuous actions floats [B, A, U] from -1 to 1. Rows
+                outside of `mask` are not looked at.
 
         Raises:
-            ValueError: an action that is not available, or not from -1 to 1; an environment whose episode is over; a
-                wrong shape or type.
+            ValueError: an action that is not available, or not from -1 to 1; an environment whose
+                episode is over; a wrong shape or type.
         """
         mask = self._as_mask(mask)
         actions = self._check_actions(actions, mask)
@@ -213,23 +231,30 @@ class VectorEnv:
         self.rngs = [np.random.default_rng(derive_seed(seed, "env", b)) for b in range(self.n_envs)]
 
     def set_t_env(self, t_env: int) -> None:
-        """Tells the training step before episodes are collected, for tasks that change in the course of training."""
+        """Tells the training step before episodes are collected, for tasks that change in the
+        course of training.
+        """
 
     def get_rng_state(self) -> dict[str, Any] | None:
-        """All random states between episodes, as plain Python values; None where they cannot be had.
+        """All random states between episodes, as plain Python values; None where they cannot be
+        had.
 
-        An environment that carries more than random streams from one episode to the next adds it here.
+        An environment that carries more than random streams from one episode to the next adds it
+        here.
         """
         return {"rngs": [rng.bit_generator.state for rng in self.rngs]}
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
-        """Inverse of `get_rng_state`: the next episodes are bit-identical to those that followed it.
+        """Inverse of `get_rng_state`: the next episodes are bit-identical to those that followed
+        it.
 
         Raises:
             ValueError: the state is of another number of environments.
         """
         if len(state["rngs"]) != self.n_envs:
-            raise ValueError(f"random state of {len(state['rngs'])} environments, this one has {self.n_envs}")
+            raise ValueError(
+                f"random state of {len(state['rngs'])} environments, this one has {self.n_envs}"
+            )
         for rng, rng_state in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = rng_state
 
@@ -254,7 +279,9 @@ class VectorEnv:
         return {}
 
     def get_env_info(self) -> dict[str, Any]:
-        """PyMARL's env_info, with `obs_sizes`, `action_sizes`, `individual_rewards` and `continuous_actions`."""
+        """PyMARL's env_info, with `obs_sizes`, `action_sizes`, `individual_rewards` and
+        `continuous_actions`.
+        """
         return self.spec.env_info()
 
     def close(self) -> None:
@@ -273,7 +300,9 @@ class VectorEnv:
             return self._everyone
         mask = np.asarray(mask)
         if mask.dtype != np.bool_ or mask.shape != (self.n_envs,):
-            raise ValueError(f"mask is {mask.dtype} {list(mask.shape)}, must be bool [{self.n_envs}]")
+            raise ValueError(
+                f"mask is {mask.dtype} {list(mask.shape)}, must be bool [{self.n_envs}]"
+            )
         return mask
 
     def _check_actions(self, actions: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -281,23 +310,30 @@ class VectorEnv:
         shape, dtype = self.spec.action_layout(self.n_envs)
         kinds, wanted = ("f", "floats") if self.continuous_actions else ("iu", "integers")
         if actions.shape != shape or actions.dtype.kind not in kinds:
-            raise ValueError(f"actions are {actions.dtype} {list(actions.shape)}, must be {wanted} {list(shape)}")
+            raise ValueError(
+                f"actions are {actions.dtype} {list(actions.shape)}, must be {wanted} {list(shape)}"
+            )
         actions = actions.astype(dtype)
         everyone = mask.all()
         if not everyone:
             actions[~mask] = 0
         if (mask > self._running).any():
             idle = np.flatnonzero(mask & ~self._running).tolist()
-            raise ValueError(f"environments {idle} have no running episode: reset them before the next step")
+            raise ValueError(
+                f"environments {idle} have no running episode: reset them before the next step"
+            )
         if self.continuous_actions:
             bad = out_of_range(actions)
             if bad is not None:
                 raise ValueError(
-                    f"environment {bad[0]}, agent {bad[1]}: action {actions[bad].tolist()} is not all from -1 to 1"
+                    f"environment {bad[0]}, agent {bad[1]}: action {actions[bad].tolist()} is not "
+                    "all from -1 to 1"
                 )
             return actions
         if actions.min() < 0 or actions.max() >= self.n_actions:
-            self._complain(actions, mask & ((actions < 0) | (actions >= self.n_actions)).any(axis=1))
+            self._complain(
+                actions, mask & ((actions < 0) | (actions >= self.n_actions)).any(axis=1)
+            )
         allowed = self.avail_actions.reshape(-1).take(self._avail_offsets + actions)
         if not everyone:
             allowed[~mask] = 1
@@ -310,11 +346,15 @@ class VectorEnv:
         for agent, action in enumerate(actions[b].tolist()):
             available = np.flatnonzero(self.avail_actions[b, agent]).tolist()
             if action not in available:
-                raise ValueError(f"environment {b}, agent {agent}: action {action} is not available, only {available}")
+                raise ValueError(
+                    f"environment {b}, agent {agent}: action {action} is not available, only "
+                    f"{available}"
+                )
 
 
 class SingleEnv(ArrayEnv):
-    """A `VectorEnv` of one environment behind PyMARL's interface. Observations, masks, continuous actions are padded.
+    """A `VectorEnv` of one environment behind PyMARL's interface. Observations, masks, continuous
+    actions are padded.
 
     Raises:
         ValueError: the `VectorEnv` holds more than one environment.
@@ -328,10 +368,14 @@ class SingleEnv(ArrayEnv):
         self.n_actions = vector_env.n_actions
         self.episode_limit = vector_env.episode_limit
 
-    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
+    def step(
+        self, actions: Sequence[int] | np.ndarray
+    ) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
         env, actions = self.vector_env, np.asarray(actions)
         env.step(actions[None] if env.continuous_actions else actions.reshape(1, -1))
-        info: dict[str, Any] = {key: float(v[0]) for key, v in env.info.items() if not np.isnan(v[0])}
+        info: dict[str, Any] = {
+            key: float(v[0]) for key, v in env.info.items() if not np.isnan(v[0])
+        }
         if env.truncated[0]:
             info["episode_limit"] = True
         if env.failed[0]:

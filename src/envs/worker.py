@@ -1,8 +1,8 @@
 """The process behind one environment of a `SubprocVectorEnv`.
 
-It owns one `EnvHost`, whose rows lie in memory shared with the parent, and answers commands of one byte (plus a pickled
-rest for the rare ones). It leads a process group of its own, so that whatever an environment starts (a game, say) ends
-with it; it dies when its parent does.
+It owns one `EnvHost`, whose rows lie in memory shared with the parent, and answers commands of one
+byte (plus a pickled rest for the rare ones). It leads a process group of its own, so that whatever
+an environment starts (a game, say) ends with it; it dies when its parent does.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import numpy as np
 from envs.adapter import EnvHost, Layout, host_layout
 from utils.errors import UserError
 
-# commands, from the parent: RESET may be followed by t_env in decimals, ASK by a pickled method name and arguments
+# commands, from the parent: RESET may be followed by t_env in decimals, ASK by a pickled method
+# name and arguments
 STEP, RESET, ASK, CLOSE = b"s", b"r", b"a", b"c"
-# replies: built (spec follows), done (new info names may follow), the value asked for, refused (an exception for the
-# caller follows), broken (a traceback follows, the worker ends)
+# replies: built (spec follows), done (new info names may follow), the value asked for, refused (an
+# exception for the caller follows), broken (a traceback follows, the worker ends)
 BUILT, DONE, VALUE, REFUSED, BROKEN = b"B", b"D", b"V", b"R", b"X"
 
 ORPHAN_GRACE = 3.0  # s that an environment has to close when the parent is gone
@@ -54,7 +55,9 @@ def _padded(shape: tuple[int, ...], dtype: type) -> int:
 
 
 class _ParentGone(Exception):
-    """The connection to the parent is closed. (The environment may have connections of its own that break.)"""
+    """The connection to the parent is closed. (The environment may have connections of its own that
+    break.)
+    """
 
 
 class _Line:
@@ -87,7 +90,8 @@ def main(connection_fd: int, alive_fd: int) -> None:
 
     Args:
         connection_fd: socket to the parent.
-        alive_fd: pipe whose other end only the parent holds; its end of file means that the parent is gone.
+        alive_fd: pipe whose other end only the parent holds; its end of file means that the parent
+            is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     threading.Thread(target=_die_with_parent, args=(alive_fd,), daemon=True).start()

@@ -1,20 +1,20 @@
 """Learners: losses and updates, one file per algorithm family."""
 
 from learners.coma_learner import COMALearner
-from learners.dac_learner import DACLearner
-from learners.f2a2_learner import F2A2Learner
+from learners.dac.learner import DACLearner
+from learners.f2a2.learner import F2A2Learner
 from learners.i2q_learner import I2QLearner
 from learners.lola_learner import LOLALearner
-from learners.ma_ac_learner import MAACNetworkedLearner
-from learners.maac_learner import MAACLearner
+from learners.ma_ac_learner import NetworkedActorCriticLearner
 from learners.maddpg_learner import MADDPGLearner
-from learners.mamt_learner import MAMTLearner
-from learners.mamt_ppo_learner import MAMTPPOLearner
+from learners.mamt.maac import MAACLearner
+from learners.mamt.mamt import MAMTLearner
+from learners.mamt.mamt_ppo import MAMTPPOLearner
 from learners.max_q_learner import MaxQLearner
 from learners.ppo_learner import AttentionPPOLearner, PPOLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
-from learners.s2q_learner import S2QLearner
+from learners.s2q.learner import S2QLearner
 from utils.registry import Registry
 
 REGISTRY = Registry("learner")
@@ -38,4 +38,4 @@ register("mamt_learner")(MAMTLearner)
 register("f2a2_learner")(F2A2Learner)
 register("mamt_ppo_learner")(MAMTPPOLearner)
 register("coma_learner")(COMALearner)
-register("ma_ac_learner")(MAACNetworkedLearner)
+register("ma_ac_learner")(NetworkedActorCriticLearner)

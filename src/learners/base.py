@@ -19,25 +19,35 @@ OPTIMISERS = ("rmsprop", "adam")
 def make_optimiser(
     params: Iterable[nn.Parameter], args: SimpleNamespace, weight_decay: float | None = None
 ) -> torch.optim.Optimizer:
-    """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`, `optim_eps`).
+    """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`,
+    `optim_eps`).
 
     Args:
         weight_decay: L2 penalty; None: that of `args`.
     """
     weight_decay = args.weight_decay if weight_decay is None else weight_decay
-    # For so many small parameters, one call for all of them is a quarter of the work of a loop over them.
+    # For so many small parameters, one call for all of them is a quarter of the work of a loop over
+    # them.
     if args.optimizer == "adam":
-        return torch.optim.Adam(params, lr=args.lr, eps=args.optim_eps, weight_decay=weight_decay, fused=True)
+        return torch.optim.Adam(
+            params, lr=args.lr, eps=args.optim_eps, weight_decay=weight_decay, fused=True
+        )
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(
-            params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps, weight_decay=weight_decay, foreach=True
+            params,
+            lr=args.lr,
+            alpha=args.optim_alpha,
+            eps=args.optim_eps,
+            weight_decay=weight_decay,
+            foreach=True,
         )
     raise ConfigError(f"optimizer must be one of {', '.join(OPTIMISERS)}, got '{args.optimizer}'")
 
 
 @torch.no_grad()
 def clip_per_agent_(params: list[nn.Parameter], max_norm: float, n_agents: int) -> Tensor:
-    """`clip_grad_norm_` of every agent alone: scales agent i's gradients, the i-th of each [A, ...], to `max_norm`.
+    """`clip_grad_norm_` of every agent alone: scales agent i's gradients, the i-th of each [A,
+    ...], to `max_norm`.
 
     Returns:
         [A], the norms before clipping.
@@ -48,11 +58,15 @@ def clip_per_agent_(params: list[nn.Parameter], max_norm: float, n_agents: int) 
     for param in params:
         if param.dim() == 0 or param.shape[0] != n_agents:
             raise ConfigError(
-                f"agents that learn alone share no weights, but a parameter of shape {tuple(param.shape)} is not one "
-                f"per agent ({n_agents}, ...): set share_params=False, or an agent network that knows this key"
+                "agents that learn alone share no weights, but a parameter of shape "
+                f"{tuple(param.shape)} is not one "
+                f"per agent ({n_agents}, ...): set share_params=False, or an agent network that "
+                "knows this key"
             )
     grads = [param.grad for param in params if param.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(grad.reshape(n_agents, -1), dim=1) for grad in grads])
+    norms = torch.stack(
+        [torch.linalg.vector_norm(grad.reshape(n_agents, -1), dim=1) for grad in grads]
+    )
     norms = torch.linalg.vector_norm(norms, dim=0)
     scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)  # the formula of clip_grad_norm_
     scales = {dim: scale.view(-1, *[1] * (dim - 1)) for dim in {grad.dim() for grad in grads}}
@@ -61,20 +75,31 @@ def clip_per_agent_(params: list[nn.Parameter], max_norm: float, n_agents: int) 
 
 
 def parts_of(batch: EpisodeBatch, **values: Tensor | None) -> dict[str, Tensor | None]:
-    """`parts` for `Learner.optimise`: what a batch feeds to an update, then `values` computed from it."""
+    """`parts` for `Learner.optimise`: what a batch feeds to an update, then `values` computed from
+    it.
+    """
     stored = {"observations": "obs", "states": "state", "rewards": "reward"}
     return {name: batch.stored(key) for name, key in stored.items()} | values
 
 
-def _divergence(loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, parts: Mapping[str, Tensor | None]) -> str:
-    """What to tell about an update that is not `finite` everywhere; the shapes are those of `Learner.optimise`."""
-    bad = [name for name, value in parts.items() if value is not None and not torch.isfinite(value).all()]
+def _divergence(
+    loss: Tensor, grad_norm: Tensor, finite: Tensor, t_env: int, parts: Mapping[str, Tensor | None]
+) -> str:
+    """What to tell about an update that is not `finite` everywhere; the shapes are those of
+    `Learner.optimise`.
+    """
+    bad = [
+        name
+        for name, value in parts.items()
+        if value is not None and not torch.isfinite(value).all()
+    ]
     who = ""
     if loss.dim():
         agent = int((~finite).nonzero()[0])
         who, loss, grad_norm = f"agent {agent}: ", loss[agent], grad_norm[agent]
     return (
-        f"{who}loss {loss.item():g}, gradient norm {grad_norm.item():g} at t_env={t_env}: not finite in "
+        f"{who}loss {loss.item():g}, gradient norm {grad_norm.item():g} at t_env={t_env}: not "
+        "finite in "
         f"{', '.join(bad) or 'the gradient only (weights too large?)'}; "
         "lower lr, or look at the rewards and observations"
     )
@@ -84,7 +109,11 @@ def log_by_agent(logger: Any, figures: Mapping[str, Tensor], t_env: int) -> None
     """Logs lists: of figures [A] `NAME_by_agent`, of figures [A, A] `NAME_by_pair`, row by row."""
     for name, value in figures.items():
         if value.dim() in (1, 2):
-            logger.log_list(f"{name}_by_{'agent' if value.dim() == 1 else 'pair'}", value.flatten().tolist(), t_env)
+            logger.log_list(
+                f"{name}_by_{'agent' if value.dim() == 1 else 'pair'}",
+                value.flatten().tolist(),
+                t_env,
+            )
 
 
 class Learner:
@@ -103,20 +132,26 @@ class Learner:
         own_policies: whether every agent must have a policy of its own.
 
     Raises:
-        ConfigError: the environment's actions are continuous, or policies are shared, and it cannot do that.
+        ConfigError: the environment's actions are continuous, or policies are shared, and it cannot
+            do that.
     """
 
     continuous_actions = False
     own_policies = False
 
-    def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+    def __init__(
+        self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
         if args.continuous_actions and not self.continuous_actions:
             raise ConfigError(
-                f"learner '{args.learner}' needs discrete actions, those of environment '{args.env}' are continuous: "
+                f"learner '{args.learner}' needs discrete actions, those of environment "
+                f"'{args.env}' are continuous: "
                 "choose maac, mamt, maddpg or ma_ppo"
             )
         if args.share_params and self.own_policies:
-            raise ConfigError(f"learner '{args.learner}' trains a policy for every agent: set share_params=False")
+            raise ConfigError(
+                f"learner '{args.learner}' trains a policy for every agent: set share_params=False"
+            )
         self.args = args
         self.mac = mac
         self.scheme = scheme
@@ -135,7 +170,9 @@ class Learner:
         return target
 
     def prepare(self, buffer: ReplayBuffer) -> None:
-        """Called once in a run, before the first update: what a learner makes of the first stored episodes."""
+        """Called once in a run, before the first update: what a learner makes of the first stored
+        episodes.
+        """
 
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
@@ -150,7 +187,7 @@ class Learner:
         """
         raise NotImplementedError(f"{type(self).__name__} has no train")
 
-    # -- optimisation ---------------------------------------------------------------------------------------------
+    # -- optimisation ------------------------------------------------------------------------------
     def optimise(
         self,
         optimiser: torch.optim.Optimizer,
@@ -166,9 +203,10 @@ class Learner:
 
         Args:
             params: with a vector of losses, [A, ...] each.
-            loss: a scalar, or [A], one loss per agent, of networks that have nothing in common: every agent's gradient
-                is then clipped on its own.
-            parts: named tensors of this update, searched for the culprit if the gradient is not finite.
+            loss: a scalar, or [A], one loss per agent, of networks that have nothing in common:
+                every agent's gradient is then clipped on its own.
+            parts: named tensors of this update, searched for the culprit if the gradient is not
+                finite.
             max_norm: largest norm of the gradient; None: `grad_norm_clip`.
             before_clipping: what to do to the gradients first.
             take_step: in place of the optimiser's step, with the clipped gradients.
@@ -198,7 +236,9 @@ class Learner:
 
     def update_targets_if_due(self, episode_num: int) -> None:
         """Hard update every `target_update_interval` episodes."""
-        if (episode_num - self.last_target_update_episode) / self.args.target_update_interval >= 1.0:
+        if (
+            episode_num - self.last_target_update_episode
+        ) / self.args.target_update_interval >= 1.0:
             self.update_targets()
             self.last_target_update_episode = episode_num
 
@@ -212,7 +252,9 @@ class Learner:
 
     @torch.no_grad()
     def soft_update_targets(self, tau: float) -> None:
-        """Moves the target networks' weights by the share `tau` towards the online ones; buffers stay as they are."""
+        """Moves the target networks' weights by the share `tau` towards the online ones; buffers
+        stay as they are.
+        """
         pairs = [
             (old, new)
             for online, target in self.targets
@@ -234,7 +276,7 @@ class Learner:
             for name, value in values.items():
                 self.logger.log_stat(name, value.detach().mean().item(), t_env)
 
-    # -- devices and files ----------------------------------------------------------------------------------------
+    # -- devices and files -------------------------------------------------------------------------
     def cuda(self) -> None:
         """Moves all networks to the GPU."""
         self.mac.cuda()
@@ -259,7 +301,11 @@ class Learner:
         """Reads what `save_models` wrote; the target networks become copies of the online ones."""
         self.mac.load_models(path)
         for name, module in self.modules.items():
-            module.load_state_dict(torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True))
+            module.load_state_dict(
+                torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True)
+            )
         for name, optimiser in self.optimisers().items():
-            optimiser.load_state_dict(torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True))
+            optimiser.load_state_dict(
+                torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True)
+            )
         self.update_targets()

@@ -20,23 +20,26 @@ from utils.errors import ConfigError
 
 
 class COMALearner(Learner):
-    """A central critic, on-policy with TD(lambda), whose counterfactual baseline tells each agent its own part.
+    """A central critic, on-policy with TD(lambda), whose counterfactual baseline tells each agent
+    its own part.
 
-    An update is a step of the critic towards the targets and one of the policies along
-    grad log pi_i(a_i|o_i) (Q(s, a) - sum over a' of pi_i(a'|o_i) Q(s, a', a_-i)), where pi is what acts, its share of
-    random actions included, and Q the critic before its step.
+    An update is a step of the critic towards the targets and one of the policies along grad log
+    pi_i(a_i|o_i) (Q(s, a) - sum over a' of pi_i(a'|o_i) Q(s, a', a_-i)), where pi is what acts, its
+    share of random actions included, and Q the critic before its step.
 
     Args:
         mac: an `ActorMAC`, its policies recurrent or not, shared or not.
         scheme, logger: as for every learner.
-        args: `critic_hidden_dim`, `td_lambda`, `hard_target_interval` (updates between copies of the critic to its
-            target), `grad_norm_clip`.
+        args: `critic_hidden_dim`, `td_lambda`, `hard_target_interval` (updates between copies of
+            the critic to its target), `grad_norm_clip`.
 
     Raises:
         ConfigError: a setting that does not fit.
     """
 
-    def __init__(self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+    def __init__(
+        self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
         _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.critic = CounterfactualCritic(scheme, args)
@@ -47,8 +50,12 @@ class COMALearner(Learner):
         self.critic_optimiser = make_optimiser(self.critic_params, args)
         self.updates = 0
 
-    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None) -> None:
-        """One update on the newest episodes; see `Learner.train`. `per_weight` has no meaning here."""
+    def train(
+        self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
+    ) -> None:
+        """One update on the newest episodes; see `Learner.train`. `per_weight` has no meaning
+        here.
+        """
         args, steps = self.args, batch.steps()
         self.mac.agent.train()
         state, obs, avail = (steps.pack(batch[key]) for key in ("state", "obs", "avail_actions"))
@@ -60,7 +67,9 @@ class COMALearner(Learner):
         taken = F.one_hot(actions, args.n_actions).to(probs)
         all_q = self.critic(state, obs, actions)[steps.cur]
         with torch.no_grad():
-            values = (self.target_critic(state, obs, actions) * taken_or_policy(probs, taken, steps)).sum(-1)
+            values = (
+                self.target_critic(state, obs, actions) * taken_or_policy(probs, taken, steps)
+            ).sum(-1)
             rewards = steps.pack_transitions(batch["reward"]).expand(-1, args.n_agents)
             targets = lambda_targets(batch, steps, rewards, values, args.gamma, args.td_lambda)
         taken, probs = taken[steps.cur], probs[steps.cur]
@@ -69,7 +78,9 @@ class COMALearner(Learner):
         advantage = (q - (probs * all_q).sum(-1)).detach()
         parts = parts_of(batch, targets=targets, q=q)
         loss_value = td_error.square().mean()
-        critic_grad_norm = self.optimise(self.critic_optimiser, self.critic_params, loss_value, t_env, parts)
+        critic_grad_norm = self.optimise(
+            self.critic_optimiser, self.critic_params, loss_value, t_env, parts
+        )
         # Who had no choice (a dead unit) has a probability of 1, whose logarithm has no gradient.
         log_prob = acting.log_prob(actions)[steps.cur]
         loss_policy = -(advantage * log_prob).mean()
@@ -103,6 +114,11 @@ def _check(mac: Any, args: SimpleNamespace) -> None:
     if not args.common_reward:
         raise ConfigError("COMA's critic values the team's reward: set common_reward=True")
     if args.mixer is not None:
-        raise ConfigError(f"COMA has a critic instead of mixed action values: set mixer=null instead of '{args.mixer}'")
+        raise ConfigError(
+            "COMA has a critic instead of mixed action values: set mixer=null instead of "
+            f"'{args.mixer}'"
+        )
     if args.hard_target_interval < 1:
-        raise ConfigError(f"hard_target_interval is {args.hard_target_interval}; it must be at least 1")
+        raise ConfigError(
+            f"hard_target_interval is {args.hard_target_interval}; it must be at least 1"
+        )

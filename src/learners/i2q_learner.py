@@ -1,4 +1,6 @@
-"""I2Q: independent Q-learning towards the best of the next states that the other agents make reachable."""
+"""I2Q: independent Q-learning towards the best of the next states that the other agents make
+reachable.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from components.episode_buffer import EpisodeBatch
 from controllers.unroll import unroll
 from learners.base import make_optimiser, parts_of
 from learners.q_learner import QLearner, Rows, check_hidden_states, hidden_and_values, weighted_mean
-from modules.agents.base import Agent
 from modules.layers import linear
+from modules.recurrent import Agent
 from utils.errors import ConfigError
 
 
@@ -42,30 +44,37 @@ class HiddenStateValue(Agent):
 
 
 class I2QLearner(QLearner):
-    """Independent Q-learning with a share of ideal targets (Jiang and Lu 2022, "I2Q: A Fully Decentralized Q-Learning
-    Algorithm").
+    """Independent Q-learning with a share of ideal targets (Jiang and Lu 2022, "I2Q: A Fully
+    Decentralized Q-Learning Algorithm").
 
-    Two more values are learned on the hidden states h of each agent's target network: Q_ss(h_t, h_{t+1}), the value of
-    a transition, and V_s(h_t), which an expectile regression (tau > 0.5) draws to the best transitions that happen.
-    r + gamma V_s(h_{t+1}) is then the target as if the other agents did their best.
+    Two more values are learned on the hidden states h of each agent's target network: Q_ss(h_t,
+    h_{t+1}), the value of a transition, and V_s(h_t), which an expectile regression (tau > 0.5)
+    draws to the best transitions that happen. r + gamma V_s(h_{t+1}) is then the target as if the
+    other agents did their best.
 
     Args:
         mac, scheme, logger: as for every learner.
-        args: `i2q_lambda` (share of the ideal target), `i2q_expectile` (tau), `i2q_hidden_dim`, and what `QLearner`
-            reads.
+        args: `i2q_lambda` (share of the ideal target), `i2q_expectile` (tau), `i2q_hidden_dim`, and
+            what `QLearner` reads.
 
     Raises:
-        ConfigError: a setting out of range, a mixer, or an agent network that does not show its hidden states.
+        ConfigError: a setting out of range, a mixer, or an agent network that does not show its
+            hidden states.
     """
 
-    def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+    def __init__(
+        self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
         _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.q_ss = HiddenStateValue(2 * args.rnn_hidden_dim, args)
         self.v_s = HiddenStateValue(args.rnn_hidden_dim, args)
         self.target_q_ss, self.target_v_s = self.with_target(self.q_ss), self.with_target(self.v_s)
         self.modules |= {"q_ss": self.q_ss, "v_s": self.v_s}
-        self.q_ss_params, self.v_s_params = list(self.q_ss.parameters()), list(self.v_s.parameters())
+        self.q_ss_params, self.v_s_params = (
+            list(self.q_ss.parameters()),
+            list(self.v_s.parameters()),
+        )
         self.q_ss_optimiser = make_optimiser(self.q_ss_params, args)
         self.v_s_optimiser = make_optimiser(self.v_s_params, args)
 
@@ -78,14 +87,23 @@ class I2QLearner(QLearner):
         with torch.no_grad():
             hidden, target_q = hidden_and_values(self.target_mac, rows)
             ideal = self.returns(batch, rows.steps, self.target_v_s(hidden), td_lambda=0.0)
-            targets = torch.lerp(self.value_targets(batch, rows, q, target_q), ideal, self.args.i2q_lambda)
+            targets = torch.lerp(
+                self.value_targets(batch, rows, q, target_q), ideal, self.args.i2q_lambda
+            )
         figures = self.fit_state_values(batch, rows, hidden, ideal, t_env, per_weight)
         return self.fit(batch, rows, q, targets, t_env, episode_num, per_weight, **figures)
 
     def fit_state_values(
-        self, batch: EpisodeBatch, rows: Rows, hidden: Tensor, ideal: Tensor, t_env: int, per_weight: Tensor | None
+        self,
+        batch: EpisodeBatch,
+        rows: Rows,
+        hidden: Tensor,
+        ideal: Tensor,
+        t_env: int,
+        per_weight: Tensor | None,
     ) -> dict[str, Tensor]:
-        """One step of Q_ss towards the ideal targets, and one of V_s towards an expectile of the target network's Q_ss.
+        """One step of Q_ss towards the ideal targets, and one of V_s towards an expectile of the
+        target network's Q_ss.
 
         Args:
             hidden: [N, A, H], of the target agent network.
@@ -106,25 +124,35 @@ class I2QLearner(QLearner):
             ("v_s", v_s_losses, self.v_s_optimiser, self.v_s_params),
         ):
             loss = weighted_mean(losses, rows.steps, per_weight, per_agent=self.decentralised)
-            parts = parts_of(batch, **{"target v_s": ideal, "target q_ss": expectile_of, name: losses})
+            parts = parts_of(
+                batch, **{"target v_s": ideal, "target q_ss": expectile_of, name: losses}
+            )
             figures[f"{name}_grad_norm"] = self.optimise(optimiser, params, loss, t_env, parts)
             figures[f"loss_{name}"] = loss
         return figures
 
     def expectile_losses(self, values: Tensor, targets: Tensor) -> Tensor:
-        """Half the squared errors, weighted tau where the target is above the value and 1 - tau elsewhere."""
+        """Half the squared errors, weighted tau where the target is above the value and 1 - tau
+        elsewhere.
+        """
         error, tau = targets - values, self.args.i2q_expectile
         return 0.5 * torch.where(error > 0, tau, 1.0 - tau) * error.pow(2)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""
-        return {**super().optimisers(), "q_ss_opt": self.q_ss_optimiser, "v_s_opt": self.v_s_optimiser}
+        return {
+            **super().optimisers(),
+            "q_ss_opt": self.q_ss_optimiser,
+            "v_s_opt": self.v_s_optimiser,
+        }
 
 
 def _check(mac: Any, args: SimpleNamespace) -> None:
     check_hidden_states(mac, args)
     if args.mixer is not None:
-        raise ConfigError(f"I2Q's agents learn on their own: set mixer=null instead of '{args.mixer}'")
+        raise ConfigError(
+            f"I2Q's agents learn on their own: set mixer=null instead of '{args.mixer}'"
+        )
     if not 0.0 <= args.i2q_lambda <= 1.0:
         raise ConfigError(f"i2q_lambda is {args.i2q_lambda}; it is a share, choose 0 to 1")
     if not 0.0 < args.i2q_expectile < 1.0:

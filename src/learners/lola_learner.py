@@ -1,7 +1,8 @@
 """LOLA-DQN: deep Q-learners that shape the others' next learning step.
 
-Foerster et al. 2018, "Learning with Opponent-Learning Awareness" (LOLA), in the combination with DQN that the MAMT
-paper compares with on Spread. That paper gives no formulas; those used here are in `shaping_gradients`.
+Foerster et al. 2018, "Learning with Opponent-Learning Awareness" (LOLA), in the combination with
+DQN that the MAMT paper compares with on Spread. That paper gives no formulas; those used here are
+in `shaping_gradients`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Weights = dict[str, Tensor]  # name -> [A, ...], agent i's at i
 
 
 class Shaping(NamedTuple):
-    """What an agent gains from the others' next steps, and how that changes with its own weights."""
+    """What an agent gains from the others' next steps, and how that changes with its own
+    weights.
+    """
 
     gain: Tensor  # [A]
     gradients: Weights
@@ -41,16 +44,19 @@ def shaping_gradients(
 ) -> Shaping:
     """LOLA's second-order term (Foerster et al. 2018, section 4) for agents that learn by DQN.
 
-    Agent j's policy, as the others see it, is the Boltzmann policy pi_j = softmax(Q_j / temperature) over its available
-    actions. A batch that was recorded under the present weights (bars) speaks about other ones by the ratios
-    rho_k = pi_k(a_k|o_k; theta_k) / pi_k(a_k|o_k; bar theta_k), which are 1 now. With means over the batch:
+    Agent j's policy, as the others see it, is the Boltzmann policy pi_j = softmax(Q_j /
+    temperature) over its available actions. A batch that was recorded under the present weights
+    (bars) speaks about other ones by the ratios rho_k = pi_k(a_k|o_k; theta_k) / pi_k(a_k|o_k; bar
+    theta_k), which are 1 now. With means over the batch:
 
-    - agent j's learning step: Delta_j = -eta grad_{theta_j} E[(prod_{k != j} rho_k) (Q_j(o_j, a_j; theta_j) - y_j)^2],
-    - agent i's return from what the others do: U_i = E[(prod_{j != i} rho_j) (y_i - Q_i(o_i, a_i; bar theta_i))],
+    - agent j's learning step: Delta_j = -eta grad_{theta_j} E[(prod_{k != j} rho_k) (Q_j(o_j, a_j;
+      theta_j) - y_j)^2],
+    - agent i's return from what the others do: U_i = E[(prod_{j != i} rho_j) (y_i - Q_i(o_i, a_i;
+      bar theta_i))],
     - its gain, to first order in the steps: S_i = sum_{j != i} (grad_{theta_j} U_i) . Delta_j.
 
-    Each agent's gradient goes through the others' steps: grad_{theta_i} S_i = sum_j (grad_{theta_j} U_i)^T
-    grad_{theta_i} Delta_j, where grad_{theta_j} U_i is a constant.
+    Each agent's gradient goes through the others' steps: grad_{theta_i} S_i = sum_j (grad_{theta_j}
+    U_i)^T grad_{theta_i} Delta_j, where grad_{theta_j} U_i is a constant.
 
     Args:
         q_of: values [N, A, U] for given weights, of agent i by its own weights alone.
@@ -92,29 +98,37 @@ def shaping_gradients(
 
     jacobian, gain = jacrev(gains, has_aux=True)(weights)
     own = torch.arange(len(gain), device=gain.device)
-    return Shaping(gain.detach(), {name: value[own, own].detach() for name, value in jacobian.items()})
+    return Shaping(
+        gain.detach(), {name: value[own, own].detach() for name, value in jacobian.items()}
+    )
 
 
 class LOLALearner(Learner):
-    """DQN for every agent (own weights, own observation), plus `lola_weight` times the gradient of `Shaping.gain`.
+    """DQN for every agent (own weights, own observation), plus `lola_weight` times the gradient of
+    `Shaping.gain`.
 
     Args:
         mac, scheme, logger: as for every learner; the agent network is feed-forward and not shared.
-        args: `lola_eta` (step size that the others are assumed to take), `lola_weight`, `lola_temperature` (of the
-            Boltzmann policies that stand for them), `standardise_rewards`, `double_q`, `target_tau`.
+        args: `lola_eta` (step size that the others are assumed to take), `lola_weight`,
+            `lola_temperature` (of the Boltzmann policies that stand for them),
+            `standardise_rewards`, `double_q`, `target_tau`.
 
     Raises:
         ConfigError: a setting that does not fit.
     """
 
-    def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+    def __init__(
+        self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
         _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.target_mac = self.with_target(mac)
         self.params = list(mac.parameters())
         self.optimiser = make_optimiser(self.params, args)
 
-    def train(self, batch: Transitions, t_env: int, episode_num: int, per_weight: Tensor | None = None) -> None:
+    def train(
+        self, batch: Transitions, t_env: int, episode_num: int, per_weight: Tensor | None = None
+    ) -> None:
         """One update on a batch of transitions; see `Learner.train`."""
         args, obs, agent = self.args, batch["obs"], self.mac.agent
         targets = self.targets_of(batch)
@@ -123,13 +137,24 @@ class LOLALearner(Learner):
         losses = td_error.pow(2).mean(0)
 
         def q_of(weights: Weights) -> Tensor:
-            return functional_call(agent, weights, (obs.flatten(0, 1), None))[0].view(*obs.shape[:2], -1)
+            return functional_call(agent, weights, (obs.flatten(0, 1), None))[0].view(
+                *obs.shape[:2], -1
+            )
 
         weights = {name: param.detach() for name, param in agent.named_parameters()}
         shaping = shaping_gradients(
-            q_of, weights, batch["avail_actions"], batch["actions"], targets, args.lola_temperature, args.lola_eta
+            q_of,
+            weights,
+            batch["avail_actions"],
+            batch["actions"],
+            targets,
+            args.lola_temperature,
+            args.lola_eta,
         )
-        products = ((param * shaping.gradients[name]).flatten(1).sum(1) for name, param in agent.named_parameters())
+        products = (
+            (param * shaping.gradients[name]).flatten(1).sum(1)
+            for name, param in agent.named_parameters()
+        )
         shaped = sum(products)
         # Of no value to the loss: only its gradient counts.
         losses_shaped = losses - args.lola_weight * (shaped - shaped.detach())
@@ -148,7 +173,9 @@ class LOLALearner(Learner):
 
     @torch.no_grad()
     def targets_of(self, batch: Transitions) -> Tensor:
-        """y_i = r_i + gamma max_a Q_i(o'_i, a) under the target networks, [N, A]; with double Q-learning."""
+        """y_i = r_i + gamma max_a Q_i(o'_i, a) under the target networks, [N, A]; with double
+        Q-learning.
+        """
         args = self.args
         rewards = batch.standardised_rewards() if args.standardise_rewards else batch["reward"]
         following = self.target_mac.agent.unroll(batch["next_obs"])
@@ -160,15 +187,23 @@ class LOLALearner(Learner):
 
 def _check(mac: Any, args: SimpleNamespace) -> None:
     if args.replay != "transitions":
-        raise ConfigError(f"LOLA learns from single transitions: set replay=transitions instead of '{args.replay}'")
+        raise ConfigError(
+            "LOLA learns from single transitions: set replay=transitions instead of "
+            f"'{args.replay}'"
+        )
     if not isinstance(mac.agent, MLPAgent) or args.share_params or args.n_agents < 2:
         raise ConfigError(
-            "LOLA is for two or more agents with feed-forward networks of their own: set agent=mlp, share_params=False"
+            "LOLA is for two or more agents with feed-forward networks of their own: set "
+            "agent=mlp, share_params=False"
         )
     if args.obs_last_action or args.obs_agent_id:
-        raise ConfigError("LOLA's networks read observations alone: set obs_last_action=False, obs_agent_id=False")
+        raise ConfigError(
+            "LOLA's networks read observations alone: set obs_last_action=False, obs_agent_id=False"
+        )
     if args.agent_output_type != "q" or args.mixer is not None:
-        raise ConfigError("LOLA's agents have action values of their own: set agent_output_type=q, mixer=null")
+        raise ConfigError(
+            "LOLA's agents have action values of their own: set agent_output_type=q, mixer=null"
+        )
     for key in ("lola_eta", "lola_weight"):
         if vars(args)[key] < 0.0:
             raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")

@@ -1,4 +1,6 @@
-"""MADDPG: deterministic policy gradients with a critic per agent that sees everything (Lowe et al. 2017)."""
+"""MADDPG: deterministic policy gradients with a critic per agent that sees everything (Lowe et al.
+2017).
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,15 @@ from utils.errors import ConfigError
 class MADDPGLearner(Learner):
     """MADDPG for all agents at once; every agent has a loss and a gradient's norm of its own.
 
-    Discrete actions are hard samples of the Gumbel-softmax (straight-through gradient), as one-hot inputs of the
-    critics; continuous ones the mode of the policy, the tanh of its mean.
+    Discrete actions are hard samples of the Gumbel-softmax (straight-through gradient), as one-hot
+    inputs of the critics; continuous ones the mode of the policy, the tanh of its mean.
 
     Args:
         mac: a `MADDPGMAC` with agent `mlp_policy`.
         scheme, logger: as for every learner.
-        args: `gumbel_temperature`, `policy_logit_penalty` (weight of the mean square of the policy network's outputs),
-            `policy_grad_norm_clip`, `critic_grad_norm_clip`, `standardise_rewards`, `target_tau`, and what
-            `JointCritic` reads.
+        args: `gumbel_temperature`, `policy_logit_penalty` (weight of the mean square of the policy
+            network's outputs), `policy_grad_norm_clip`, `critic_grad_norm_clip`,
+            `standardise_rewards`, `target_tau`, and what `JointCritic` reads.
 
     Raises:
         ConfigError: a setting that does not fit.
@@ -39,7 +41,9 @@ class MADDPGLearner(Learner):
     continuous_actions = True
     own_policies = True
 
-    def __init__(self, mac: MADDPGMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+    def __init__(
+        self, mac: MADDPGMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
         _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.critic = JointCritic(scheme, args)
@@ -49,8 +53,12 @@ class MADDPGLearner(Learner):
         self.optimiser = make_optimiser(self.params, args)
         self.critic_optimiser = make_optimiser(self.critic_params, args)
 
-    def train(self, batch: Transitions, t_env: int, episode_num: int, per_weight: Tensor | None = None) -> None:
-        """One update of critics, policies and targets on a batch of transitions; see `Learner.train`."""
+    def train(
+        self, batch: Transitions, t_env: int, episode_num: int, per_weight: Tensor | None = None
+    ) -> None:
+        """One update of critics, policies and targets on a batch of transitions; see
+        `Learner.train`.
+        """
         args, obs = self.args, batch["obs"]
         self.mac.agent.train()
         self.target_mac.agent.train()
@@ -64,7 +72,12 @@ class MADDPGLearner(Learner):
         loss_critic = td_error.pow(2).mean(0)
         parts = parts_of(batch, targets=targets, q=q)
         critic_grad_norm = self.optimise(
-            self.critic_optimiser, self.critic_params, loss_critic, t_env, parts, args.critic_grad_norm_clip
+            self.critic_optimiser,
+            self.critic_params,
+            loss_critic,
+            t_env,
+            parts,
+            args.critic_grad_norm_clip,
         )
 
         # Each agent's action anew, the others' as they were (Lowe et al. 2017, eq. 5).
@@ -73,7 +86,9 @@ class MADDPGLearner(Learner):
         gain = functional_call(self.critic, frozen, (obs, actions, own)).mean(0)
         loss_policy = args.policy_logit_penalty * self.mac.agent.mean_square(outputs) - gain
         parts = parts_of(batch, policy=outputs)
-        grad_norm = self.optimise(self.optimiser, self.params, loss_policy, t_env, parts, args.policy_grad_norm_clip)
+        grad_norm = self.optimise(
+            self.optimiser, self.params, loss_policy, t_env, parts, args.policy_grad_norm_clip
+        )
         self.soft_update_targets(args.target_tau)
         self.log_means(
             t_env,
@@ -88,7 +103,9 @@ class MADDPGLearner(Learner):
 
     @torch.no_grad()
     def targets_of(self, batch: Transitions) -> Tensor:
-        """y_i = r_i + gamma Q'_i(o', a') with the target policies' actions a', [N, A] (Lowe et al. 2017, eq. 6)."""
+        """y_i = r_i + gamma Q'_i(o', a') with the target policies' actions a', [N, A] (Lowe et al.
+        2017, eq. 6).
+        """
         args = self.args
         rewards = batch.standardised_rewards() if args.standardise_rewards else batch["reward"]
         following, _ = self.act(self.target_mac, batch["next_obs"], batch["next_avail_actions"])
@@ -96,7 +113,9 @@ class MADDPGLearner(Learner):
         return rewards + args.gamma * (1 - batch["terminated"]) * value
 
     def act(self, mac: MADDPGMAC, obs: Tensor, avail: Tensor) -> tuple[Tensor, Tensor]:
-        """Differentiable actions [N, A, U] of a controller's policies, and what its network puts out for them."""
+        """Differentiable actions [N, A, U] of a controller's policies, and what its network puts
+        out for them.
+        """
         outputs = mac.agent.logits(obs)
         policy = mac.policy(outputs, avail)
         if self.args.continuous_actions:
@@ -110,12 +129,19 @@ class MADDPGLearner(Learner):
 
 def _check(mac: Any, args: SimpleNamespace) -> None:
     if args.replay != "transitions":
-        raise ConfigError(f"MADDPG learns from single transitions: set replay=transitions instead of '{args.replay}'")
+        raise ConfigError(
+            "MADDPG learns from single transitions: set replay=transitions instead of "
+            f"'{args.replay}'"
+        )
     if not isinstance(mac, MADDPGMAC) or not isinstance(mac.agent, PolicyAgent):
-        raise ConfigError(f"MADDPG needs mac=maddpg_mac with agent=mlp_policy, got '{args.mac}' with '{args.agent}'")
+        raise ConfigError(
+            f"MADDPG needs mac=maddpg_mac with agent=mlp_policy, got '{args.mac}' with "
+            f"'{args.agent}'"
+        )
     if args.mixer is not None:
         raise ConfigError(
-            f"MADDPG's critics see everything, nothing is mixed: set mixer=null instead of '{args.mixer}'"
+            "MADDPG's critics see everything, nothing is mixed: set mixer=null instead of "
+            f"'{args.mixer}'"
         )
     for key in ("action_noise", "policy_logit_penalty"):
         if vars(args)[key] < 0.0:

@@ -32,10 +32,11 @@ def central_controller(scheme: Mapping[str, Any], args: SimpleNamespace) -> Basi
 
 
 class MaxQLearner(QLearner):
-    """Q_tot is trained towards the returns of the unrestricted Q*, with little weight where it need not be right.
+    """Q_tot is trained towards the returns of the unrestricted Q*, with little weight where it need
+    not be right.
 
-    The targets y bootstrap from the target network of Q* at the joint action that is greedy under the online Q_tot.
-    Q_tot has no target network of its own.
+    The targets y bootstrap from the target network of Q* at the joint action that is greedy under
+    the online Q_tot. Q_tot has no target network of its own.
     """
 
     def build_targets(self) -> None:
@@ -48,16 +49,23 @@ class MaxQLearner(QLearner):
         if self.mixer is None:
             raise ConfigError("max_q_learner needs a mixer: set mixer=qmix")
         if not args.double_q:
-            raise ConfigError("max_q_learner bootstraps at the online network's greedy action: set double_q=True")
+            raise ConfigError(
+                "max_q_learner bootstraps at the online network's greedy action: set double_q=True"
+            )
         self.central_mac = central_controller(self.scheme, args)
         self.central_mixer = QMixerCentralFF(args)
-        self.modules["central_agent"], self.modules["central_mixer"] = self.central_mac.agent, self.central_mixer
+        self.modules["central_agent"], self.modules["central_mixer"] = (
+            self.central_mac.agent,
+            self.central_mixer,
+        )
         self.params += [*self.central_mac.parameters(), *self.central_mixer.parameters()]
         self.target_central_mac = self.with_target(self.central_mac)
         self.target_central_mixer = self.with_target(self.central_mixer)
         # A controller that builds its inputs in another way keeps them to itself.
         own = ("_build_inputs", "sequence_inputs")
-        self._shared_inputs = all(getattr(type(self.mac), name, None) is getattr(BasicMAC, name) for name in own)
+        self._shared_inputs = all(
+            getattr(type(self.mac), name, None) is getattr(BasicMAC, name) for name in own
+        )
 
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
@@ -69,7 +77,9 @@ class MaxQLearner(QLearner):
         """
         rows = self.rows(batch)
         steps, state, avail, actions, inputs = rows
-        central_inputs = inputs if self._shared_inputs else sequence_inputs(self.central_mac, batch, steps)
+        central_inputs = (
+            inputs if self._shared_inputs else sequence_inputs(self.central_mac, batch, steps)
+        )
 
         q = unroll(self.mac, batch, steps, inputs)
         q_tot = self.mix(self.mixer, q, actions, avail, state)[steps.cur]
@@ -101,7 +111,9 @@ class MaxQLearner(QLearner):
         )
         return episode_errors(td_error, steps, per_weight)
 
-    def central_values(self, mixer: QMixerCentralFF, q: Tensor, actions: Tensor, state: Tensor) -> Tensor:
+    def central_values(
+        self, mixer: QMixerCentralFF, q: Tensor, actions: Tensor, state: Tensor
+    ) -> Tensor:
         """Q*(s, a) of joint actions.
 
         Args:
@@ -117,7 +129,9 @@ class MaxQLearner(QLearner):
         index = actions[..., None, None].expand(*actions.shape, 1, q.shape[-1])
         return mixer(q.gather(-2, index).squeeze(-2), state)
 
-    def td_targets(self, batch: EpisodeBatch, rows: Rows, q: Tensor, greedy_values: Tensor) -> Tensor:
+    def td_targets(
+        self, batch: EpisodeBatch, rows: Rows, q: Tensor, greedy_values: Tensor
+    ) -> Tensor:
         """Targets y of Q_tot and Q* alike, [M, 1].
 
         Args:
@@ -129,11 +143,13 @@ class MaxQLearner(QLearner):
         taken = self.central_values(self.target_central_mixer, q, rows.actions, rows.state)
         return self.returns(batch, rows.steps, greedy_values, taken)
 
-    def weights(self, q_tot: Tensor, targets: Tensor, greedy_values: Tensor, is_greedy: Tensor) -> Tensor:
+    def weights(
+        self, q_tot: Tensor, targets: Tensor, greedy_values: Tensor, is_greedy: Tensor
+    ) -> Tensor:
         """Weights of the squared errors of Q_tot (Rashid et al. 2020, section 5), each 1 or `w`.
 
-        OW-QMIX: 1 where Q_tot is too low. CW-QMIX: 1 where the joint action is the greedy one or its target is above
-        the value of the greedy one.
+        OW-QMIX: 1 where Q_tot is too low. CW-QMIX: 1 where the joint action is the greedy one or
+        its target is above the value of the greedy one.
 
         Args:
             q_tot: [M, 1], of the actions taken.
@@ -144,5 +160,7 @@ class MaxQLearner(QLearner):
         Returns:
             [M, 1].
         """
-        full = q_tot < targets if self.args.hysteretic_qmix else is_greedy | (targets > greedy_values)
+        full = (
+            q_tot < targets if self.args.hysteretic_qmix else is_greedy | (targets > greedy_values)
+        )
         return torch.where(full, 1.0, self.args.w)

@@ -1,8 +1,11 @@
-"""Q-learning with value decomposition: IQL, VDN, QMIX, Qatten and QPLEX are this learner with another mixer.
+"""Q-learning with value decomposition: IQL, VDN, QMIX, Qatten and QPLEX are this learner with
+another mixer.
 
-VDN: Sunehag et al. 2018; QMIX: Rashid et al. 2018; Qatten: Yang et al. 2020; QPLEX: Wang et al. 2021. The keys
-`td_lambda` (0 for one-step targets), `q_lambda` and `double_q` choose the targets; `hysteretic_beta` below 1 makes an
-independent learner optimistic (Matignon et al. 2007; 0: distributed Q-learning, Lauer and Riedmiller 2000).
+VDN: Sunehag et al. 2018; QMIX: Rashid et al. 2018; Qatten: Yang et al. 2020; QPLEX: Wang et al.
+    2021. The keys
+`td_lambda` (0 for one-step targets), `q_lambda` and `double_q` choose the targets;
+`hysteretic_beta` below 1 makes an independent learner optimistic (Matignon et al. 2007; 0:
+distributed Q-learning, Lauer and Riedmiller 2000).
 """
 
 from __future__ import annotations
@@ -32,25 +35,32 @@ class Rows(NamedTuple):
     state: Tensor  # [N, S]
     avail: Tensor  # [N, A, U]
     actions: Tensor  # int64 [N, A]
-    inputs: Tensor | None  # [N, A, F], of the agent network; None if the controller keeps them to itself
+    inputs: (
+        Tensor | None
+    )  # [N, A, F], of the agent network; None if the controller keeps them to itself
 
 
 class QLearner(Learner):
     """TD learning of a joint value that a mixer builds from the agents' values.
 
-    Without a mixer and without parameter sharing the agents learn as if each were alone: nothing of an agent's loss,
+    Without a mixer and without parameter sharing the agents learn as if each were alone: nothing of
+        an agent's loss,
     gradient or clipping depends on another agent's data or weights.
 
     Raises:
         ConfigError: individual rewards or `hysteretic_beta` with a mixer, or that is not in [0, 1].
     """
 
-    def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+    def __init__(
+        self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         self.params = list(mac.parameters())
         self.mixer = None if args.mixer is None else MIXERS[args.mixer](args)
         if self.mixer is not None and not args.common_reward:
-            raise ConfigError(f"mixer '{args.mixer}' learns one joint value: set common_reward=True, or use iql")
+            raise ConfigError(
+                f"mixer '{args.mixer}' learns one joint value: set common_reward=True, or use iql"
+            )
         check_hysteretic_beta(args)
         self.decentralised = self.mixer is None and not args.share_params
         if self.mixer is not None:
@@ -60,7 +70,9 @@ class QLearner(Learner):
         self.optimiser = make_optimiser(self.params, args)
 
     def build_targets(self) -> None:
-        """The networks that the targets come from, and the parameters of those that are trained for it."""
+        """The networks that the targets come from, and the parameters of those that are trained for
+        it.
+        """
         self.target_mac = self.with_target(self.mac)
         self.target_mixer = None if self.mixer is None else self.with_target(self.mixer)
 
@@ -120,7 +132,9 @@ class QLearner(Learner):
         """
         q_taken = self.mix(self.mixer, q, rows.actions, rows.avail, rows.state)[rows.steps.cur]
         td_error = q_taken - targets
-        loss = weighted_mean(self.td_losses(td_error), rows.steps, per_weight, per_agent=self.decentralised)
+        loss = weighted_mean(
+            self.td_losses(td_error), rows.steps, per_weight, per_agent=self.decentralised
+        )
         parts = parts_of(batch, targets=targets, q=q_taken)
         grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
         self.update_targets_if_due(episode_num)
@@ -136,9 +150,11 @@ class QLearner(Learner):
         return episode_errors(td_error, rows.steps, per_weight)
 
     def td_losses(self, td_error: Tensor) -> Tensor:
-        """Half the squared errors of the same shape, those of estimates above their target weighted by beta.
+        """Half the squared errors of the same shape, those of estimates above their target weighted
+        by beta.
 
-        Hysteretic Q-learning, DAC's eq. 19; beta = 1 is plain Q-learning, 0 distributed Q-learning (eq. 17).
+        Hysteretic Q-learning, DAC's eq. 19; beta = 1 is plain Q-learning, 0 distributed Q-learning
+        (eq. 17).
 
         Args:
             td_error: [M, 1 or A], estimate minus target.
@@ -163,8 +179,9 @@ class QLearner(Learner):
         if mixer is None:
             return chosen
         if hasattr(mixer, "joint"):
-            # Duplex duelling (QPLEX): the advantages are weighted by what the others do. Finite where nothing is
-            # available (after the end of an episode): an infinite advantage would make the gradient NaN.
+            # Duplex duelling (QPLEX): the advantages are weighted by what the others do. Finite
+            # where nothing is available (after the end of an episode): an infinite advantage would
+            # make the gradient NaN.
             best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
             return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
         # As an axis of time of length 1: PyMARL's mixers are written for [B, T, A] and [B, T, S].
@@ -191,12 +208,14 @@ class QLearner(Learner):
         lam = args.td_lambda if td_lambda is None else td_lambda
         if taken is None:
             targets = build_td_lambda_targets(
-                rewards, terminated, steps.mask, steps.unpack(values), args.n_agents, args.gamma, lam,
+                rewards, terminated, steps.mask, steps.unpack(values), args.n_agents, args.gamma,
+                lam,
                 pymarl=args.td_lambda_pymarl,
             )  # fmt: skip
         else:
             targets = build_q_lambda_targets(
-                rewards, terminated, steps.mask, steps.unpack(values), steps.unpack(taken), args.gamma, lam,
+                rewards, terminated, steps.mask, steps.unpack(values), steps.unpack(taken),
+                args.gamma, lam,
                 pymarl=args.td_lambda_pymarl,
             )  # fmt: skip
         return steps.pack_transitions(targets)
@@ -205,13 +224,20 @@ class QLearner(Learner):
 def check_hysteretic_beta(args: SimpleNamespace) -> None:
     """ConfigError where `hysteretic_beta` is out of range or would have no meaning."""
     if not 0.0 <= args.hysteretic_beta <= 1.0:
-        raise ConfigError(f"hysteretic_beta is {args.hysteretic_beta}; it is a weight, choose 0 to 1")
+        raise ConfigError(
+            f"hysteretic_beta is {args.hysteretic_beta}; it is a weight, choose 0 to 1"
+        )
     if args.hysteretic_beta != 1.0 and args.mixer is not None:
-        raise ConfigError(f"hysteretic_beta is for independent learners: set mixer=null instead of '{args.mixer}'")
+        raise ConfigError(
+            f"hysteretic_beta is for independent learners: set mixer=null instead of '{args.mixer}'"
+        )
 
 
-def weighted_mean(losses: Tensor, steps: Steps, per_weight: Tensor | None, per_agent: bool = False) -> Tensor:
-    """Mean over transitions of losses [M, ...], each weighted by its episode's `per_weight` [B] if given.
+def weighted_mean(
+    losses: Tensor, steps: Steps, per_weight: Tensor | None, per_agent: bool = False
+) -> Tensor:
+    """Mean over transitions of losses [M, ...], each weighted by its episode's `per_weight` [B] if
+    given.
 
     Returns:
         A scalar, or with `per_agent` [A], the mean of every column of [M, A].
@@ -223,9 +249,11 @@ def weighted_mean(losses: Tensor, steps: Steps, per_weight: Tensor | None, per_a
 
 
 def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) -> dict[str, Tensor]:
-    """`td_error_abs` [B], the mean absolute TD error [M, ...] of every episode over its transitions and agents.
+    """`td_error_abs` [B], the mean absolute TD error [M, ...] of every episode over its transitions
+    and agents.
 
-    Only a prioritised buffer reads it: without its `per_weight` (PyMARL2 trains with it then) the dict is empty.
+    Only a prioritised buffer reads it: without its `per_weight` (PyMARL2 trains with it then) the
+        dict is empty.
     """
     if per_weight is None:
         return {}
@@ -236,15 +264,24 @@ def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) ->
 
 
 def check_hidden_states(mac: Any, args: SimpleNamespace) -> None:
-    """ConfigError where a controller's agent network does not show its hidden states (`hidden_and_values`)."""
-    if not (hasattr(mac, "sequence_inputs") and hasattr(mac.agent, "unroll_hidden") and hasattr(mac.agent, "head")):
+    """ConfigError where a controller's agent network does not show its hidden states
+    (`hidden_and_values`).
+    """
+    if not (
+        hasattr(mac, "sequence_inputs")
+        and hasattr(mac.agent, "unroll_hidden")
+        and hasattr(mac.agent, "head")
+    ):
         raise ConfigError(
-            f"{args.learner} needs the agents' hidden states, but agent '{args.agent}' or its controller cannot unroll "
+            f"{args.learner} needs the agents' hidden states, but agent '{args.agent}' or its "
+            "controller cannot unroll "
             "them (unroll_hidden, head); set agent=rnn"
         )
 
 
 def hidden_and_values(mac: Any, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Hidden states [N, A, H] and values [N, A, U] of a controller's agent network at all filled steps."""
+    """Hidden states [N, A, H] and values [N, A, U] of a controller's agent network at all filled
+    steps.
+    """
     hidden = mac.agent.unroll_hidden(rows.inputs, rows.steps)
     return hidden, mac.agent.head(hidden)

@@ -1,4 +1,6 @@
-"""QTRAN-base: utilities whose greedy joint action is that of a free joint value (Son et al. 2019)."""
+"""QTRAN-base: utilities whose greedy joint action is that of a free joint value (Son et al.
+2019).
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,19 @@ from utils.errors import ConfigError
 
 
 class QTranLearner(QLearner):
-    """Learns Q_jt(s, a) and V_jt(s) by TD, and the agents' values by the two conditions of QTRAN's theorem 1.
+    """Learns Q_jt(s, a) and V_jt(s) by TD, and the agents' values by the two conditions of QTRAN's
+    theorem 1.
 
-    Q_jt sees the hidden states of the agent network, so gradients of its TD loss reach that network.
+    Q_jt sees the hidden states of the agent network, so gradients of its TD loss reach that
+    network.
 
     Raises:
         ConfigError: the mixer is not `qtran_base`, or the agent has no `unroll_hidden` and `head`.
     """
 
-    def __init__(self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace) -> None:
+    def __init__(
+        self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         if not isinstance(self.mixer, QTranBase):
             raise ConfigError(f"qtran_learner needs mixer=qtran_base, got '{args.mixer}'")
@@ -60,7 +66,8 @@ class QTranLearner(QLearner):
             joint_greedy, _ = self.joint(self.mixer, hidden[cur], state[cur], greedy[cur])
 
         td_error = joint_q - targets
-        # Eq. 4a, 4b: sum_i Q_i - Q_jt + V_jt is 0 at the greedy joint action and not negative at any other.
+        # Eq. 4a, 4b: sum_i Q_i - Q_jt + V_jt is 0 at the greedy joint action and not negative at
+        # any other.
         opt_error = sum_of_values(q[cur], greedy[cur]) - joint_greedy + v
         nopt_error = (sum_of_values(q[cur], actions[cur]) - joint_q.detach() + v).clamp(max=0)
         loss_td = weighted_mean(td_error.pow(2), steps, per_weight)
@@ -82,12 +89,15 @@ class QTranLearner(QLearner):
         )
         return episode_errors(td_error, steps, per_weight)
 
-    def joint(self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def joint(
+        self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Q_jt [N, 1] of the joint actions (int64 [N, A]) and V_jt [N, 1]."""
         return mixer(hidden, state, F.one_hot(actions, self.args.n_actions))
 
     def td_targets(self, batch: EpisodeBatch, rows: Rows, greedy: Tensor) -> Tensor:
-        """Targets of Q_jt, [M, 1], bootstrapped from its target network at the agents' greedy actions.
+        """Targets of Q_jt, [M, 1], bootstrapped from its target network at the agents' greedy
+        actions.
 
         Args:
             greedy: int64 [N, A], greedy under the online network; used with `double_q`.
@@ -96,10 +106,16 @@ class QTranLearner(QLearner):
         if not self.args.double_q:
             greedy = masked_argmax(q, rows.avail)
         values, _ = self.joint(self.target_mixer, hidden, rows.state, greedy)
-        taken = self.joint(self.target_mixer, hidden, rows.state, rows.actions)[0] if self.args.q_lambda else None
+        taken = (
+            self.joint(self.target_mixer, hidden, rows.state, rows.actions)[0]
+            if self.args.q_lambda
+            else None
+        )
         return self.returns(batch, rows.steps, values, taken)
 
 
 def sum_of_values(q: Tensor, actions: Tensor) -> Tensor:
-    """Sum over agents of the values of their actions: q [N, A, U], actions int64 [N, A] -> [N, 1]."""
+    """Sum over agents of the values of their actions: q [N, A, U], actions int64 [N, A] -> [N,
+    1].
+    """
     return q.gather(-1, actions.unsqueeze(-1)).sum(dim=-2)

@@ -1,7 +1,10 @@
-"""Layers that exist once or G times side by side: one set of weights per group, computed as batched products.
+"""Layers that exist once or G times side by side: one set of weights per group, computed as batched
+products.
 
-A group is whatever has weights of its own: an agent without parameter sharing, a sub-value function of S2Q. With one
-group the parameters have the names and shapes of `nn.Linear` and `nn.GRUCell`, so PyMARL's model files load.
+A group is whatever has weights of its own: an agent without parameter sharing, a sub-value function
+    of S2Q. With one
+group the parameters have the names and shapes of `nn.Linear` and `nn.GRUCell`, so PyMARL's model
+files load.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ from torch import Tensor, nn
 
 
 def first_inputs(*parts: tuple[int, Sequence[int]]) -> Tensor:
-    """Which of the inputs are there in every group, for inputs of several zero-padded parts: bool [G, n_in].
+    """Which of the inputs are there in every group, for inputs of several zero-padded parts: bool
+    [G, n_in].
 
     Args:
         parts: of every part its width and, per group, how many of its first entries are used.
     """
-    return torch.cat([torch.arange(width) < torch.tensor(sizes).unsqueeze(1) for width, sizes in parts], dim=1)
+    return torch.cat(
+        [torch.arange(width) < torch.tensor(sizes).unsqueeze(1) for width, sizes in parts], dim=1
+    )
 
 
 class StackedLinear(nn.Module):
@@ -30,12 +36,15 @@ class StackedLinear(nn.Module):
     Each group is initialised as `nn.Linear` is.
 
     Args:
-        in_sizes: for groups with inputs of different size: per group how many of the first inputs it reads, or a mask
-            bool [G, n_in] (`first_inputs`). The others are padding, which must be zero: their weights start at zero,
-            have no gradient and stay zero. A group is initialised as `nn.Linear` of its own size.
+        in_sizes: for groups with inputs of different size: per group how many of the first inputs
+            it reads, or a mask bool [G, n_in] (`first_inputs`). The others are padding, which must
+            be zero: their weights start at zero, have no gradient and stay zero. A group is
+            initialised as `nn.Linear` of its own size.
     """
 
-    def __init__(self, n_in: int, n_out: int, groups: int, in_sizes: Sequence[int] | Tensor | None = None) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, groups: int, in_sizes: Sequence[int] | Tensor | None = None
+    ) -> None:
         super().__init__()
         if in_sizes is None:
             bound = 1 / math.sqrt(n_in)
@@ -45,11 +54,14 @@ class StackedLinear(nn.Module):
         used = in_sizes if isinstance(in_sizes, Tensor) else first_inputs((n_in, in_sizes))
         if used.shape != (groups, n_in) or not used.any(1).all():
             raise ValueError(
-                f"in_sizes must select from 1 to {n_in} inputs for each of {groups} groups, got {in_sizes}"
+                f"in_sizes must select from 1 to {n_in} inputs for each of {groups} groups, got "
+                f"{in_sizes}"
             )
         bounds = used.sum(1).rsqrt().unsqueeze(1)
         self.weight = nn.Parameter(
-            torch.empty(groups, n_out, n_in).uniform_(-1, 1) * bounds.unsqueeze(2) * used.unsqueeze(1)
+            torch.empty(groups, n_out, n_in).uniform_(-1, 1)
+            * bounds.unsqueeze(2)
+            * used.unsqueeze(1)
         )
         self.bias = nn.Parameter(torch.empty(groups, n_out).uniform_(-1, 1) * bounds)
 
@@ -57,15 +69,20 @@ class StackedLinear(nn.Module):
         if x.dim() == 2:
             groups, n_out, _ = self.weight.shape
             # The same input for every group: one product with all weights side by side.
-            return F.linear(x, self.weight.flatten(0, 1), self.bias.flatten()).view(-1, groups, n_out).transpose(0, 1)
+            return (
+                F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
+                .view(-1, groups, n_out)
+                .transpose(0, 1)
+            )
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
 
 
 class StackedBatchNorm(nn.Module):
     """Batch normalisation without affine parameters, with statistics for every group and feature.
 
-    The numbers are those of `nn.BatchNorm1d(affine=False)` for every group. A feature that is always zero stays zero.
-    Fastest where x is a view of contiguous [R, G, F], as `x.transpose(0, 1)` of a batch of observations.
+    The numbers are those of `nn.BatchNorm1d(affine=False)` for every group. A feature that is
+    always zero stays zero. Fastest where x is a view of contiguous [R, G, F], as `x.transpose(0,
+    1)` of a batch of observations.
 
     Args:
         n_features: F.
@@ -74,7 +91,9 @@ class StackedBatchNorm(nn.Module):
         eps: added to the variance.
     """
 
-    def __init__(self, n_features: int, groups: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(
+        self, n_features: int, groups: int, momentum: float = 0.1, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
         self.register_buffer("running_mean", torch.zeros(groups, n_features))
@@ -84,7 +103,9 @@ class StackedBatchNorm(nn.Module):
         """[G, R, F] -> [G, R, F]; in training mode R >= 2, and the running statistics move."""
         rows = x.transpose(0, 1)
         mean, var = self.running_mean.view(-1), self.running_var.view(-1)
-        out = F.batch_norm(rows.flatten(1), mean, var, training=self.training, momentum=self.momentum, eps=self.eps)
+        out = F.batch_norm(
+            rows.flatten(1), mean, var, training=self.training, momentum=self.momentum, eps=self.eps
+        )
         return out.view(rows.shape).transpose(0, 1)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,12 +126,14 @@ def linear(n_in: int, n_out: int, groups: int = 1) -> nn.Module:
 
 
 class GRU(nn.Module):
-    """A GRU layer with the parameters of `nn.GRUCell`, for single steps and for whole ragged sequences.
+    """A GRU layer with the parameters of `nn.GRUCell`, for single steps and for whole ragged
+    sequences.
 
     Args:
         n_in: size of the inputs.
         n_hidden: size H of the hidden state.
-        groups: number G of independent sets of weights; with 1 the leading axis [G] is absent everywhere.
+        groups: number G of independent sets of weights; with 1 the leading axis [G] is absent
+            everywhere.
     """
 
     def __init__(self, n_in: int, n_hidden: int, groups: int = 1) -> None:
@@ -142,8 +165,9 @@ class GRU(nn.Module):
         """All steps of ragged sequences from a zero hidden state.
 
         Args:
-            x: [(G,) R, n_in], rows time-major, the rows of step t before those of t + 1; a sequence keeps its place
-                within a step, the longest come first (torch's PackedSequence layout).
+            x: [(G,) R, n_in], rows time-major, the rows of step t before those of t + 1; a sequence
+                keeps its place within a step, the longest come first (torch's PackedSequence
+                layout).
             sizes: number of rows of every step, never increasing, summing to R.
 
         Returns:
@@ -157,7 +181,9 @@ class GRU(nn.Module):
         return _gru_sequence(x, *weights, list(sizes))
 
     def _unroll_cudnn(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """`unroll` by one kernel per group for the whole sequence, where launching kernels is the limit."""
+        """`unroll` by one kernel per group for the whole sequence, where launching kernels is the
+        limit.
+        """
         h0 = x.new_zeros(1, sizes[0], self.n_hidden)
         sizes = torch.tensor(sizes)
         weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
@@ -166,7 +192,10 @@ class GRU(nn.Module):
         if self.groups == 1:
             return torch._VF.gru(x, sizes, h0, weights, *options)[0]
         return torch.stack(
-            [torch._VF.gru(x[g], sizes, h0, [w[g] for w in weights], *options)[0] for g in range(self.groups)]
+            [
+                torch._VF.gru(x[g], sizes, h0, [w[g] for w in weights], *options)[0]
+                for g in range(self.groups)
+            ]
         )
 
 
@@ -181,17 +210,22 @@ def _gru_sequence(
 ) -> Tensor:
     """`GRU.unroll`: the hidden states of all rows, [(G,) R, H].
 
-    On a CPU the arithmetic is the limit. What counts is that a finished sequence costs nothing, and that what a step
-    works on stays in the cache: hence one step after the other, in buffers that are used again.
+    On a CPU the arithmetic is the limit. What counts is that a finished sequence costs nothing, and
+    that what a step works on stays in the cache: hence one step after the other, in buffers that
+    are used again.
 
     Args:
-        gates: where the backward pass wants to find, for all rows, r and z side by side [(G,) R, 2H], the candidate
-            [(G,) R, H] and what the hidden state adds to it if r is 1 [(G,) R, H]; None to keep nothing.
+        gates: where the backward pass wants to find, for all rows, r and z side by side [(G,) R,
+            2H], the candidate [(G,) R, H] and what the hidden state adds to it if r is 1 [(G,) R,
+            H]; None to keep nothing.
     """
     n_hidden = weight_hh.shape[-1]
     parts = [2 * n_hidden, n_hidden]
     (w_rz, w_n), (u_rz, u_n) = weight_ih.mT.split(parts, -1), weight_hh.mT.split(parts, -1)
-    (b_rz, b_n), (c_rz, c_n) = bias_ih.unsqueeze(-2).split(parts, -1), bias_hh.unsqueeze(-2).split(parts, -1)
+    (b_rz, b_n), (c_rz, c_n) = (
+        bias_ih.unsqueeze(-2).split(parts, -1),
+        bias_hh.unsqueeze(-2).split(parts, -1),
+    )
     b_rz = b_rz + c_rz
     lead = x.shape[:-2]
     if gates is None:
@@ -221,11 +255,19 @@ def _gru_sequence(
 
 
 class _GRUSequence(torch.autograd.Function):
-    """`_gru_sequence` with its gradient: the products that autograd would compute, half of the work around them."""
+    """`_gru_sequence` with its gradient: the products that autograd would compute, half of the work
+    around them.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, sizes: list[int]
+        ctx: Any,
+        x: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        sizes: list[int],
     ) -> Tensor:
         n_hidden = weight_hh.shape[-1]
         gates = tuple(x.new_empty(*x.shape[:-1], n) for n in (2 * n_hidden, n_hidden, n_hidden))
@@ -243,13 +285,17 @@ class _GRUSequence(torch.autograd.Function):
         steps = [a.split(sizes, -2) for a in (x, grad, out, reset, update, candidates, shares)]
         grad_x = torch.empty_like(x)
         grad_x_steps = grad_x.split(sizes, -2)
-        # Gradients before the non-linearities, side by side: candidate, r, z, hidden share of the candidate. The inputs
-        # see the first three, the hidden state the last three.
+        # Gradients before the non-linearities, side by side: candidate, r, z, hidden share of the
+        # candidate. The inputs see the first three, the hidden state the last three.
         buffer = x.new_empty(*lead, sizes[0], 4 * n_hidden)
         columns = {n: buffer.narrow(-2, 0, n) for n in set(sizes)}
-        from_input = {n: (b[..., : 3 * n_hidden], b[..., n_hidden:], *b.chunk(4, -1)) for n, b in columns.items()}
+        from_input = {
+            n: (b[..., : 3 * n_hidden], b[..., n_hidden:], *b.chunk(4, -1))
+            for n, b in columns.items()
+        }
         spare = _first_rows(x.new_empty(*lead, sizes[0], n_hidden), sizes)
-        # A sequence that ends at step t has no gradient from a later one: its rows are still zero then.
+        # A sequence that ends at step t has no gradient from a later one: its rows are still zero
+        # then.
         grad_h = _first_rows(x.new_zeros(*lead, sizes[0], n_hidden), sizes)
         weight_i = weight_ih.roll(n_hidden, -2)
         grad_i, grad_hh = torch.zeros_like(weight_ih), torch.zeros_like(weight_hh)
@@ -272,7 +318,14 @@ class _GRUSequence(torch.autograd.Function):
                 _add_product(grad_hh, g_hidden.mT, steps[2][t - 1].narrow(-2, 0, sizes[t]))
             grad_bias += columns[sizes[t]].sum(-2)
         grad_bias_i, grad_bias_hh = grad_bias[..., : 3 * n_hidden], grad_bias[..., n_hidden:]
-        return grad_x, grad_i.roll(-n_hidden, -2), grad_hh, grad_bias_i.roll(-n_hidden, -1), grad_bias_hh, None
+        return (
+            grad_x,
+            grad_i.roll(-n_hidden, -2),
+            grad_hh,
+            grad_bias_i.roll(-n_hidden, -1),
+            grad_bias_hh,
+            None,
+        )
 
 
 def _first_rows(buffer: Tensor, sizes: Sequence[int]) -> list[Tensor]:
@@ -282,7 +335,9 @@ def _first_rows(buffer: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 def _affine(bias: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-    """bias + x weight, for one set of weights or several: [(G,) R, n_in], [(G,) n_in, n_out] -> [(G,) R, n_out]."""
+    """bias + x weight, for one set of weights or several: [(G,) R, n_in], [(G,) n_in, n_out] ->
+    [(G,) R, n_out].
+    """
     return (torch.addmm if x.dim() == 2 else torch.baddbmm)(bias, x, weight, out=out)
 
 

@@ -17,15 +17,19 @@ def _first_weights(stack: nn.Module, single: nn.Module) -> Iterator[tuple[Tensor
 
 @torch.no_grad()
 def copy_first(stack: nn.Module, single: nn.Module) -> None:
-    """Copies the weights of the first of G stacked networks into a network of the same kind with one group."""
+    """Copies the weights of the first of G stacked networks into a network of the same kind with
+    one group.
+    """
     for param, weights in _first_weights(stack, single):
         param.copy_(weights)
 
 
 class FirstOf:
-    """Lets a network with one group compute with the weights of the first of G stacked ones, without copying them.
+    """Lets a network with one group compute with the weights of the first of G stacked ones,
+    without copying them.
 
-    For computing without gradients: `first(stack)` returns `single`, whose weights are the stack's own memory until the
+    For computing without gradients: `first(stack)` returns `single`, whose weights are the stack's
+        own memory until the
     next call. It is callable, so that `utils.state` does not take it for state: it holds none.
 
     Args:

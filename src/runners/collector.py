@@ -26,9 +26,9 @@ COLLECTED = (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled"
 class Collector:
     """Runs one episode in each of `batch_size_run` environments at a time.
 
-    Training and evaluation have environments of their own; those of the evaluation are made when first needed. Their
-    random streams depend on the seed and `t_env` alone, so that evaluating never changes what is trained and a resumed
-    run evaluates as the uninterrupted one.
+    Training and evaluation have environments of their own; those of the evaluation are made when
+    first needed. Their random streams depend on the seed and `t_env` alone, so that evaluating
+    never changes what is trained and a resumed run evaluates as the uninterrupted one.
 
     Args:
         args: `env`, `env_args`, `batch_size_run`, `seed`, `test_nepisode`, ... of the run.
@@ -77,11 +77,16 @@ class Collector:
         )
 
     def setup(
-        self, scheme: Mapping[str, Any], groups: Mapping[str, int], preprocess: Mapping[str, Any], mac: Any
+        self,
+        scheme: Mapping[str, Any],
+        groups: Mapping[str, int],
+        preprocess: Mapping[str, Any],
+        mac: Any,
     ) -> None:
         """Fixes what an episode batch looks like and who acts."""
         self.new_batch = partial(
-            EpisodeBatch, scheme, groups, max_seq_length=self.episode_limit + 1, preprocess=preprocess,
+            EpisodeBatch, scheme, groups, max_seq_length=self.episode_limit + 1,
+            preprocess=preprocess,
             device=self.args.device,
         )  # fmt: skip
         self.mac = mac
@@ -94,7 +99,8 @@ class Collector:
         """Collects one episode per environment.
 
         Args:
-            test_mode: evaluation: other environments, greedy where the selector is, nothing counted as training.
+            test_mode: evaluation: other environments, greedy where the selector is, nothing counted
+                as training.
 
         Returns:
             [B', T, ...] with B' the number of episodes that were not broken, at least 1.
@@ -110,8 +116,8 @@ class Collector:
                 raise
         if self.test_env is None:
             self.test_env = self._make_env(self.test_batch_size, "test_env")
-            # An environment without a random state (a foreign game, say) would have to be built anew to be seeded: its
-            # evaluations draw on from the seed that it was made with.
+            # An environment without a random state (a foreign game, say) would have to be built
+            # anew to be seeded: its evaluations draw on from the seed that it was made with.
             self.reseed_tests = self.test_env.get_rng_state() is not None
         stream = derive_seed(self.args.seed, "evaluation", self.t_env)
         if self.test_figures.runs == 0 and self.reseed_tests:
@@ -125,7 +131,10 @@ class Collector:
             if len(episodes.ok) > 0:
                 break
         else:
-            raise RunFailure(f"all {env.n_envs} environments broke {self.args.max_env_restarts + 1} times in a row")
+            raise RunFailure(
+                f"all {env.n_envs} environments broke {self.args.max_env_restarts + 1} times in a "
+                "row"
+            )
         if len(episodes.ok) < env.n_envs:
             batch = batch[episodes.ok.tolist()]
         figures = self.test_figures if test_mode else self.train_figures
@@ -137,7 +146,9 @@ class Collector:
 
     @torch.no_grad()
     def _collect(self, env: VectorEnv, test_mode: bool) -> tuple[EpisodeBatch, _Episodes]:
-        """One episode in each environment; broken ones end early and are left out of the figures."""
+        """One episode in each environment; broken ones end early and are left out of the
+        figures.
+        """
         args = self.args
         b, tick = env.n_envs, time.perf_counter
         started = tick()
@@ -154,7 +165,8 @@ class Collector:
         lengths = np.zeros(b, dtype=np.int64)
         info: dict[str, np.ndarray] = {}
         film = test_mode and args.render and args.evaluate
-        # Environments whose observation of step t is to be kept, ended ones (their last) included; and their rows.
+        # Environments whose observation of step t is to be kept, ended ones (their last) included;
+        # and their rows.
         alive = ~env.failed
         rows = _rows(alive)
         over = env.failed
@@ -173,11 +185,15 @@ class Collector:
                 rows = _rows(running)
             before = tick()
             bs = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-            chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
+            chosen = self.mac.select_actions(
+                batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode
+            )
             chosen = chosen.reshape(-1, *actions.shape[1:]).cpu().numpy()
             seconds_acting += tick() - before
             actions[rows] = chosen
-            columns.write("actions", rows, t, chosen if env.continuous_actions else chosen[..., None])
+            columns.write(
+                "actions", rows, t, chosen if env.continuous_actions else chosen[..., None]
+            )
             for key in recorded:
                 columns.write(key, rows, t, self.mac.last_record[key].cpu().numpy())
             env.step(actions, running)
@@ -208,10 +224,12 @@ class Collector:
         if env.individual_rewards == (not self.args.common_reward):
             return env.reward
         if env.individual_rewards:
-            return env.reward.sum(1) if self.args.reward_scalarisation == "sum" else env.reward.mean(1)
+            return (
+                env.reward.sum(1) if self.args.reward_scalarisation == "sum" else env.reward.mean(1)
+            )
         return np.repeat(env.reward[:, None], env.n_agents, axis=1)
 
-    # -- figures --------------------------------------------------------------------------------------------------
+    # -- figures -----------------------------------------------------------------------------------
     def _log(self, env: VectorEnv, test_mode: bool) -> None:
         if test_mode:
             if self.test_figures.runs == self.n_test_runs:
@@ -224,7 +242,9 @@ class Collector:
         if self.t_env - self.log_train_stats_t >= self.args.runner_log_interval:
             self.train_figures.write(self.logger, "", self.t_env)
             self.train_figures.clear()
-            if hasattr(self.mac, "action_selector") and hasattr(self.mac.action_selector, "epsilon"):
+            if hasattr(self.mac, "action_selector") and hasattr(
+                self.mac.action_selector, "epsilon"
+            ):
                 self.logger.log_stat("epsilon", self.mac.action_selector.epsilon, self.t_env)
             self.log_train_stats_t = self.t_env
 
@@ -238,9 +258,11 @@ class Collector:
         if self.test_env is not None:
             self.test_env.close()
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """Counters, unlogged figures and the random state of the training environments (None where it is unknown)."""
+        """Counters, unlogged figures and the random state of the training environments (None where
+        it is unknown).
+        """
         return {
             "t_env": self.t_env,
             "log_train_stats_t": self.log_train_stats_t,
@@ -258,7 +280,9 @@ class Collector:
         self.env.env_restarts = self.logged_restarts = state["env_restarts"]
         if state["env_rng"] is None:
             self.logger.console_logger.warning(
-                "environment '%s' cannot restore its random state: the continuation is not bit-identical", self.args.env
+                "environment '%s' cannot restore its random state: the continuation is not "
+                "bit-identical",
+                self.args.env,
             )
         else:
             self.env.set_rng_state(state["env_rng"])
@@ -267,12 +291,16 @@ class Collector:
 class _Episodes(SimpleNamespace):
     """Figures of the unbroken episodes of one collection."""
 
-    def __init__(self, ok: np.ndarray, returns: np.ndarray, lengths: np.ndarray, info: dict[str, np.ndarray]) -> None:
+    def __init__(
+        self, ok: np.ndarray, returns: np.ndarray, lengths: np.ndarray, info: dict[str, np.ndarray]
+    ) -> None:
         super().__init__(ok=ok, returns=returns, lengths=lengths, info=info)
 
 
 class _Figures:
-    """Figures of the episodes since the last log: returns, lengths and the last step's info of each."""
+    """Figures of the episodes since the last log: returns, lengths and the last step's info of
+    each.
+    """
 
     def __init__(self) -> None:
         self.clear()
@@ -302,20 +330,38 @@ class _Figures:
         logger.log_stat(f"{prefix}ep_length_mean", float(np.mean(self.lengths)), t_env)
         for key, values in self.info.items():
             if values:
-                # Over all episodes, as in PyMARL: an absent key counts as 0 (`episode_limit` where nothing was cut).
-                logger.log_stat(f"{prefix}{key}_mean", float(np.sum(values)) / len(self.lengths), t_env)
-        if self.info.get("battle_won"):  # the same under a name that fits games other than StarCraft
-            logger.log_stat(f"{prefix}win_rate", float(np.sum(self.info["battle_won"])) / len(self.lengths), t_env)
+                # Over all episodes, as in PyMARL: an absent key counts as 0 (`episode_limit` where
+                # nothing was cut).
+                logger.log_stat(
+                    f"{prefix}{key}_mean", float(np.sum(values)) / len(self.lengths), t_env
+                )
+        if self.info.get(
+            "battle_won"
+        ):  # the same under a name that fits games other than StarCraft
+            logger.log_stat(
+                f"{prefix}win_rate",
+                float(np.sum(self.info["battle_won"])) / len(self.lengths),
+                t_env,
+            )
         if lists:
             logger.log_list(f"{prefix}returns", returns.tolist(), t_env)
             if self.info.get("battle_won"):
                 logger.log_list(f"{prefix}wins", self.info["battle_won"], t_env)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"runs": self.runs, "returns": self.returns, "lengths": self.lengths, "info": dict(self.info)}
+        return {
+            "runs": self.runs,
+            "returns": self.returns,
+            "lengths": self.lengths,
+            "info": dict(self.info),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.runs, self.returns, self.lengths = state["runs"], list(state["returns"]), list(state["lengths"])
+        self.runs, self.returns, self.lengths = (
+            state["runs"],
+            list(state["returns"]),
+            list(state["lengths"]),
+        )
         self.info = defaultdict(list, {key: list(values) for key, values in state["info"].items()})
 
 
@@ -329,7 +375,9 @@ class _Columns:
         self.keys = (*COLLECTED, *recorded)
         stored = {key: batch.stored(key) for key in self.keys}
         self._in_memory = torch.device(batch.device).type == "cpu"
-        self._stored = {key: value.numpy() for key, value in stored.items()} if self._in_memory else stored
+        self._stored = (
+            {key: value.numpy() for key, value in stored.items()} if self._in_memory else stored
+        )
 
     def write(self, key: str, rows: slice | np.ndarray, t: int, values: np.ndarray | int) -> None:
         """Writes step t of the episodes `rows`."""
@@ -338,5 +386,7 @@ class _Columns:
 
 
 def _rows(mask: np.ndarray) -> slice | np.ndarray:
-    """The index of the rows in a mask: a full slice, which costs nothing, where that is all of them."""
+    """The index of the rows in a mask: a full slice, which costs nothing, where that is all of
+    them.
+    """
     return slice(None) if mask.all() else np.flatnonzero(mask)

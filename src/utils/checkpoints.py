@@ -1,8 +1,8 @@
 """Checkpoints: the whole training state in one folder, written atomically, found again, pruned.
 
-`RUN_DIR/checkpoints/T_ENV/` holds `state.pt` (networks, targets, optimisers, counters, random states, figures not yet
-logged), `buffer.pt` (the replay buffer) and PyMARL's model files. A folder appears under its name only when it is
-complete.
+`RUN_DIR/checkpoints/T_ENV/` holds `state.pt` (networks, targets, optimisers, counters, random
+states, figures not yet logged), `buffer.pt` (the replay buffer) and PyMARL's model files. A folder
+appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -27,8 +27,23 @@ STATE, BUFFER = "state.pt", "buffer.pt"
 # What may differ between the run that is continued and the command that continues it.
 FREE_KEYS = frozenset(
     [
-        *("resume", "t_max", "use_cuda", "save_model", "save_model_interval", "keep_checkpoints", "checkpoint_buffer"),
-        *("use_tensorboard", "observers", "env_timeout", "max_env_restarts", "acting_threads", "learner_threads"),
+        *(
+            "resume",
+            "t_max",
+            "use_cuda",
+            "save_model",
+            "save_model_interval",
+            "keep_checkpoints",
+            "checkpoint_buffer",
+        ),
+        *(
+            "use_tensorboard",
+            "observers",
+            "env_timeout",
+            "max_env_restarts",
+            "acting_threads",
+            "learner_threads",
+        ),
         *("render", "save_replay", "label", "local_results_path", "checkpoint_path", "load_step"),
     ]
 )
@@ -38,7 +53,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on: its folder, Sacred's id, the checkpoint, and the seed it was started with."""
+    """Where a run goes on: its folder, Sacred's id, the checkpoint, and the seed it was started
+    with.
+    """
 
     run_dir: Path
     run_id: str
@@ -115,7 +132,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(steps, key=lambda path: int(path.name), reverse=True)
 
 
-def read_checkpoint(path: Path, with_buffer: bool = True) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def read_checkpoint(
+    path: Path, with_buffer: bool = True
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """State and buffer state of a checkpoint.
 
     Args:
@@ -131,11 +150,17 @@ def read_checkpoint(path: Path, with_buffer: bool = True) -> tuple[dict[str, Any
             if with_buffer:
                 buffer = torch.load(path / BUFFER, map_location="cpu", weights_only=True)
             else:
-                zipfile.ZipFile(path / BUFFER).close()  # its directory stands at the end: a torn file has none
+                zipfile.ZipFile(
+                    path / BUFFER
+                ).close()  # its directory stands at the end: a torn file has none
     except Exception as error:  # torch raises many types for a file that is not what it should be
-        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
     if state.get("format") != FORMAT:
-        raise UserError(f"checkpoint {path} has format {state.get('format')}, this version reads {FORMAT}")
+        raise UserError(
+            f"checkpoint {path} has format {state.get('format')}, this version reads {FORMAT}"
+        )
     return state, buffer
 
 
@@ -155,7 +180,8 @@ def resolve_resume(config: Mapping[str, Any]) -> ResumePoint | None:
     """Finds what `resume` asks for.
 
     Args:
-        config: the merged configuration; `resume` is "auto", a run folder or a checkpoint folder; `seed` None: any.
+        config: the merged configuration; `resume` is "auto", a run folder or a checkpoint folder;
+            `seed` None: any.
 
     Returns:
         None for `auto` if there is nothing to go on with.
@@ -168,14 +194,17 @@ def resolve_resume(config: Mapping[str, Any]) -> ResumePoint | None:
         point, differing = _resume_point(Path(wanted), config)
         if differing:
             raise UserError(
-                f"the run in {point.run_dir} was started with other values of {', '.join(differing)}: "
+                f"the run in {point.run_dir} was started with other values of "
+                f"{', '.join(differing)}: "
                 "give the same ones, or start a new run"
             )
         return point
     root = results_dir(config).parent
     candidates = []
     for config_file in root.glob("*/*/config.json"):
-        if list_checkpoints(config_file.parent / "checkpoints") and not _is_done(config_file.parent, config):
+        if list_checkpoints(config_file.parent / "checkpoints") and not _is_done(
+            config_file.parent, config
+        ):
             candidates.append(config_file.parent)
     for run_dir in sorted(candidates, key=_last_written, reverse=True):
         try:
@@ -185,7 +214,9 @@ def resolve_resume(config: Mapping[str, Any]) -> ResumePoint | None:
             continue
         if not differing:
             return point
-    _log.info("resume=auto: no unfinished run with this configuration under %s, starting a new one", root)
+    _log.info(
+        "resume=auto: no unfinished run with this configuration under %s, starting a new one", root
+    )
     return None
 
 
@@ -204,7 +235,9 @@ def _resume_point(path: Path, config: Mapping[str, Any]) -> tuple[ResumePoint, l
     path = path.resolve()
     run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
     if not (run_dir / "config.json").is_file():
-        raise UserError(f"resume={path} is no run folder (no config.json): give results/sacred/ALG/MAP/ID")
+        raise UserError(
+            f"resume={path} is no run folder (no config.json): give results/sacred/ALG/MAP/ID"
+        )
     if run_dir == path:
         checkpoint = newest_readable(run_dir / "checkpoints")
         if checkpoint is None:
@@ -214,11 +247,15 @@ def _resume_point(path: Path, config: Mapping[str, Any]) -> tuple[ResumePoint, l
         read_checkpoint(checkpoint, with_buffer=False)
     with open(run_dir / "config.json") as file:
         old = json.load(file)
-    return ResumePoint(run_dir, run_dir.name, checkpoint, int(old["seed"])), _differences(old, config)
+    return ResumePoint(run_dir, run_dir.name, checkpoint, int(old["seed"])), _differences(
+        old, config
+    )
 
 
 def _differences(old: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Keys with other values in the saved configuration than in this one; a seed that was not given (null) fits any."""
+    """Keys with other values in the saved configuration than in this one; a seed that was not given
+    (null) fits any.
+    """
     now = json.loads(json.dumps(dict(config)))
     keys = sorted((set(old) | set(now)) - FREE_KEYS - {"env_args", "seed"})
     differing = [key for key in keys if old.get(key) != now.get(key)]

@@ -1,8 +1,9 @@
 """The configuration of a run: yaml files and command line merged, every key and value checked.
 
-`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- scenarios/SCENARIO.yaml <- command line`. The first three define
-which keys exist; the first non-null value that they give a key fixes its type. Nothing here imports torch (except
-`resolve_device`) or writes anything (except `check_results_folder`, which cleans up after itself).
+`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- scenarios/SCENARIO.yaml <- command line`. The
+first three define which keys exist; the first non-null value that they give a key fixes its type.
+Nothing here imports torch (except `resolve_device`) or writes anything (except
+`check_results_folder`, which cleans up after itself).
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
 KINDS = {"algs": "algorithm", "envs": "environment", "scenarios": "scenario"}
 SUFFIXES = (".yaml", ".yml", ".json")
 _WRITE_TEST_BYTES = 64 * 1024
-# What torch.save says instead of the operating system's error when its file cannot be written to the end.
-_TORCH_WRITE_ERRORS = ("PytorchStreamWriter failed", "] . unexpected pos ", "basic_ios::clear: iostream error")
+# What torch.save says instead of the operating system's error when its file cannot be written to
+# the end.
+_TORCH_WRITE_ERRORS = (
+    "PytorchStreamWriter failed",
+    "] . unexpected pos ",
+    "basic_ios::clear: iostream error",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -39,22 +45,31 @@ _log = logging.getLogger(__name__)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-5` as a number (PyYAML wants `1.0e-5`) and refuses a key given twice."""
+    """SafeLoader that reads `1e-5` as a number (PyYAML wants `1.0e-5`) and refuses a key given
+    twice.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+            if (
+                not isinstance(key_node, yaml.ScalarNode)
+                or key_node.tag == "tag:yaml.org,2002:merge"
+            ):
                 continue
             key = self.construct_object(key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(problem=f"key '{key}' twice", problem_mark=key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key '{key}' twice", problem_mark=key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -62,7 +77,8 @@ def load_file(path: Path) -> dict[str, Any]:
     """Reads a yaml or json file with one mapping in it.
 
     Raises:
-        ConfigError: the file cannot be read or is not such a mapping; the message names file and line.
+        ConfigError: the file cannot be read or is not such a mapping; the message names file and
+            line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -81,23 +97,28 @@ def load_file(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{path}: expected lines of the form 'key: value', got {type(content).__name__}")
+        raise ConfigError(
+            f"{path}: expected lines of the form 'key: value', got {type(content).__name__}"
+        )
     return content
 
 
 def list_configs(kind: str) -> dict[str, str]:
-    """Names of the algorithms (`kind="algs"`), environments (`"envs"`) or scenarios (`"scenarios"`), with the first
-    comment line of their file.
+    """Names of the algorithms (`kind="algs"`), environments (`"envs"`) or scenarios
+    (`"scenarios"`), with the first comment line of their file.
     """
     listed = {}
     for path in sorted((CONFIG_DIR / kind).glob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
-        listed[path.stem] = next((line.lstrip("# ").rstrip() for line in lines if line.startswith("#")), "")
+        listed[path.stem] = next(
+            (line.lstrip("# ").rstrip() for line in lines if line.startswith("#")), ""
+        )
     return listed
 
 
 def find_config(kind: str, name: str) -> Path:
-    """The file of an algorithm, environment or scenario: a name from `config/KIND/`, or the path of a yaml file.
+    """The file of an algorithm, environment or scenario: a name from `config/KIND/`, or the path of
+    a yaml file.
 
     Raises:
         ConfigError: there is no such file.
@@ -117,7 +138,14 @@ def find_config(kind: str, name: str) -> Path:
 
 # Keys whose default is null but that are not free: their type when they are set.
 _NULLABLE = {"name": str, "env_config": str, "seed": int, "env": str, "mixer": str}
-_WORDS = {bool: "True or False", int: "an int", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
+_WORDS = {
+    bool: "True or False",
+    int: "an int",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def _wrong_type(key: str, kind: type, value: object, source: str) -> ConfigError:
@@ -157,10 +185,14 @@ def convert(key: str, value: Any, kind: type, source: str = "", raw: str | None 
         if isinstance(value, bool):
             return value
     elif kind in (int, float) and not isinstance(value, bool):
-        number = value if isinstance(value, int) else _number(value) if isinstance(value, str) else value
+        number = (
+            value if isinstance(value, int) else _number(value) if isinstance(value, str) else value
+        )
         if kind is int and isinstance(number, float) and number.is_integer():
             return int(number)
-        if isinstance(number, int) or (kind is float and isinstance(number, float) and not math.isnan(number)):
+        if isinstance(number, int) or (
+            kind is float and isinstance(number, float) and not math.isnan(number)
+        ):
             return kind(number)
     elif kind is str:
         if isinstance(value, str):
@@ -192,7 +224,9 @@ class _Merger:
     open: set[str] = field(default_factory=set)
 
     def define(self, layer: Mapping[str, Any], source: str) -> None:
-        """Merges a yaml file that belongs to the definition: keys that it adds exist from now on."""
+        """Merges a yaml file that belongs to the definition: keys that it adds exist from now
+        on.
+        """
         self._merge(self.config, layer, "", source, new_keys=True, raw=None)
 
     def update(self, layer: Mapping[str, Any], source: str, raw: str | None = None) -> None:
@@ -208,7 +242,9 @@ class _Merger:
         new_keys: bool,
         raw: str | None,
     ) -> None:
-        known = [str(key) for key in target]  # the keys of earlier files: those of one file may resemble each other
+        known = [
+            str(key) for key in target
+        ]  # the keys of earlier files: those of one file may resemble each other
         for key, value in layer.items():
             full = f"{prefix}{key}"
             if key not in target:
@@ -218,7 +254,9 @@ class _Merger:
                     raise _wrong_type(full, dict, value, source)
                 self._merge(target[key], value, f"{full}.", source, new_keys, raw)
             elif full in self.kinds:
-                nullable = value is None or (isinstance(value, str) and value.lower() in ("null", "none"))
+                nullable = value is None or (
+                    isinstance(value, str) and value.lower() in ("null", "none")
+                )
                 if nullable and full in _NULLABLE:
                     target[key] = None
                 else:
@@ -238,12 +276,19 @@ class _Merger:
     ) -> None:
         full, parent = f"{prefix}{key}", prefix.removesuffix(".")
         if not new_keys and parent not in self.open:
-            hint = nearest(full, self._names(self.config)) or "src/config/default.yaml lists and explains the keys"
+            hint = (
+                nearest(full, self._names(self.config))
+                or "src/config/default.yaml lists and explains the keys"
+            )
             raise ConfigError(f"{source}unknown key '{full}'; {hint}")
-        if not (new_keys and parent):  # inside a mapping of one's own file, similar names are no accident
+        if not (
+            new_keys and parent
+        ):  # inside a mapping of one's own file, similar names are no accident
             close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8 if parent else 0.93)
             if close:
-                _log.warning("%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0])
+                _log.warning(
+                    "%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0]
+                )
         if isinstance(value, Mapping):
             target[key] = {}
             if not value or parent in self.open:
@@ -268,12 +313,12 @@ def build_config(algorithm: str, environment: str, updates: Iterable[str] = ()) 
     Args:
         algorithm: name of a file in `config/algs/`, or the path of a yaml file.
         environment: the same in `config/envs/`.
-        updates: what stands behind `with` on the command line: `key=value`, `env_args.key=value` or files of settings.
-            Files count less than single settings, as in Sacred.
+        updates: what stands behind `with` on the command line: `key=value`, `env_args.key=value` or
+            files of settings. Files count less than single settings, as in Sacred.
 
     Raises:
-        ConfigError: an unknown key, algorithm, environment or scenario, a value of the wrong type or out of range, a
-            broken file.
+        ConfigError: an unknown key, algorithm, environment or scenario, a value of the wrong type
+            or out of range, a broken file.
     """
     alg_path, env_path = find_config("algs", algorithm), find_config("envs", environment)
     merger = _Merger()
@@ -285,7 +330,9 @@ def build_config(algorithm: str, environment: str, updates: Iterable[str] = ()) 
     _update(merger, updates)
     if merger.config["scenario"]:
         _update_for_scenario(merger, merger.config["scenario"], alg_path.stem)
-        _update(merger, updates)  # once more: what is asked for counts more than what a scenario suggests
+        _update(
+            merger, updates
+        )  # once more: what is asked for counts more than what a scenario suggests
     config = merger.config
     config["name"] = config["name"] or alg_path.stem
     config["env_config"] = config["env_config"] or env_path.stem
@@ -302,7 +349,10 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
     for update in updates:
         if "=" not in update:
             if not update.endswith(SUFFIXES):
-                raise ConfigError(f"cannot read '{update}': expected key=value or the path of a .yaml or .json file")
+                raise ConfigError(
+                    f"cannot read '{update}': expected key=value or the path of a .yaml or .json "
+                    "file"
+                )
             path = Path(update).expanduser()
             merger.update(load_file(path), f"{path}: ")
     for update in updates:
@@ -315,17 +365,20 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
 
 
 def _update_for_scenario(merger: _Merger, scenario: str, algorithm: str) -> None:
-    """Merges what a scenario's file has for the algorithm: the section of its learner, then that of its own name.
+    """Merges what a scenario's file has for the algorithm: the section of its learner, then that of
+    its own name.
 
     Raises:
-        ConfigError: there is no such scenario, it has nothing for this algorithm, or a section is no mapping.
+        ConfigError: there is no such scenario, it has nothing for this algorithm, or a section is
+            no mapping.
     """
     path = find_config("scenarios", scenario)
     sections = load_file(path)
     mine = [name for name in (merger.config.get("learner"), algorithm) if name in sections]
     if not mine:
         raise ConfigError(
-            f"scenario '{scenario}' has no settings for '{algorithm}', only for {', '.join(sections) or 'nothing'}"
+            f"scenario '{scenario}' has no settings for '{algorithm}', only for "
+            f"{', '.join(sections) or 'nothing'}"
         )
     for name in mine:
         if not isinstance(sections[name], Mapping):
@@ -359,28 +412,65 @@ _FINITE_POSITIVE = Rule(lambda value: 0 < value < math.inf, "greater than 0 and 
 _SMOOTHING = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
 _NAME = Rule(lambda value: bool(value.strip()), "a name, not an empty string")
 
-# Names of plug-ins (runner, mac, learner, ...) are not here: their registries know them, plug-ins of the user included.
+# Names of plug-ins (runner, mac, learner, ...) are not here: their registries know them, plug-ins
+# of the user included.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         (
-            *("repeat_id", "t_max", "acting_threads", "batch_size_run", "epsilon_anneal_time", "test_interval"),
-            *("test_nepisode", "log_interval", "runner_log_interval", "learner_log_interval", "save_model_interval"),
-            *("keep_checkpoints", "updates_per_collection", "buffer_size", "batch_size", "target_update_interval"),
+            *(
+                "repeat_id",
+                "t_max",
+                "acting_threads",
+                "batch_size_run",
+                "epsilon_anneal_time",
+                "test_interval",
+            ),
+            *(
+                "test_nepisode",
+                "log_interval",
+                "runner_log_interval",
+                "learner_log_interval",
+                "save_model_interval",
+            ),
+            *(
+                "keep_checkpoints",
+                "updates_per_collection",
+                "buffer_size",
+                "batch_size",
+                "target_update_interval",
+            ),
             *("rnn_hidden_dim", "mixing_embed_dim", "hypernet_embed", "updates_per_step"),
         ),
         _COUNT,
     ),
     **dict.fromkeys(
         (
-            *("learner_threads", "load_step", "checkpoint_agents", "accumulated_episodes", "steps_per_update"),
-            *("max_env_restarts", "weight_decay", "warmup_episodes", "transition_history", "recent_transitions"),
+            *(
+                "learner_threads",
+                "load_step",
+                "checkpoint_agents",
+                "accumulated_episodes",
+                "steps_per_update",
+            ),
+            *(
+                "max_env_restarts",
+                "weight_decay",
+                "warmup_episodes",
+                "transition_history",
+                "recent_transitions",
+            ),
         ),
         _at_least(0),
     ),
-    **dict.fromkeys(("epsilon_start", "epsilon_finish", "gamma", "td_lambda", "target_tau"), _PROBABILITY),
+    **dict.fromkeys(
+        ("epsilon_start", "epsilon_finish", "gamma", "td_lambda", "target_tau"), _PROBABILITY
+    ),
     **dict.fromkeys(("env_timeout", "grad_norm_clip"), _POSITIVE),
     **dict.fromkeys(("lr", "optim_eps"), _FINITE_POSITIVE),
-    **dict.fromkeys(("runner", "mac", "agent", "action_selector", "local_results_path", "name", "env_config"), _NAME),
+    **dict.fromkeys(
+        ("runner", "mac", "agent", "action_selector", "local_results_path", "name", "env_config"),
+        _NAME,
+    ),
     "optim_alpha": _SMOOTHING,
     "seed": Rule(lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
     "hypernet_layers": _one_of(1, 2),
@@ -409,13 +499,17 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"the {what}'s yaml file sets no '{key}'")
     if config["runner"] == "episode" and config["batch_size_run"] != 1:
         raise ConfigError(
-            f"runner 'episode' steps one environment: set batch_size_run=1 (got {config['batch_size_run']}) "
+            "runner 'episode' steps one environment: set batch_size_run=1 (got "
+            f"{config['batch_size_run']}) "
             "or runner=parallel"
         )
     for key in ("batch_size", "batch_size_run"):
         in_episodes = key == "batch_size_run" or config["replay"] != "transitions"
         if in_episodes and config[key] > config["buffer_size"]:
-            raise ConfigError(f"{key} ({config[key]}) must not be greater than buffer_size ({config['buffer_size']})")
+            raise ConfigError(
+                f"{key} ({config[key]}) must not be greater than buffer_size "
+                f"({config['buffer_size']})"
+            )
     if config["evaluate"] and not config["checkpoint_path"]:
         raise ConfigError("evaluate=True needs checkpoint_path=..., the checkpoint to evaluate")
     if config["checkpoint_agents"] and not config["evaluate"]:
@@ -426,14 +520,18 @@ def check_config(config: Mapping[str, Any]) -> None:
         if kind not in OBSERVERS:
             raise ConfigError(f"unknown observer '{kind}'; {nearest(kind, OBSERVERS)}")
         if not isinstance(options, Mapping):
-            raise ConfigError(f"observers.{kind} must be a mapping such as {{url: ...}}, got {options!r}")
+            raise ConfigError(
+                f"observers.{kind} must be a mapping such as {{url: ...}}, got {options!r}"
+            )
 
 
 # --- What a run needs besides ---
 
 
 def set_seed(config: dict[str, Any]) -> None:
-    """Draws `seed` from the operating system if it is None, and passes it on as `env_args["seed"]`, as PyMARL does."""
+    """Draws `seed` from the operating system if it is None, and passes it on as `env_args["seed"]`,
+    as PyMARL does.
+    """
     if config["seed"] is None:
         config["seed"] = int.from_bytes(os.urandom(4), "little") >> 1
     config["env_args"]["seed"] = config["seed"]
@@ -447,14 +545,22 @@ def resolve_device(config: dict[str, Any], log: logging.Logger) -> str:
 
     if torch.cuda.is_available():
         return "cuda"
-    why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
-    log.warning("use_cuda: True, but %s: training on the CPU (`python src/main.py doctor` tells more)", why)
+    why = (
+        "this torch is built without CUDA"
+        if torch.version.cuda is None
+        else "torch finds no CUDA device"
+    )
+    log.warning(
+        "use_cuda: True, but %s: training on the CPU (`python src/main.py doctor` tells more)", why
+    )
     config["use_cuda"] = False
     return "cpu"
 
 
 def task_name(config: Mapping[str, Any]) -> str:
-    """What a run is about, as a folder name: `env_args.map_name`, else `env_args.key`, else `env_config`."""
+    """What a run is about, as a folder name: `env_args.map_name`, else `env_args.key`, else
+    `env_config`.
+    """
     for name in (config["env_args"].get("map_name"), config["env_args"].get("key")):
         if isinstance(name, str) and name.strip():
             return safe_name(name)
@@ -468,11 +574,17 @@ def safe_name(name: str) -> str:
 
 def results_dir(config: Mapping[str, Any]) -> Path:
     """`results/sacred/ALG/MAP`, in which every run has a folder named by its number."""
-    return Path(config["local_results_path"]) / "sacred" / safe_name(config["name"]) / task_name(config)
+    return (
+        Path(config["local_results_path"])
+        / "sacred"
+        / safe_name(config["name"])
+        / task_name(config)
+    )
 
 
 def check_results_folder(folder: Path) -> None:
-    """Makes sure that a run can write into `folder`, by writing, syncing and deleting 64 kB. Leaves nothing behind.
+    """Makes sure that a run can write into `folder`, by writing, syncing and deleting 64 kB. Leaves
+    nothing behind.
 
     Raises:
         UserError: the folder cannot be made or written to, or the disk is full.
@@ -486,7 +598,11 @@ def check_results_folder(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as exc:
-        what = "no space left: free some" if is_disk_full(exc) else f"cannot write there ({exc.strerror}): mend that"
+        what = (
+            "no space left: free some"
+            if is_disk_full(exc)
+            else f"cannot write there ({exc.strerror}): mend that"
+        )
         raise UserError(f"results folder {folder}: {what} or set local_results_path=...") from exc
     finally:
         try:
@@ -502,7 +618,9 @@ def missing_folders(folder: Path) -> list[Path]:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Removes folders, innermost first, stopping at the first that is not empty or not there to be removed."""
+    """Removes folders, innermost first, stopping at the first that is not empty or not there to be
+    removed.
+    """
     for path in folders:
         try:
             path.rmdir()

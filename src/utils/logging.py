@@ -1,8 +1,10 @@
 """What a run says: on the console, in its result files, to Sacred and TensorBoard.
 
-`metrics.jsonl` is the source of truth: one JSON object per line, `{"t": steps, "key": name, "value": number or list}`.
-Sacred's info holds the same numbers in PyMARL's form (lists `key` and `key_T`) and is rebuilt from that file when a run
-is resumed. Wall-clock figures go to `timing.jsonl` only, so that equal seeds give equal metrics and equal info.
+`metrics.jsonl` is the source of truth: one JSON object per line, `{"t": steps, "key": name,
+    "value": number or list}`.
+Sacred's info holds the same numbers in PyMARL's form (lists `key` and `key_T`) and is rebuilt from
+that file when a run is resumed. Wall-clock figures go to `timing.jsonl` only, so that equal seeds
+give equal metrics and equal info.
 """
 
 from __future__ import annotations
@@ -46,10 +48,13 @@ _RATE_WINDOW = 30.0  # [s] over which steps per second are measured
 
 
 def _is_chatter(record: logging.LogRecord) -> bool:
-    """Sacred's own notes about a run; `main.py` reports how a run ended, warnings about observers stay."""
+    """Sacred's own notes about a run; `main.py` reports how a run ended, warnings about observers
+    stay.
+    """
     from_run = record.module == "run" and "sacred" in record.pathname
     return from_run and (
-        record.levelno < logging.WARNING or str(record.msg).startswith(("Failed after", "Aborted after"))
+        record.levelno < logging.WARNING
+        or str(record.msg).startswith(("Failed after", "Aborted after"))
     )
 
 
@@ -71,13 +76,18 @@ class _StderrHandler(logging.StreamHandler):
 
 
 def get_logger() -> logging.Logger:
-    """The console logger: the root logger at level INFO, in colour on a terminal, plain lines otherwise."""
+    """The console logger: the root logger at level INFO, in colour on a terminal, plain lines
+    otherwise.
+    """
     logger = logging.getLogger()
     if not any(handler.name == _HANDLER for handler in logger.handlers):
         console = Console(file=sys.stderr)
         if console.is_terminal and not console.is_dumb_terminal:
             handler = RichHandler(
-                console=console, show_path=False, log_time_format=f"[{_CLOCK}]", highlighter=NullHighlighter()
+                console=console,
+                show_path=False,
+                log_time_format=f"[{_CLOCK}]",
+                highlighter=NullHighlighter(),
             )
         else:
             handler = _StderrHandler()
@@ -113,9 +123,11 @@ class _Tee:
 
 @contextmanager
 def record_output() -> Iterator[io.StringIO]:
-    """Records what is logged and printed: without colours, and without the progress line of a terminal.
+    """Records what is logged and printed: without colours, and without the progress line of a
+    terminal.
 
-    (Sacred's own capturing either hides the terminal from the process or records every drawing of the progress line.)
+    (Sacred's own capturing either hides the terminal from the process or records every drawing of
+    the progress line.)
     """
     recorder = io.StringIO()
     logger, streams = logging.getLogger(), (sys.stdout, sys.stderr)
@@ -140,7 +152,9 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return f"{days}d {hours:02}:{minutes:02}:{rest:02}" if days else f"{hours}:{minutes:02}:{rest:02}"
+    return (
+        f"{days}d {hours:02}:{minutes:02}:{rest:02}" if days else f"{hours}:{minutes:02}:{rest:02}"
+    )
 
 
 # --- Files ---
@@ -173,7 +187,9 @@ class _LineFile:
         self.bytes += len(line)
 
     def cut(self, size: int) -> None:
-        """Keeps the complete lines within the first `size` bytes (one truncation: all or nothing)."""
+        """Keeps the complete lines within the first `size` bytes (one truncation: all or
+        nothing).
+        """
         self.lines = self.bytes = 0
         with self.path.open("rb") as file:
             for line in file:
@@ -217,7 +233,8 @@ class Logger:
     Args:
         console_logger: where `print_recent_stats` and warnings go.
 
-    A figure is recorded once per key and t: a second value at the same t as the last one is left out.
+    A figure is recorded once per key and t: a second value at the same t as the last one is left
+        out.
     """
 
     def __init__(self, console_logger: logging.Logger) -> None:
@@ -231,16 +248,21 @@ class Logger:
         self._info: dict[str, Any] = {}
 
     def setup_tb(self, directory_name: str | Path) -> None:
-        """Writes TensorBoard events too; without a working tensorboard-logger this is one warning."""
+        """Writes TensorBoard events too; without a working tensorboard-logger this is one
+        warning.
+        """
         try:
             with warnings.catch_warnings():  # dozens of them, about its generated code
                 warnings.simplefilter("ignore", DeprecationWarning)
                 from tensorboard_logger import Logger as EventWriter
 
             self._tb = EventWriter(str(directory_name))
-        except Exception as exc:  # an old package: it breaks in many ways, and a run can do without it
+        except (
+            Exception
+        ) as exc:  # an old package: it breaks in many ways, and a run can do without it
             self.console_logger.warning(
-                "use_tensorboard: no TensorBoard events (%s: %s); `python src/main.py doctor` tells more",
+                "use_tensorboard: no TensorBoard events (%s: %s); `python src/main.py doctor` "
+                "tells more",
                 type(exc).__name__,
                 exc,
             )
@@ -254,13 +276,16 @@ class Logger:
 
     def setup_files(self, run_dir: str | Path) -> None:
         """Appends to `metrics.jsonl` and `timing.jsonl` in `run_dir`."""
-        self._files = {name: _LineFile(Path(run_dir) / f"{name}.jsonl") for name in ("metrics", "timing")}
+        self._files = {
+            name: _LineFile(Path(run_dir) / f"{name}.jsonl") for name in ("metrics", "timing")
+        }
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
         """Records one figure.
 
         Args:
-            value: a number, a NumPy scalar or a tensor with one element; NaN and infinity are written as null.
+            value: a number, a NumPy scalar or a tensor with one element; NaN and infinity are
+                written as null.
             t: environment steps so far.
             to_sacred: False: not into Sacred's info.
         """
@@ -276,20 +301,26 @@ class Logger:
             self._tb.log_value(key, value, t)
 
     def log_list(self, key: str, values: Sequence[Any], t: int) -> None:
-        """Records a list of figures, e.g. the return of every evaluation episode: in `metrics.jsonl` only."""
+        """Records a list of figures, e.g. the return of every evaluation episode: in
+        `metrics.jsonl` only.
+        """
         if self._is_new(f"{key}[]", int(t)):
             numbers = [_json_number(_number(value)) for value in values]
             self._append("metrics", {"t": int(t), "key": key, "value": numbers})
 
     def log_timing(self, key: str, value: Any, t: int) -> None:
-        """Records a wall-clock figure: in `timing.jsonl` and TensorBoard, not in Sacred's info or `metrics.jsonl`."""
+        """Records a wall-clock figure: in `timing.jsonl` and TensorBoard, not in Sacred's info or
+        `metrics.jsonl`.
+        """
         value, t = _number(value), int(t)
         self._append("timing", {"t": t, "key": key, "value": _json_number(value)})
         if self.use_tb:
             self._tb.log_value(key, value, t)
 
     def print_recent_stats(self) -> None:
-        """Logs the recent value of every figure: the last one for `episode` and `epsilon`, else the mean of five."""
+        """Logs the recent value of every figure: the last one for `episode` and `epsilon`, else the
+        mean of five.
+        """
         t_env = max((values[-1][0] for values in self.stats.values() if values), default=0)
         lines = [f"Recent Stats | t_env: {t_env:>10,}"]
         if self.stats.get("episode"):
@@ -302,20 +333,27 @@ class Logger:
             cells.append(f"{key + ':':<25}{sum(recent) / len(recent):>10.4f}")
         terminal = _terminal()
         columns = 4 if terminal is None else max(1, (terminal.width - _PREFIX) // _CELL)
-        lines += ["   ".join(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+        lines += [
+            "   ".join(cells[start : start + columns]) for start in range(0, len(cells), columns)
+        ]
         self.console_logger.info("%s", "\n".join(lines))
 
     def position(self) -> Position:
-        """How much is written so far, for a checkpoint: lines and bytes of both files, all on the disk by then."""
+        """How much is written so far, for a checkpoint: lines and bytes of both files, all on the
+        disk by then.
+        """
         for file in self._files.values():
             file.sync()
-        return {name: {"lines": file.lines, "bytes": file.bytes} for name, file in self._files.items()}
+        return {
+            name: {"lines": file.lines, "bytes": file.bytes} for name, file in self._files.items()
+        }
 
     def rewind(self, position: Mapping[str, Mapping[str, int]]) -> None:
-        """Goes back to `position()` of a checkpoint: cuts the files and rebuilds Sacred's info and `stats` from them.
+        """Goes back to `position()` of a checkpoint: cuts the files and rebuilds Sacred's info and
+        `stats` from them.
 
-        Needs `setup_files`. A file that lost lines since then (a crash of the machine) is used as far as it goes, with
-        a warning.
+        Needs `setup_files`. A file that lost lines since then (a crash of the machine) is used as
+        far as it goes, with a warning.
         """
         for name, file in self._files.items():
             file.cut(position[name]["bytes"])
@@ -386,7 +424,12 @@ class ProgressLine:
     """
 
     def __init__(
-        self, t_max: int, log: logging.Logger, t_start: int = 0, spent: float = 0.0, console: Console | None = None
+        self,
+        t_max: int,
+        log: logging.Logger,
+        t_start: int = 0,
+        spent: float = 0.0,
+        console: Console | None = None,
     ) -> None:
         self._t_max = t_max
         self._log = log
@@ -395,7 +438,9 @@ class ProgressLine:
         self._last_test = ""
         self._began = time.monotonic() - spent
         self._sampled = -math.inf
-        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), t_start)])  # the last _RATE_WINDOW seconds
+        self._samples: deque[tuple[float, int]] = deque(
+            [(time.monotonic(), t_start)]
+        )  # the last _RATE_WINDOW seconds
         self._console = console or _terminal()
         self._live: Live | None = None
         self._diverted: list[tuple[_Tee, TextIO]] = []
@@ -405,7 +450,8 @@ class ProgressLine:
 
         Args:
             t_env: steps so far.
-            shares: fraction of the time per activity, in [0, 1]: environment, acting, learning, evaluation.
+            shares: fraction of the time per activity, in [0, 1]: environment, acting, learning,
+                evaluation.
             last_test: the last evaluation in words, e.g. "test return 12.3".
         """
         self._t_env, self._shares, self._last_test = t_env, shares, last_test
@@ -433,7 +479,10 @@ class ProgressLine:
         if self._last_test:
             parts.append(self._last_test)
         if self._shares:
-            parts.append("time: " + ", ".join(f"{name} {100 * share:.0f}%" for name, share in self._shares.items()))
+            parts.append(
+                "time: "
+                + ", ".join(f"{name} {100 * share:.0f}%" for name, share in self._shares.items())
+            )
         return " | ".join(parts)
 
     def seconds(self) -> float:
@@ -466,9 +515,16 @@ class ProgressLine:
 
     def _start(self) -> None:
         tees = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, _Tee)]
-        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=not tees, redirect_stderr=not tees)
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=not tees,
+            redirect_stderr=not tees,
+        )
         self._live.start()
-        for tee in tees:  # what is printed meanwhile appears above the line, and still passes the recorder
+        for tee in (
+            tees
+        ):  # what is printed meanwhile appears above the line, and still passes the recorder
             if tee.isatty():
                 self._diverted.append((tee, tee.stream))
                 tee.stream = FileProxy(self._console, tee.stream)

@@ -10,10 +10,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep freed memory for the next allocation instead of giving it back to the kernel.
+    """Makes glibc keep freed memory for the next allocation instead of giving it back to the
+    kernel.
 
-    A learner's update allocates and frees the same sequence-sized tensors every time; given back, they cost tens of
-    thousands of page faults per update.
+    A learner's update allocates and frees the same sequence-sized tensors every time; given back,
+    they cost tens of thousands of page faults per update.
 
     Returns:
         Whether the C library took the setting (others than glibc do not).

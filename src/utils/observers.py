@@ -1,4 +1,6 @@
-"""Sacred's view of a run: its folder `results/sacred/ALG/MAP/ID`, and databases that may be away."""
+"""Sacred's view of a run: its folder `results/sacred/ALG/MAP/ID`, and databases that may be
+away.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _END_WAIT = 15.0  # [s] that the end of a run waits for a database
 
 
 class Interrupted(SacredInterrupt):
-    """A signal ended the run in good order; Sacred records the status INTERRUPTED, the exit code is 128 + signum."""
+    """A signal ended the run in good order; Sacred records the status INTERRUPTED, the exit code is
+    128 + signum.
+    """
 
     STATUS = "INTERRUPTED"
 
@@ -40,7 +44,9 @@ class Interrupted(SacredInterrupt):
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Writes strict JSON (NaN becomes null), so that a reader finds the old or the new file and never half of one."""
+    """Writes strict JSON (NaN becomes null), so that a reader finds the old or the new file and
+    never half of one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         temporary.write_text(_to_json(content, indent), encoding="utf-8")
@@ -66,8 +72,12 @@ def _without_nan(content: Any) -> Any:
 
 
 def _snapshot(info: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `info` that the training thread may go on appending to; `key` and `key_T` of equal length."""
-    copied = {key: list(value) if isinstance(value, list) else value for key, value in list(info.items())}
+    """A copy of `info` that the training thread may go on appending to; `key` and `key_T` of equal
+    length.
+    """
+    copied = {
+        key: list(value) if isinstance(value, list) else value for key, value in list(info.items())
+    }
     for key, values in copied.items():
         steps = copied.get(f"{key}_T")
         if isinstance(values, list) and isinstance(steps, list):
@@ -83,8 +93,9 @@ def _size(info: Mapping[str, Any]) -> int:
 class RunFolder(FileStorageObserver):
     """Sacred's files in a folder per run; a resumed run goes on in its old folder.
 
-    `info.json` is rewritten only when the info grew, and so seldom that it takes at most 1% of the time; always at the
-    end. A write that fails during the run (e.g. a full disk) is one warning and is tried again.
+    `info.json` is rewritten only when the info grew, and so seldom that it takes at most 1% of the
+    time; always at the end. A write that fails during the run (e.g. a full disk) is one warning and
+    is tried again.
 
     Args:
         basedir: the folder in which runs have a folder each, named by their number.
@@ -92,10 +103,14 @@ class RunFolder(FileStorageObserver):
     """
 
     def __init__(self, basedir: str | Path, run_dir: str | Path | None = None) -> None:
-        super().__init__(basedir, priority=1000, copy_sources=False)  # asked first: its number is the run's id
+        super().__init__(
+            basedir, priority=1000, copy_sources=False
+        )  # asked first: its number is the run's id
         self.created: Path | None = None  # the folder, once it is made; None for a resumed run
         self._resumed = None if run_dir is None else Path(run_dir)
-        self._lock = threading.Lock()  # Sacred's heartbeat thread may still be busy when the run ends
+        self._lock = (
+            threading.Lock()
+        )  # Sacred's heartbeat thread may still be busy when the run ends
         self._dumped_size = -1
         self._next_dump = 0.0
         self._failing = False
@@ -108,12 +123,16 @@ class RunFolder(FileStorageObserver):
         try:
             try:
                 super()._make_run_dir(_id)
-            except FileNotFoundError:  # another run that failed early has just removed the empty parents
+            except (
+                FileNotFoundError
+            ):  # another run that failed early has just removed the empty parents
                 super()._make_run_dir(_id)
         except OSError as exc:
             wanted, self.dir = Path(self.basedir) / str(_id), None  # Sacred sets it before it tries
             if isinstance(exc, FileExistsError):
-                raise UserError(f"run {_id} exists already: {wanted}; resume={wanted} continues it") from exc
+                raise UserError(
+                    f"run {_id} exists already: {wanted}; resume={wanted} continues it"
+                ) from exc
             raise
         self.created = Path(self.dir)
 
@@ -127,11 +146,15 @@ class RunFolder(FileStorageObserver):
         meta_info: dict[str, Any],
         _id: str | None,
     ) -> str:
-        """Makes the folder, or takes up the old one: `run.json` then lists in `resumed` when that happened."""
+        """Makes the folder, or takes up the old one: `run.json` then lists in `resumed` when that
+        happened.
+        """
         before: dict[str, Any] = {}
         if self._resumed is not None:
             before = _read_json(self._resumed / "run.json")
-        run_id = super().started_event(mask_secrets(ex_info), command, host_info, start_time, config, meta_info, _id)
+        run_id = super().started_event(
+            mask_secrets(ex_info), command, host_info, start_time, config, meta_info, _id
+        )
         if before:
             self.run_entry["resumed"] = [*before.get("resumed", []), start_time.isoformat()]
             self.run_entry["start_time"] = before.get("start_time", self.run_entry["start_time"])
@@ -147,9 +170,13 @@ class RunFolder(FileStorageObserver):
 
     def save_json(self, obj: Any, filename: str) -> None:
         """Replaces one file, atomically."""
-        write_json(Path(self.dir) / filename, obj, indent=None if filename == "info.json" else 2)  # no indent: fast
+        write_json(
+            Path(self.dir) / filename, obj, indent=None if filename == "info.json" else 2
+        )  # no indent: fast
 
-    def heartbeat_event(self, info: dict[str, Any], captured_out: str, beat_time: datetime, result: object) -> None:
+    def heartbeat_event(
+        self, info: dict[str, Any], captured_out: str, beat_time: datetime, result: object
+    ) -> None:
         """Appends to cout.txt, rewrites run.json, and info.json when it is its time."""
         with self._lock:
             self.info, self.cout = info, captured_out
@@ -170,7 +197,9 @@ class RunFolder(FileStorageObserver):
         self._end(fail_time, "FAILED", fail_trace=fail_trace)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
-        """What a plug-in records with Sacred's own `log_scalar`, in metrics.json; without any there is no such file."""
+        """What a plug-in records with Sacred's own `log_scalar`, in metrics.json; without any there
+        is no such file.
+        """
         if metrics_by_name:
             self._try(lambda: super(RunFolder, self).log_metrics(metrics_by_name, info))
 
@@ -206,7 +235,9 @@ class RunFolder(FileStorageObserver):
             self._failing = False
         except Exception as exc:
             if not self._failing:
-                _log.warning("%s: cannot write Sacred's files (%s); trying again later", self.dir, exc)
+                _log.warning(
+                    "%s: cannot write Sacred's files (%s); trying again later", self.dir, exc
+                )
             self._failing = True
 
 
@@ -219,10 +250,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 class Detached(RunObserver):
-    """Another observer in a thread of its own: a database that is slow or away never stops or delays training.
+    """Another observer in a thread of its own: a database that is slow or away never stops or
+    delays training.
 
-    The start of a run waits for it 10 s, the end 15 s. The first failure is logged, and the next one after it worked
-    again; if the start fails, the run is not recorded there.
+    The start of a run waits for it 10 s, the end 15 s. The first failure is logged, and the next
+    one after it worked again; if the start fails, the run is not recorded there.
 
     Args:
         name: for messages.
@@ -234,8 +266,12 @@ class Detached(RunObserver):
     def __init__(self, name: str, observer: RunObserver) -> None:
         self._name = name
         self._observer = observer
-        self._events: queue.SimpleQueue[tuple[str, dict[str, Any], threading.Event]] = queue.SimpleQueue()
-        self._beating = threading.Event()  # a heartbeat is on its way: another one would say the same
+        self._events: queue.SimpleQueue[tuple[str, dict[str, Any], threading.Event]] = (
+            queue.SimpleQueue()
+        )
+        self._beating = (
+            threading.Event()
+        )  # a heartbeat is on its way: another one would say the same
         self._failing = False
         self._dead = False
         self._thread = threading.Thread(target=self._work, name=f"observer-{name}", daemon=True)
@@ -255,7 +291,9 @@ class Detached(RunObserver):
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
         """Passes the event on."""
         if metrics_by_name:
-            self._send("log_metrics", {"metrics_by_name": metrics_by_name, "info": info})  # gets the database's ids
+            self._send(
+                "log_metrics", {"metrics_by_name": metrics_by_name, "info": info}
+            )  # gets the database's ids
 
     def completed_event(self, **event: Any) -> None:
         """Passes the event on."""
@@ -301,7 +339,11 @@ class Detached(RunObserver):
             self._failing = False
         except Exception as exc:  # whatever a database client raises
             self._dead = method == "started_event"
-            what = "cannot be reached: the run is not recorded there" if self._dead else "fails: trying again"
+            what = (
+                "cannot be reached: the run is not recorded there"
+                if self._dead
+                else "fails: trying again"
+            )
             self._warn(f"{what} ({type(exc).__name__}: {textwrap.shorten(str(exc), 150)})")
 
     def _warn(self, what: str) -> None:
@@ -311,7 +353,9 @@ class Detached(RunObserver):
 
 
 def make_observers(config: Mapping[str, Any]) -> list[RunObserver]:
-    """The observers of config key `observers`; one that cannot be made (package missing, bad options) is a warning."""
+    """The observers of config key `observers`; one that cannot be made (package missing, bad
+    options) is a warning.
+    """
     made: list[RunObserver] = []
     for name, options in config["observers"].items():
         try:
@@ -320,7 +364,9 @@ def make_observers(config: Mapping[str, Any]) -> list[RunObserver]:
             package = {"mongo": "pymongo", "sql": "sqlalchemy"}[name]
             _log.warning("observers.%s: not used, %s; pip install %s", name, exc, package)
         except Exception as exc:  # whatever a database client raises
-            _log.warning("observers.%s: not used, %s: %s", name, type(exc).__name__, mask_secrets(str(exc)))
+            _log.warning(
+                "observers.%s: not used, %s: %s", name, type(exc).__name__, mask_secrets(str(exc))
+            )
     return made
 
 
@@ -342,11 +388,16 @@ _MAKERS = {"mongo": _mongo, "sql": _sql}
 
 
 def mask_secrets(content: Any) -> Any:
-    """A copy without the user names and passwords of URLs and without entries named password: for what is recorded."""
+    """A copy without the user names and passwords of URLs and without entries named password: for
+    what is recorded.
+    """
     if isinstance(content, str):
         return re.sub(r"(://)[^/\s]+@", r"\1***@", content)
     if isinstance(content, Mapping):
-        return {key: "***" if key == "password" else mask_secrets(value) for key, value in content.items()}
+        return {
+            key: "***" if key == "password" else mask_secrets(value)
+            for key, value in content.items()
+        }
     if isinstance(content, list | tuple):
         return [mask_secrets(value) for value in content]
     return content

@@ -1,4 +1,6 @@
-"""Plug-ins from outside the tree (config key `plugins`): imported, and what they define is registered by interface."""
+"""Plug-ins from outside the tree (config key `plugins`): imported, and what they define is
+registered by interface.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +48,13 @@ _ALL = (_VECTOR_ENV, _ENV, _LEARNER, _CONTROLLER, _RUNNER, _SELECTOR, _AGENT, _M
 
 
 def load_plugins(modules: Sequence[str]) -> None:
-    """Imports plug-ins and registers the classes that they define. Loading one again changes nothing.
+    """Imports plug-ins and registers the classes that they define. Loading one again changes
+    nothing.
 
-    A class is registered under its own name and, where it is the only one of its kind in its module, under the module's
-    last name too (`my_learner.py` -> `learner: my_learner`). Names that the plug-in registers itself stay as they are.
-    Without torch in this process (environment workers), only environments are looked for.
+    A class is registered under its own name and, where it is the only one of its kind in its
+    module, under the module's last name too (`my_learner.py` -> `learner: my_learner`). Names that
+    the plug-in registers itself stay as they are. Without torch in this process (environment
+    workers), only environments are looked for.
 
     Args:
         modules: names of modules, found from the current folder too, or paths of .py files.
@@ -73,7 +77,8 @@ def load_plugins(modules: Sequence[str]) -> None:
 def needed_by_environments(modules: Sequence[str]) -> list[str]:
     """Those of the loaded plug-ins that processes with environments have to load.
 
-    Left out are the ones that define learners, controllers, networks, ... and no environment: they would make every
+    Left out are the ones that define learners, controllers, networks, ... and no environment: they
+        would make every
     worker load torch (190 MB and seconds each).
     """
     needed = []
@@ -97,10 +102,14 @@ def _import(name: str) -> ModuleType:
                 f"plugins: no module '{exc.name}' in {os.getcwd()} or on the Python path; "
                 "give a module's dotted name or the path of a .py file"
             ) from exc
-        raise ConfigError(f"plugins: '{name}' needs a module that is not installed: '{exc.name}'") from exc
+        raise ConfigError(
+            f"plugins: '{name}' needs a module that is not installed: '{exc.name}'"
+        ) from exc
     except Exception as exc:  # a plug-in may fail in any way while it is imported
         what = str(exc).splitlines()[0] if str(exc) else ""
-        raise ConfigError(f"plugins: '{name}' cannot be imported: {type(exc).__name__}: {what}{_line_of(exc)}") from exc
+        raise ConfigError(
+            f"plugins: '{name}' cannot be imported: {type(exc).__name__}: {what}{_line_of(exc)}"
+        ) from exc
 
 
 def _line_of(exc: BaseException) -> str:
@@ -108,7 +117,11 @@ def _line_of(exc: BaseException) -> str:
     trace = exc.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace is not None else ""
+    return (
+        f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})"
+        if trace is not None
+        else ""
+    )
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -120,7 +133,9 @@ def _import_file(path: Path) -> ModuleType:
     if found is not None:
         origin = found.__file__ if isinstance(found, ModuleType) else found.origin
         if origin is None or Path(origin).resolve() != path:
-            raise ConfigError(f"plugins: rename {path}: '{name}' is the name of another module ({origin})")
+            raise ConfigError(
+                f"plugins: rename {path}: '{name}' is the name of another module ({origin})"
+            )
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # for the files beside it
     return importlib.import_module(name)
@@ -140,7 +155,9 @@ def _own_classes(module: ModuleType) -> list[type]:
 
 
 def _kind_of(cls: type) -> _Kind | None:
-    """What a class is, judged by its interface; environments first, because their workers have no torch."""
+    """What a class is, judged by its interface; environments first, because their workers have no
+    torch.
+    """
     from envs.multiagentenv import MultiAgentEnv
     from envs.vector_env import VectorEnv
 
@@ -153,7 +170,9 @@ def _kind_of(cls: type) -> _Kind | None:
         return _ENV
     if "torch" not in sys.modules:
         return None
-    if issubclass(cls, sys.modules["torch"].nn.Module):  # has `train` and `cuda` of its own, so before learners
+    if issubclass(
+        cls, sys.modules["torch"].nn.Module
+    ):  # has `train` and `cuda` of its own, so before learners
         if has("init_hidden"):
             return _AGENT
         names = (cls.__name__.lower(), cls.__module__.lower())
@@ -195,7 +214,8 @@ def _register_all(module: ModuleType) -> list[str]:
                     if by_itself:
                         continue
                     raise ConfigError(
-                        f"plugins: {kind.words} '{name}' of {module.__name__} exists already; rename it, or choose a "
+                        f"plugins: {kind.words} '{name}' of {module.__name__} exists already; "
+                        "rename it, or choose a "
                         "name with @register"
                     )
                 _register(kind, registry, name, cls)

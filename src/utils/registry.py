@@ -12,7 +12,8 @@ T = TypeVar("T")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The hint that ends an error about an unknown name: the nearest known one, or all of them if there are few.
+    """The hint that ends an error about an unknown name: the nearest known one, or all of them if
+    there are few.
 
     Returns:
         `"did you mean 'x'?"`, `"known: a, b, c"` or an empty string.

@@ -15,7 +15,8 @@ from torch import Tensor
 def discounted_sums(x: Tensor, decay: Tensor) -> Tensor:
     """y_t = x_t + decay_t y_{t+1}, y = 0 after the last step, for all t at once.
 
-    Every round adds what the next d steps have summed, d = 1, 2, 4, ...: log2(T) rounds instead of T steps.
+    Every round adds what the next d steps have summed, d = 1, 2, 4, ...: log2(T) rounds instead of
+    T steps.
 
     Args:
         x: [B, T, ...].
@@ -44,14 +45,16 @@ def _corrected_values(
 ) -> tuple[Tensor, Tensor]:
     """Sums of lambda-discounted one-step errors, and `values` plus them; both 0 where `mask` is 0.
 
-    delta_t = r_t + gamma (1 - terminated_t) next_values_t - values_t; the sum goes on to step t + 1 if the episode
-    does, that is if step t did not terminate it and step t + 1 is valid. So the last step of a truncated episode has
-    the bootstrapped one-step target, wherever in the batch it is.
+    delta_t = r_t + gamma (1 - terminated_t) next_values_t - values_t; the sum goes on to step t + 1
+    if the episode does, that is if step t did not terminate it and step t + 1 is valid. So the last
+    step of a truncated episode has the bootstrapped one-step target, wherever in the batch it is.
     """
-    # float64: sums over hundreds of steps keep float32's digits, and reduced-precision modes do not touch it.
+    # float64: sums over hundreds of steps keep float32's digits, and reduced-precision modes do not
+    # touch it.
     values, next_values, rewards = values.double(), next_values.double(), rewards.double()
     valid, ended = mask != 0, terminated != 0
-    # Selected, not multiplied: what stands in padding or behind a terminal step may be infinite or NaN.
+    # Selected, not multiplied: what stands in padding or behind a terminal step may be infinite or
+    # NaN.
     delta = rewards + gamma * torch.where(ended, 0.0, next_values) - values
     delta = torch.where(valid, delta, 0.0)
     goes_on = F.pad((valid[:, 1:] & ~ended[:, :-1]).double(), [0, 0] * (valid.dim() - 2) + [0, 1])
@@ -63,7 +66,9 @@ def _pymarl_lambda_return(
     rewards: Tensor, terminated: Tensor, mask: Tensor, target_qs: Tensor, gamma: float, lam: float
 ) -> Tensor:
     target_qs, terminated = target_qs.double(), terminated.double()
-    one_step = mask.double() * (rewards.double() + (1 - lam) * gamma * target_qs[:, 1:] * (1 - terminated))
+    one_step = mask.double() * (
+        rewards.double() + (1 - lam) * gamma * target_qs[:, 1:] * (1 - terminated)
+    )
     start = target_qs[:, -1:] * (1 - terminated.sum(dim=1, keepdim=True))
     x = torch.cat([one_step, start], dim=1)
     return discounted_sums(x, x.new_full((1,) * x.dim(), gamma * lam))[:, :-1]
@@ -82,29 +87,35 @@ def build_td_lambda_targets(
 ) -> Tensor:
     """TD(lambda) returns (Sutton and Barto 2018, chapter 12).
 
-    G_t = r_t + gamma [(1 - lambda) V_{t+1} + lambda G_{t+1}].
-    After a terminal step both V and G are 0. At the last valid step of any other episode (the next step is masked, or
-    outside of the batch) G_{t+1} is V_{t+1}.
+    G_t = r_t + gamma [(1 - lambda) V_{t+1} + lambda G_{t+1}]. After a terminal step both V and G
+    are 0. At the last valid step of any other episode (the next step is masked, or outside of the
+    batch) G_{t+1} is V_{t+1}.
 
     Args:
-        rewards, terminated: [B, T, 1] or [B, T, A]; `terminated` is not set by a truncation (time limit).
-        mask: [B, T, 1] or [B, T, A], nonzero where the transition from t to t + 1 exists (`Steps.mask`). The last
-            observation of an episode is no transition, though `filled` is 1 there.
+        rewards, terminated: [B, T, 1] or [B, T, A]; `terminated` is not set by a truncation (time
+            limit).
+        mask: [B, T, 1] or [B, T, A], nonzero where the transition from t to t + 1 exists
+            (`Steps.mask`). The last observation of an episode is no transition, though `filled` is
+            1 there.
         target_qs: V, [B, T + 1, 1] or [B, T + 1, A].
         n_agents: not read, the shapes tell (PyMARL2's signature has it).
         gamma: discount factor.
         td_lambda: lambda.
-        pymarl: True: PyMARL's recursion, which starts at the batch's last column wherever an episode ends, so that a
-            truncated episode shorter than the batch loses lambda gamma V of its last bootstrap.
+        pymarl: True: PyMARL's recursion, which starts at the batch's last column wherever an
+            episode ends, so that a truncated episode shorter than the batch loses lambda gamma V of
+            its last bootstrap.
 
     Returns:
-        [B, T, 1] or [B, T, A] in the dtype of `target_qs`, without gradient; 0 where the mask is 0 (unless `pymarl`).
+        [B, T, 1] or [B, T, A] in the dtype of `target_qs`, without gradient; 0 where the mask is 0
+        (unless `pymarl`).
     """
     if pymarl:
         returns = _pymarl_lambda_return(rewards, terminated, mask, target_qs, gamma, td_lambda)
     else:
         values, next_values = target_qs[:, :-1], target_qs[:, 1:]
-        _, returns = _corrected_values(rewards, terminated, mask, values, next_values, gamma, td_lambda)
+        _, returns = _corrected_values(
+            rewards, terminated, mask, values, next_values, gamma, td_lambda
+        )
     return returns.to(target_qs.dtype)
 
 
@@ -121,12 +132,12 @@ def build_q_lambda_targets(
 ) -> Tensor:
     """Q(lambda) returns with off-policy corrections (Harutyunyan et al. 2016).
 
-    G_t = Q_t + sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma E_{t+1} - Q_t, where E_t is the value of the
-    target policy at step t (its maximum, for a greedy one). Recursively:
-    G_t = r_t + gamma [E_{t+1} + lambda (G_{t+1} - Q_{t+1})], ending as `build_td_lambda_targets` does.
+    G_t = Q_t + sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma E_{t+1} - Q_t, where E_t
+    is the value of the target policy at step t (its maximum, for a greedy one). Recursively: G_t =
+    r_t + gamma [E_{t+1} + lambda (G_{t+1} - Q_{t+1})], ending as `build_td_lambda_targets` does.
 
-    PyMARL2 computes G_t + E_t - Q_t instead, the quantity that the recursion passes to step t - 1: its targets of
-    non-greedy actions are too high by E_t - Q_t. `pymarl=True` brings that back.
+    PyMARL2 computes G_t + E_t - Q_t instead, the quantity that the recursion passes to step t - 1:
+    its targets of non-greedy actions are too high by E_t - Q_t. `pymarl=True` brings that back.
 
     Args:
         rewards, terminated, mask: as for `build_td_lambda_targets`.
@@ -137,14 +148,17 @@ def build_q_lambda_targets(
         pymarl: PyMARL2's targets, its start at the batch's last column included.
 
     Returns:
-        [B, T, 1] or [B, T, A] in the dtype of `exp_qvals`, without gradient; 0 where the mask is 0 (unless `pymarl`).
+        [B, T, 1] or [B, T, A] in the dtype of `exp_qvals`, without gradient; 0 where the mask is 0
+        (unless `pymarl`).
     """
     qvals = qvals[:, : exp_qvals.shape[1] - 1]
     if pymarl:
         rewards = rewards.double() + exp_qvals[:, :-1].double() - qvals.double()
         returns = _pymarl_lambda_return(rewards, terminated, mask, exp_qvals, gamma, td_lambda)
     else:
-        _, returns = _corrected_values(rewards, terminated, mask, qvals, exp_qvals[:, 1:], gamma, td_lambda)
+        _, returns = _corrected_values(
+            rewards, terminated, mask, qvals, exp_qvals[:, 1:], gamma, td_lambda
+        )
     return returns.to(exp_qvals.dtype)
 
 
@@ -161,18 +175,20 @@ def build_gae_targets(
 
     Args:
         rewards: [B, T, ...], of as many axes as `values`.
-        masks: [B, T, ...]. With `terminated`: nonzero where the transition exists. Without (PyMARL2's call): factor on
-            everything that follows step t, the bootstrap included, delta_t = r_t + gamma masks_t V_{t+1} - V_t and
-            A_t = delta_t + gamma lambda masks_t A_{t+1}, to the batch's last column.
+        masks: [B, T, ...]. With `terminated`: nonzero where the transition exists. Without
+            (PyMARL2's call): factor on everything that follows step t, the bootstrap included,
+            delta_t = r_t + gamma masks_t V_{t+1} - V_t and A_t = delta_t + gamma lambda masks_t
+            A_{t+1}, to the batch's last column.
         values: V, [B, T + 1, ...].
         gamma: discount factor.
         lambd: lambda.
-        terminated: [B, T, ...], 1 at the last step of an episode that ended by the task's own rules. An episode that
-            ends otherwise is truncated: its last step bootstraps from V_{t+1}, and no error behind it is added.
+        terminated: [B, T, ...], 1 at the last step of an episode that ended by the task's own
+            rules. An episode that ends otherwise is truncated: its last step bootstraps from
+            V_{t+1}, and no error behind it is added.
 
     Returns:
-        (advantages, returns), each [B, T, ...] in the dtype of `values`, without gradient; with `terminated` both are
-        0 where the mask is 0.
+        (advantages, returns), each [B, T, ...] in the dtype of `values`, without gradient; with
+        `terminated` both are 0 where the mask is 0.
     """
     current, following = values[:, :-1].double(), values[:, 1:].double()
     if terminated is None:
@@ -181,7 +197,9 @@ def build_gae_targets(
         advantages = discounted_sums(delta, gamma * lambd * masks)
         returns = current + advantages
     else:
-        advantages, returns = _corrected_values(rewards, terminated, masks, current, following, gamma, lambd)
+        advantages, returns = _corrected_values(
+            rewards, terminated, masks, current, following, gamma, lambd
+        )
     return advantages.to(values.dtype), returns.to(values.dtype)
 
 
@@ -205,11 +223,19 @@ class RunningMeanStd:
             x = x.astype(np.float64, copy=False)
             self.update_from_moments(x.mean(axis=0), x.var(axis=0), len(x))
 
-    def update_from_moments(self, batch_mean: np.ndarray, batch_var: np.ndarray, batch_count: float) -> None:
-        """Adds `batch_count` samples of which only the mean and the (population) variance are known."""
+    def update_from_moments(
+        self, batch_mean: np.ndarray, batch_var: np.ndarray, batch_count: float
+    ) -> None:
+        """Adds `batch_count` samples of which only the mean and the (population) variance are
+        known.
+        """
         delta = batch_mean - self.mean
         total = self.count + batch_count
-        squares = self.var * self.count + batch_var * batch_count + delta**2 * self.count * batch_count / total
+        squares = (
+            self.var * self.count
+            + batch_var * batch_count
+            + delta**2 * self.count * batch_count / total
+        )
         self.mean = self.mean + delta * batch_count / total
         self.var = squares / total
         self.count = total

@@ -27,7 +27,9 @@ def derive_seed(seed: int, role: str, index: int = 0) -> int:
 
 
 def seed_globals(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's global generators (torch's is the one networks and selectors use)."""
+    """Seeds Python's, NumPy's and torch's global generators (torch's is the one networks and
+    selectors use).
+    """
     import torch
 
     random.seed(seed)
@@ -36,7 +38,9 @@ def seed_globals(seed: int) -> None:
 
 
 def get_global_rng_state() -> dict[str, Any]:
-    """The state of all global generators, as plain values and tensors that `torch.load(weights_only=True)` accepts."""
+    """The state of all global generators, as plain values and tensors that
+    `torch.load(weights_only=True)` accepts.
+    """
     import torch
 
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
@@ -62,7 +66,9 @@ def set_global_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated_global_rng(seed: int) -> Iterator[None]:
-    """Runs a block on global generators seeded with `seed` and then restores them as if nothing had been drawn."""
+    """Runs a block on global generators seeded with `seed` and then restores them as if nothing had
+    been drawn.
+    """
     state = get_global_rng_state()
     try:
         seed_globals(seed)

@@ -1,7 +1,10 @@
-"""The whole state of an object as plain values, so that nothing a learner holds is forgotten in a checkpoint.
+"""The whole state of an object as plain values, so that nothing a learner holds is forgotten in a
+checkpoint.
 
-Learners and controllers do not list what has to be saved: `capture` walks over their attributes and keeps networks,
-optimisers, tensors, numbers and random generators, also those of a plug-in that knows nothing of checkpoints.
+Learners and controllers do not list what has to be saved: `capture` walks over their attributes and
+    keeps networks,
+optimisers, tensors, numbers and random generators, also those of a plug-in that knows nothing of
+checkpoints.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ def capture(obj: Any, shared: Iterable[Any] = ()) -> dict[str, Any]:
     Objects of the standard library (processes, locks, loggers, ...) are left out.
 
     Args:
-        shared: further objects that are not part of `obj`, under whatever name it knows them (cf. `SHARED`).
+        shared: further objects that are not part of `obj`, under whatever name it knows them (cf.
+            `SHARED`).
 
     Returns:
         Nested dicts of plain values and tensors, loadable with `torch.load(weights_only=True)`.
@@ -78,20 +82,29 @@ def _capture_value(value: Any, seen: set[int]) -> dict[str, Any] | None:
         return None
     if isinstance(value, nn.Parameter):
         return None  # belongs to a module, which is captured itself
-    if isinstance(value, nn.Module) or (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):
+    if isinstance(value, nn.Module) or (
+        hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+    ):
         seen.add(id(value))
         return {"kind": "state_dict", "value": value.state_dict()}
     if isinstance(value, torch.Tensor):
         return {"kind": "tensor", "value": value.detach().clone()}
     if isinstance(value, np.ndarray):
-        return {"kind": "array", "value": torch.from_numpy(value.copy())} if value.dtype != object else None
+        return (
+            {"kind": "array", "value": torch.from_numpy(value.copy())}
+            if value.dtype != object
+            else None
+        )
     if isinstance(value, np.random.Generator):
         return {"kind": "numpy_generator", "value": value.bit_generator.state}
     if isinstance(value, torch.Generator):
         return {"kind": "torch_generator", "value": value.get_state()}
     if isinstance(value, list | tuple | deque):
         if all(isinstance(item, PLAIN) for item in value):
-            return {"kind": "plain", "value": tuple(value) if isinstance(value, tuple) else list(value)}
+            return {
+                "kind": "plain",
+                "value": tuple(value) if isinstance(value, tuple) else list(value),
+            }
         items = [_capture_value(item, seen) for item in value]
         return {"kind": "list", "value": items} if any(item is not None for item in items) else None
     if isinstance(value, dict):
@@ -105,7 +118,9 @@ def _capture_value(value: Any, seen: set[int]) -> dict[str, Any] | None:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether an object's attributes are state: not those of functions, types and objects of the standard library."""
+    """Whether an object's attributes are state: not those of functions, types and objects of the
+    standard library.
+    """
     if not hasattr(value, "__dict__") or isinstance(value, OWN_PACKAGES_ONLY) or callable(value):
         return False
     package = type(value).__module__.partition(".")[0]
@@ -118,7 +133,10 @@ def _restore_value(current: Any, saved: Mapping[str, Any], where: str) -> Any:
         return _as_before(current, value) if isinstance(value, list | tuple) else value
     if kind == "state_dict":
         if current is None:
-            raise UserError(f"cannot continue: {where} does not exist before training; it has to be made in __init__")
+            raise UserError(
+                f"cannot continue: {where} does not exist before training; it has to be made in "
+                "__init__"
+            )
         current.load_state_dict(value)
     elif kind == "tensor":
         return value.to(current.device) if isinstance(current, torch.Tensor) else value
@@ -136,7 +154,9 @@ def _restore_value(current: Any, saved: Mapping[str, Any], where: str) -> Any:
             current[key] = _restore_value(current.get(key), item, f"{where}[{key!r}]")
     elif kind == "object":
         if current is None:
-            _log.warning("%s does not exist before training and starts anew: what follows may differ", where)
+            _log.warning(
+                "%s does not exist before training and starts anew: what follows may differ", where
+            )
         else:
             restore(current, value)
     return current
@@ -149,7 +169,9 @@ def _restore_items(current: Any, saved: list[Mapping[str, Any] | None], where: s
     for i, value in enumerate(saved):
         before = old[i] if i < len(old) else None
         items.append(before if value is None else _restore_value(before, value, f"{where}[{i}]"))
-    if len(items) == len(old) and all(new is before for new, before in zip(items, old, strict=True)):
+    if len(items) == len(old) and all(
+        new is before for new, before in zip(items, old, strict=True)
+    ):
         return current
     return _as_before(current, items)
 

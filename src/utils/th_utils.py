@@ -15,9 +15,11 @@ def get_parameters_num(parameters: Iterable[torch.Tensor]) -> str:
 
 @torch.no_grad()
 def orthogonal_init_(module: nn.Module, gain: float = 1.0) -> None:
-    """Orthogonal weights and zero biases, in place, for a linear layer; any other module stays as it is.
+    """Orthogonal weights and zero biases, in place, for a linear layer; any other module stays as
+    it is.
 
-    A layer whose weight is [G, n_out, n_in] (G linear layers side by side) gets G orthogonal matrices.
+    A layer whose weight is [G, n_out, n_in] (G linear layers side by side) gets G orthogonal
+    matrices.
     """
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     stacked = (

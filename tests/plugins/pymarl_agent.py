@@ -1,4 +1,6 @@
-"""Recurrent agent networks in the forms of PyMARL and EPyMARL, of PyMARL2, and on top of RNNAgent; none has unroll."""
+"""Recurrent agent networks in the forms of PyMARL and EPyMARL, of PyMARL2, and on top of RNNAgent;
+none has unroll.
+"""
 
 import torch as th
 import torch.nn as nn
@@ -30,7 +32,9 @@ class PluginAgent(nn.Module):
 
 
 class PluginBlockAgent(nn.Module):
-    """The same in PyMARL2's form: [batch, agents, features] in, values and hidden states of that shape out."""
+    """The same in PyMARL2's form: [batch, agents, features] in, values and hidden states of that
+    shape out.
+    """
 
     def __init__(self, input_shape, args):
         super().__init__()
@@ -52,7 +56,9 @@ class PluginBlockAgent(nn.Module):
 
 
 class PluginSkipAgent(RNNAgent):
-    """Inherits from the laboratory's agent and replaces `forward` alone: the head also reads what the GRU reads."""
+    """Inherits from the laboratory's agent and replaces `forward` alone: the head also reads what
+    the GRU reads.
+    """
 
     def forward(self, inputs, hidden_state):
         b, a, e = inputs.size()

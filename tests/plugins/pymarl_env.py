@@ -1,6 +1,8 @@
-"""An environment as PyMARL2 users write one: Python lists, no seed(), no random state to save, no batching.
+"""An environment as PyMARL2 users write one: Python lists, no seed(), no random state to save, no
+batching.
 
-Relay: at each step every agent sees a colour; the team scores when all pull the lever of their colour, and wins after
+Relay: at each step every agent sees a colour; the team scores when all pull the lever of their
+    colour, and wins after
 enough scores. Lever 0 does nothing and is always there; a lever just pulled rests for one step.
 """
 
@@ -37,7 +39,9 @@ class RelayEnv(MultiAgentEnv):
     def step(self, actions):
         actions = [int(a) for a in actions]
         for i, action in enumerate(actions):
-            assert self.get_avail_agent_actions(i)[action] == 1, f"agent {i} cannot pull lever {action}"
+            assert self.get_avail_agent_actions(i)[action] == 1, (
+                f"agent {i} cannot pull lever {action}"
+            )
         hits = sum(a == c for a, c in zip(actions, self.colours, strict=True))
         reward = hits / self.n_agents
         self.score += hits == self.n_agents
@@ -71,7 +75,9 @@ class RelayEnv(MultiAgentEnv):
         return self.n_colours
 
     def get_state(self):
-        return np.concatenate([*self.get_obs(), [self.score / self.goal, self.steps / self.episode_limit]])
+        return np.concatenate(
+            [*self.get_obs(), [self.score / self.goal, self.steps / self.episode_limit]]
+        )
 
     def get_state_size(self):
         return self.n_agents * self.n_colours + 2

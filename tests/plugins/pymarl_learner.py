@@ -1,4 +1,6 @@
-"""A value-decomposition learner as a PyMARL2 user writes one: a time loop over the controller, PyMARL's names only."""
+"""A value-decomposition learner as a PyMARL2 user writes one: a time loop over the controller,
+PyMARL's names only.
+"""
 
 import copy
 
@@ -41,9 +43,13 @@ class PluginQLearner:
             logger.console_logger.info(f"Mixer size: {get_parameters_num(self.mixer.parameters())}")
 
         if getattr(args, "optimizer", "rmsprop") == "adam":
-            self.optimiser = Adam(params=self.params, lr=args.lr, weight_decay=getattr(args, "weight_decay", 0))
+            self.optimiser = Adam(
+                params=self.params, lr=args.lr, weight_decay=getattr(args, "weight_decay", 0)
+            )
         else:
-            self.optimiser = RMSprop(params=self.params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps)
+            self.optimiser = RMSprop(
+                params=self.params, lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps
+            )
 
         # A target controller of its own: the copy owns its networks and its hidden states.
         self.target_mac = copy.deepcopy(mac)
@@ -58,7 +64,8 @@ class PluginQLearner:
 
         self.mac.agent.train()
         mac_out = self.unroll(self.mac, batch)
-        # A loss over all actions is written with the one-hot actions, the rest of PyMARL gathers: both must agree.
+        # A loss over all actions is written with the one-hot actions, the rest of PyMARL gathers:
+        # both must agree.
         chosen_action_qvals = (mac_out[:, :-1] * batch["actions_onehot"][:, :-1]).sum(dim=3)
         gathered = th.gather(mac_out[:, :-1], dim=3, index=actions).squeeze(3)
         onehot_error = ((chosen_action_qvals - gathered).detach() * mask).abs().max()
@@ -77,7 +84,13 @@ class PluginQLearner:
             if self.mixer is not None:
                 target_max_qvals = self.target_mixer(target_max_qvals, batch["state"])
             targets = build_td_lambda_targets(
-                rewards, terminated, mask, target_max_qvals, self.args.n_agents, self.args.gamma, self.args.td_lambda
+                rewards,
+                terminated,
+                mask,
+                target_max_qvals,
+                self.args.n_agents,
+                self.args.gamma,
+                self.args.td_lambda,
             )
 
         if self.mixer is not None:
@@ -98,7 +111,9 @@ class PluginQLearner:
         self.train_t += 1
         self.target_scale = 0.9 * self.target_scale + 0.1 * targets.abs().mean().to(self.device)
 
-        if (episode_num - self.last_target_update_episode) / self.args.target_update_interval >= 1.0:
+        if (
+            episode_num - self.last_target_update_episode
+        ) / self.args.target_update_interval >= 1.0:
             self._update_targets()
             self.last_target_update_episode = episode_num
 
@@ -106,12 +121,16 @@ class PluginQLearner:
             mask_elems = mask.sum().item()
             self.logger.log_stat("loss", loss.item(), t_env)
             self.logger.log_stat("grad_norm", grad_norm, t_env)  # a tensor, as PyMARL logs it
-            self.logger.log_stat("td_error_abs", (td_error * mask).abs().sum().item() / mask_elems, t_env)
+            self.logger.log_stat(
+                "td_error_abs", (td_error * mask).abs().sum().item() / mask_elems, t_env
+            )
             self.logger.log_stat("target_mean", (targets * mask).sum().item() / mask_elems, t_env)
             self.logger.log_stat("onehot_error", onehot_error.item(), t_env)
             self.logger.log_stat("target_scale", self.target_scale, t_env)
             self.logger.log_stat(
-                "scaled_return", batch["reward"].sum().item() * getattr(self.args, "report_scale", 1.0), t_env
+                "scaled_return",
+                batch["reward"].sum().item() * getattr(self.args, "report_scale", 1.0),
+                t_env,
             )
             self.log_stats_t = t_env
 
@@ -148,5 +167,9 @@ class PluginQLearner:
         self.mac.load_models(path)
         self.target_mac.load_models(path)
         if self.mixer is not None:
-            self.mixer.load_state_dict(th.load(f"{path}/mixer.th", map_location=lambda storage, loc: storage))
-        self.optimiser.load_state_dict(th.load(f"{path}/opt.th", map_location=lambda storage, loc: storage))
+            self.mixer.load_state_dict(
+                th.load(f"{path}/mixer.th", map_location=lambda storage, loc: storage)
+            )
+        self.optimiser.load_state_dict(
+            th.load(f"{path}/opt.th", map_location=lambda storage, loc: storage)
+        )

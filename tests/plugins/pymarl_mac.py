@@ -8,7 +8,9 @@ from modules.agents import REGISTRY as agent_REGISTRY
 
 
 class ScratchMAC:
-    """Shares no code with the laboratory's controllers; agents are fed as in PyMARL, one row per agent."""
+    """Shares no code with the laboratory's controllers; agents are fed as in PyMARL, one row per
+    agent.
+    """
 
     def __init__(self, scheme, groups, args):
         self.n_agents = args.n_agents
@@ -23,7 +25,9 @@ class ScratchMAC:
     def select_actions(self, ep_batch, t_ep, t_env, bs=slice(None), test_mode=False):
         avail_actions = ep_batch["avail_actions"][:, t_ep]
         agent_outputs = self.forward(ep_batch, t_ep, test_mode=test_mode)
-        return self.action_selector.select_action(agent_outputs[bs], avail_actions[bs], t_env, test_mode=test_mode)
+        return self.action_selector.select_action(
+            agent_outputs[bs], avail_actions[bs], t_env, test_mode=test_mode
+        )
 
     def forward(self, ep_batch, t, test_mode=False):
         if test_mode:
@@ -33,7 +37,9 @@ class ScratchMAC:
         return agent_outs.view(ep_batch.batch_size, self.n_agents, -1)
 
     def init_hidden(self, batch_size):
-        self.hidden_states = self.agent.init_hidden().unsqueeze(0).expand(batch_size, self.n_agents, -1)
+        self.hidden_states = (
+            self.agent.init_hidden().unsqueeze(0).expand(batch_size, self.n_agents, -1)
+        )
 
     def parameters(self):
         return self.agent.parameters()
@@ -48,7 +54,9 @@ class ScratchMAC:
         th.save(self.agent.state_dict(), f"{path}/agent.th")
 
     def load_models(self, path):
-        self.agent.load_state_dict(th.load(f"{path}/agent.th", map_location=lambda storage, loc: storage))
+        self.agent.load_state_dict(
+            th.load(f"{path}/agent.th", map_location=lambda storage, loc: storage)
+        )
 
     def _build_agents(self, input_shape):
         self.agent = agent_REGISTRY[self.args.agent](input_shape, self.args)
@@ -62,7 +70,9 @@ class ScratchMAC:
             else:
                 inputs.append(batch["actions_onehot"][:, t - 1])
         if self.args.obs_agent_id:
-            inputs.append(th.eye(self.n_agents, device=batch.device).unsqueeze(0).expand(bs, -1, -1))
+            inputs.append(
+                th.eye(self.n_agents, device=batch.device).unsqueeze(0).expand(bs, -1, -1)
+            )
         return th.cat([x.reshape(bs, self.n_agents, -1) for x in inputs], dim=-1)
 
     def _get_input_shape(self, scheme):
@@ -102,5 +112,7 @@ class CentredMAC(BasicMAC):
         avail_actions = ep_batch["avail_actions"][:, t].float()
         agent_outs, self.hidden_states = self.agent(agent_inputs, self.hidden_states)
         agent_outs = agent_outs.view(ep_batch.batch_size, self.n_agents, -1)
-        mean = (agent_outs * avail_actions).sum(-1, keepdim=True) / avail_actions.sum(-1, keepdim=True).clamp(min=1)
+        mean = (agent_outs * avail_actions).sum(-1, keepdim=True) / avail_actions.sum(
+            -1, keepdim=True
+        ).clamp(min=1)
         return agent_outs - mean

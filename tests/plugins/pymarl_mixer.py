@@ -1,4 +1,6 @@
-"""A mixer as PyMARL has them: [batch, time, agents] and states in, [batch, time, 1] out, views in between."""
+"""A mixer as PyMARL has them: [batch, time, agents] and states in, [batch, time, 1] out, views in
+between.
+"""
 
 import torch as th
 import torch.nn as nn

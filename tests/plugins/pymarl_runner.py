@@ -1,4 +1,6 @@
-"""A runner as PyMARL2 has it: one environment, one episode per call, everything through EpisodeBatch.update."""
+"""A runner as PyMARL2 has it: one environment, one episode per call, everything through
+EpisodeBatch.update.
+"""
 
 from functools import partial
 
@@ -59,7 +61,9 @@ class PluginRunner:
         while not terminated:
             pre_transition_data = self._observe()
             self.batch.update(pre_transition_data, ts=self.t)
-            actions = self.mac.select_actions(self.batch, t_ep=self.t, t_env=self.t_env, test_mode=test_mode)
+            actions = self.mac.select_actions(
+                self.batch, t_ep=self.t, t_env=self.t_env, test_mode=test_mode
+            )
             cpu_actions = actions.to("cpu").numpy()
             reward, terminated, env_info = self.env.step(actions[0])
             episode_return += reward
@@ -72,17 +76,23 @@ class PluginRunner:
             self.t += 1
 
         self.batch.update(self._observe(), ts=self.t)
-        actions = self.mac.select_actions(self.batch, t_ep=self.t, t_env=self.t_env, test_mode=test_mode)
+        actions = self.mac.select_actions(
+            self.batch, t_ep=self.t, t_env=self.t_env, test_mode=test_mode
+        )
         self.batch.update({"actions": actions}, ts=self.t)
 
         cur_stats = self.test_stats if test_mode else self.train_stats
         cur_returns = self.test_returns if test_mode else self.train_returns
         log_prefix = "test_" if test_mode else ""
-        cur_stats.update({k: cur_stats.get(k, 0) + env_info.get(k, 0) for k in set(cur_stats) | set(env_info)})
+        cur_stats.update(
+            {k: cur_stats.get(k, 0) + env_info.get(k, 0) for k in set(cur_stats) | set(env_info)}
+        )
         cur_stats["n_episodes"] = 1 + cur_stats.get("n_episodes", 0)
         cur_stats["ep_length"] = self.t + cur_stats.get("ep_length", 0)
         # Relies on the caller's no_grad, as PyMARL's runners do.
-        cur_stats["hidden"] = np.abs(self.mac.hidden_states.cpu().numpy()).mean() + cur_stats.get("hidden", 0)
+        cur_stats["hidden"] = np.abs(self.mac.hidden_states.cpu().numpy()).mean() + cur_stats.get(
+            "hidden", 0
+        )
         if not test_mode:
             self.t_env += self.t
         cur_returns.append(episode_return)

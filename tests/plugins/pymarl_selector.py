@@ -1,4 +1,6 @@
-"""An action selector as PyMARL2 has them: epsilon-greedy whose exploration prefers better actions (a soft rank)."""
+"""An action selector as PyMARL2 has them: epsilon-greedy whose exploration prefers better actions
+(a soft rank).
+"""
 
 import torch as th
 from torch.distributions import Categorical

@@ -1,1 +1,3 @@
-"""Google Research Football (Kurach et al. 2020): `--env-config=gfootball`. install_gfootball.sh builds the package."""
+"""Google Research Football (Kurach et al. 2020): `--env-config=gfootball`. install_gfootball.sh
+builds the package.
+"""

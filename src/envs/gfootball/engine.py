@@ -18,7 +18,8 @@ from envs.gfootball.features import Raw
 from utils.errors import ConfigError
 from utils.registry import nearest
 
-# Steps after which the package itself ends an episode: never, so that an end is one by the scenario's rules.
+# Steps after which the package itself ends an episode: never, so that an end is one by the
+# scenario's rules.
 _NO_CLOCK = 2**30
 _OWN_SCENARIOS = str(Path(__file__).parent / "scenarios")
 
@@ -31,14 +32,16 @@ simple115 = wrappers.Simple115StateWrapper.convert_observation
 
 def scenario_names() -> list[str]:
     """The package's scenarios and ours."""
-    return sorted(module.name for module in pkgutil.iter_modules(scenarios.__path__) if not module.ispkg)
+    return sorted(
+        module.name for module in pkgutil.iter_modules(scenarios.__path__) if not module.ispkg
+    )
 
 
 class Config(gfootball_config.Config):
     """The package's settings; each episode's seed is set before its reset.
 
-    One is not the package's: with `fixed_players` only as many players can be controlled as there are agents, so that
-    the package has no others to give them.
+    One is not the package's: with `fixed_players` only as many players can be controlled as there
+    are agents, so that the package has no others to give them.
     """
 
     def NewScenario(self, inc: int = 1) -> None:
@@ -59,7 +62,8 @@ class Config(gfootball_config.Config):
 
 def _seeded(seed: int) -> dict[str, Any]:
     """Settings without which the package draws from Python's global generator."""
-    # The second one, whose players move first, the package would derive once and for all from the first seed.
+    # The second one, whose players move first, the package would derive once and for all from the
+    # first seed.
     return {"game_engine_random_seed": seed, "reverse_team_processing": bool(seed % 2)}
 
 
@@ -74,9 +78,15 @@ def count_field_players(scenario: str) -> int:
         ConfigError: no scenario of this name.
     """
     if scenario not in scenario_names():  # the package would end the process
-        raise ConfigError(f"gfootball: no scenario '{scenario}'; {nearest(scenario, scenario_names())}")
+        raise ConfigError(
+            f"gfootball: no scenario '{scenario}'; {nearest(scenario, scenario_names())}"
+        )
     return len(
-        _field_players(Config({"level": scenario, "fixed_players": False, **_seeded(0)}).ScenarioConfig().left_team)
+        _field_players(
+            Config({"level": scenario, "fixed_players": False, **_seeded(0)})
+            .ScenarioConfig()
+            .left_team
+        )
     )
 
 

@@ -30,36 +30,45 @@ def load_engine() -> ModuleType:
         MissingPackage: gfootball or what it needs is not installed, or cannot be imported.
     """
     try:
-        importlib.import_module("gfootball_engine")  # first: gfootball prints something if it cannot be imported
+        importlib.import_module(
+            "gfootball_engine"
+        )  # first: gfootball prints something if it cannot be imported
         # gym would print in every process that nobody maintains it
         importlib.import_module("gym_notices.notices").notices.clear()
         return importlib.import_module("envs.gfootball.engine")
     except Exception as error:  # gym and the compiled part may fail in any way
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise MissingPackage(f"Google Research Football cannot be used ({what}): {INSTALL} builds it") from error
+        raise MissingPackage(
+            f"Google Research Football cannot be used ({what}): {INSTALL} builds it"
+        ) from error
 
 
 class FootballEnv(ArrayEnv):
-    """Agents of the left team against the package's own players; all 19 actions are always available.
+    """Agents of the left team against the package's own players; all 19 actions are always
+    available.
 
-    An episode ends by its scenario's rules (in the academy: a goal, the ball lost or out of play), or is cut after
-    `time_limit` steps. The reward is the team's: 1 for a goal, -1 for one conceded; with checkpoints the package's
-    bonus for nearing the goal with the ball, the mean over agents. `info["battle_won"]`: a goal was scored.
+    An episode ends by its scenario's rules (in the academy: a goal, the ball lost or out of play),
+    or is cut after `time_limit` steps. The reward is the team's: 1 for a goal, -1 for one conceded;
+    with checkpoints the package's bonus for nearing the goal with the ball, the mean over agents.
+    `info["battle_won"]`: a goal was scored.
 
-    Every reset gives the engine a seed drawn from a Generator of our own, whose state is all there is to save.
+    Every reset gives the engine a seed drawn from a Generator of our own, whose state is all there
+    is to save.
 
     Args:
         seed: of this environment's random stream.
         map_name: a scenario: one of the package's, `academy_4_vs_3`, or a name in `PAPER_NAMES`.
-        n_agents: players of the left team that are controlled; None: 4 in the counterattacks, elsewhere all but the
-            keeper.
-        fixed_players: each agent has the same player all the time, the last `n_agents` in the scenario's order. False:
-            as the package does it, which gives an agent another player now and then, the keeper (at 3_vs_2's and
-            4_vs_3's beginning, too) or one nearer to the ball.
+        n_agents: players of the left team that are controlled; None: 4 in the counterattacks,
+            elsewhere all but the keeper.
+        fixed_players: each agent has the same player all the time, the last `n_agents` in the
+            scenario's order. False: as the package does it, which gives an agent another player now
+            and then, the keeper (at 3_vs_2's and 4_vs_3's beginning, too) or one nearer to the
+            ball.
         time_limit: steps after which an episode is cut.
         rewards: "scoring" or "scoring,checkpoints".
-        representation: of observations: "relative" (`features.observations`) or "simple115v2" (the package's, which
-            is the same for all agents but for the entry that tells whom they control). The state is `features.state`.
+        representation: of observations: "relative" (`features.observations`) or "simple115v2" (the
+            package's, which is the same for all agents but for the entry that tells whom they
+            control). The state is `features.state`.
         write_full_episode_dumps: the package writes a trace of each episode.
         write_goal_dumps: it writes one of the steps before each goal.
         write_video: it writes a video with each trace.
@@ -87,19 +96,25 @@ class FootballEnv(ArrayEnv):
         if time_limit < 1:
             raise ConfigError(f"gfootball: time_limit is {time_limit}, must be at least 1")
         if rewards not in REWARDS:
-            raise ConfigError(f"gfootball: unknown rewards '{rewards}'; {nearest(rewards, REWARDS)}")
+            raise ConfigError(
+                f"gfootball: unknown rewards '{rewards}'; {nearest(rewards, REWARDS)}"
+            )
         if representation not in REPRESENTATIONS:
             hint = nearest(representation, REPRESENTATIONS)
             raise ConfigError(f"gfootball: unknown representation '{representation}'; {hint}")
         if write_video and not (write_full_episode_dumps or write_goal_dumps):
-            raise ConfigError("gfootball: write_video needs write_full_episode_dumps or write_goal_dumps")
+            raise ConfigError(
+                "gfootball: write_video needs write_full_episode_dumps or write_goal_dumps"
+            )
         self._engine = load_engine()
         self.map_name = map_name
         scenario = PAPER_NAMES.get(map_name, map_name)
         players = self._engine.count_field_players(scenario)
         self.n_agents = N_AGENTS.get(scenario, players) if n_agents is None else n_agents
         if not 1 <= self.n_agents <= players:
-            raise ConfigError(f"gfootball: n_agents is {self.n_agents}, {map_name} has 1 to {players}")
+            raise ConfigError(
+                f"gfootball: n_agents is {self.n_agents}, {map_name} has 1 to {players}"
+            )
         self.episode_limit = time_limit
         self._representation = representation
         self.env, self._config = self._engine.make(
@@ -137,7 +152,8 @@ class FootballEnv(ArrayEnv):
             actions: A action indices.
 
         Returns:
-            the team's reward, whether the episode is over, info: `battle_won`, and `episode_limit` where it was cut.
+            the team's reward, whether the episode is over, info: `battle_won`, and `episode_limit`
+            where it was cut.
 
         Raises:
             ValueError: no running episode, a wrong number of actions, an unknown action.
@@ -145,9 +161,12 @@ class FootballEnv(ArrayEnv):
         if not self._running:
             raise ValueError(f"{self.map_name}: no running episode, reset before the next step")
         chosen = [int(action) for action in actions]
-        if len(chosen) != self.n_agents or not all(0 <= action < self.n_actions for action in chosen):
+        if len(chosen) != self.n_agents or not all(
+            0 <= action < self.n_actions for action in chosen
+        ):
             raise ValueError(
-                f"{self.map_name}: actions {chosen}, must be {self.n_agents} from 0 to {self.n_actions - 1}"
+                f"{self.map_name}: actions {chosen}, must be {self.n_agents} from 0 to "
+                f"{self.n_actions - 1}"
             )
         raw, reward, terminated, _ = self.env.step(chosen)
         self._steps += 1

@@ -1,7 +1,8 @@
 """Vectors from the package's raw observations.
 
-Positions are the package's (x from -1 to 1 towards the opponents' goal, y from -0.42 to 0.42 downwards), velocities the
-way of one step. The own keeper, who is never near the ball in these scenarios, is left out.
+Positions are the package's (x from -1 to 1 towards the opponents' goal, y from -0.42 to 0.42
+downwards), velocities the way of one step. The own keeper, who is never near the ball in these
+scenarios, is left out.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ def vector_size(raw: Raw) -> int:
 def observations(raw: Raw, controlled: Sequence[int]) -> np.ndarray:
     """What each agent sees.
 
-    Its own position and velocity; for each field player of its team and then for each opponent, in the package's order,
-    position relative to itself and velocity; the ball's position relative to itself (its height as it is) and velocity.
+    Its own position and velocity; for each field player of its team and then for each opponent, in
+    the package's order, position relative to itself and velocity; the ball's position relative to
+    itself (its height as it is) and velocity.
 
     Args:
-        controlled: index in the left team of each agent's player. The package may give an agent the keeper; a field
-            player that nobody controls is then left out, so that the size stays.
+        controlled: index in the left team of each agent's player. The package may give an agent the
+            keeper; a field player that nobody controls is then left out, so that the size stays.
 
     Returns:
         float32 [A, O].

@@ -12,23 +12,31 @@ from utils.errors import ConfigError
 
 
 def acceleration_of(value: float) -> float:
-    """What a move gives to a body with the acceleration `value` of its own: the original applies it twice."""
+    """What a move gives to a body with the acceleration `value` of its own: the original applies it
+    twice.
+    """
     return value * value
 
 
 class ParticleEnv(VectorEnv):
-    """B worlds of one scenario; every episode is cut after `episode_limit` steps, nothing else ends one.
+    """B worlds of one scenario; every episode is cut after `episode_limit` steps, nothing else ends
+    one.
 
-    A subclass implements `_start(rows)` and `_advance(rows, actions)`: both write obs and state, the second one also
-    `_rewards`; and `_draw(index, canvas)`. All that is random in an episode comes from one draw at its start.
+    A subclass implements `_start(rows)` and `_advance(rows, actions)`: both write obs and state,
+    the second one also `_rewards`; and `_draw(index, canvas)`. All that is random in an episode
+    comes from one draw at its start.
 
     Args:
-        n_envs, spec, seed: see `VectorEnv`; `spec.individual_rewards` False: the reward is the sum over the agents.
-        counts: the keys of `info`: figures of the episode so far, zero at its start, columns of `_counts`.
+        n_envs, spec, seed: see `VectorEnv`; `spec.individual_rewards` False: the reward is the sum
+            over the agents.
+        counts: the keys of `info`: figures of the episode so far, zero at its start, columns of
+            `_counts`.
         n_draws: uniform numbers in [0, 1) of an episode, `_draws` [B, n_draws].
     """
 
-    def __init__(self, n_envs: int, spec: EnvSpec, seed: int, counts: Sequence[str], n_draws: int) -> None:
+    def __init__(
+        self, n_envs: int, spec: EnvSpec, seed: int, counts: Sequence[str], n_draws: int
+    ) -> None:
         self._time = np.zeros(n_envs, dtype=np.int64)
         self._every_row = np.arange(n_envs)
         self._draws = np.zeros((n_envs, n_draws))
@@ -44,7 +52,9 @@ class ParticleEnv(VectorEnv):
         raise NotImplementedError
 
     def _advance(self, rows: np.ndarray, actions: np.ndarray) -> None:
-        """One step of `rows` (int64 [R]) by `actions` (int64 [B, A]); writes obs, state, `_rewards` and `_counts`."""
+        """One step of `rows` (int64 [R]) by `actions` (int64 [B, A]); writes obs, state, `_rewards`
+        and `_counts`.
+        """
         raise NotImplementedError
 
     def _draw(self, index: int, canvas: Canvas) -> None:
@@ -71,14 +81,18 @@ class ParticleEnv(VectorEnv):
         self.truncated[where] = self._time[where] >= self.episode_limit
 
     def render(self, index: int = 0) -> np.ndarray:
-        """A fixed square of the plane, uint8 [H, W, 3]; y grows upwards. Bodies beyond it are hollow, at its edge."""
+        """A fixed square of the plane, uint8 [H, W, 3]; y grows upwards. Bodies beyond it are
+        hollow, at its edge.
+        """
         canvas = Canvas()
         self._draw(index, canvas)
         return canvas.picture()
 
 
 def unit_to_square(draws: np.ndarray, half_width: float = 1.0) -> np.ndarray:
-    """Uniform numbers [..., 2N] in [0, 1) as points [..., N, 2] in the square of this half width."""
+    """Uniform numbers [..., 2N] in [0, 1) as points [..., N, 2] in the square of this half
+    width.
+    """
     return half_width * (2.0 * draws.reshape(*draws.shape[:-1], draws.shape[-1] // 2, 2) - 1.0)
 
 

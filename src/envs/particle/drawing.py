@@ -15,7 +15,8 @@ OVERSAMPLING = 3
 LABEL_SIZE = 14  # pixels, at most
 # told apart by most colour-blind readers (Okabe and Ito 2008)
 PALETTE: tuple[Colour, ...] = (
-    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0),
+    (240, 228, 66),
 )  # fmt: skip
 BLACK: Colour = (40, 40, 40)
 GREY: Colour = (150, 150, 150)
@@ -23,7 +24,9 @@ WHITE: Colour = (255, 255, 255)
 
 
 class Canvas:
-    """A square of the plane around the origin; coordinates and radii in its units, widths of lines in pixels."""
+    """A square of the plane around the origin; coordinates and radii in its units, widths of lines
+    in pixels.
+    """
 
     def __init__(self) -> None:
         side = SIZE * OVERSAMPLING
@@ -54,18 +57,26 @@ class Canvas:
         width: float = 1,
         label: str = "",
     ) -> None:
-        """A square of half width `radius` with a word in it; beyond the square shown it is hollow and at the edge."""
+        """A square of half width `radius` with a word in it; beyond the square shown it is hollow
+        and at the edge.
+        """
         self._shape(self._pen.rectangle, centre, radius, fill, line, width, label)
 
-    def cross(self, centre: Sequence[float], radius: float, colour: Colour, width: float = 2) -> None:
+    def cross(
+        self, centre: Sequence[float], radius: float, colour: Colour, width: float = 2
+    ) -> None:
         """A diagonal cross."""
         x, y = centre
         self.line((x - radius, y - radius), (x + radius, y + radius), colour, width)
         self.line((x - radius, y + radius), (x + radius, y - radius), colour, width)
 
-    def line(self, start: Sequence[float], end: Sequence[float], colour: Colour, width: float = 1) -> None:
+    def line(
+        self, start: Sequence[float], end: Sequence[float], colour: Colour, width: float = 1
+    ) -> None:
         """A straight line."""
-        self._pen.line((*self._at(start), *self._at(end)), fill=colour, width=round(width * OVERSAMPLING))
+        self._pen.line(
+            (*self._at(start), *self._at(end)), fill=colour, width=round(width * OVERSAMPLING)
+        )
 
     def picture(self) -> np.ndarray:
         """uint8 [H, W, 3]."""
@@ -87,10 +98,16 @@ class Canvas:
             given = np.clip(given, radius - HALF_WIDTH, HALF_WIDTH - radius)
         x, y = self._at(given)
         r = radius * self._scale
-        shape((x - r, y - r, x + r, y + r), fill=fill, outline=line, width=round(width * OVERSAMPLING))
+        shape(
+            (x - r, y - r, x + r, y + r), fill=fill, outline=line, width=round(width * OVERSAMPLING)
+        )
         if label:
             font = ImageFont.load_default(min(1.3 * r, LABEL_SIZE * OVERSAMPLING))
-            self._pen.text((x, y), label, fill=line if fill in (None, WHITE) else WHITE, font=font, anchor="mm")
+            self._pen.text(
+                (x, y), label, fill=line if fill in (None, WHITE) else WHITE, font=font, anchor="mm"
+            )
 
     def _at(self, point: Sequence[float]) -> tuple[float, float]:
-        return (float(point[0]) + HALF_WIDTH) * self._scale, (HALF_WIDTH - float(point[1])) * self._scale
+        return (float(point[0]) + HALF_WIDTH) * self._scale, (
+            HALF_WIDTH - float(point[1])
+        ) * self._scale

@@ -1,7 +1,8 @@
 """All compiled code of the particle environments: motion, contacts, and one step of every scenario.
 
-It is in one file, with the constants it uses, because numba's cache notices a change in the file of a compiled function
-only: a function that calls one of another file would go on as before when that one changes.
+It is in one file, with the constants it uses, because numba's cache notices a change in the file of
+a compiled function only: a function that calls one of another file would go on as before when that
+one changes.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 -- numba infers the types
@@ -63,10 +64,12 @@ def advance(position, velocity, moves, acceleration, mass, top_speed, reach, old
         moves: integers [N], rows of `MOVES`.
         acceleration, mass, top_speed: [N]; top_speed is inf where there is none.
         reach: [N, N], the sum of the radii of two bodies that collide, 0 for two that do not.
-        old_velocity: whether the position moves by the velocity before the step instead of the one after it.
+        old_velocity: whether the position moves by the velocity before the step instead of the one
+            after it.
         push: [N, 2], scratch.
     """
-    # here and in all kernels: single numbers, because expressions on slices take numba seconds to compile
+    # here and in all kernels: single numbers, because expressions on slices take numba seconds to
+    # compile
     n_bodies = len(position)
     for a in range(n_bodies):
         push[a, 0] = push[a, 1] = 0.0
@@ -111,14 +114,18 @@ def put(row, at, points, i):
 
 @njit(cache=True)
 def put_difference(row, at, points, i, origins, j):
-    """Writes points[i] - origins[j] ([N, 2] each) to row[at], row[at + 1]; returns the next place."""
+    """Writes points[i] - origins[j] ([N, 2] each) to row[at], row[at + 1]; returns the next
+    place.
+    """
     row[at], row[at + 1] = points[i, 0] - origins[j, 0], points[i, 1] - origins[j, 1]
     return at + 2
 
 
 @njit(cache=True)
 def put_one_hot(row, at, size, which):
-    """Writes the one-hot of `which` (negative: zeros) to row[at : at + size]; returns the next place."""
+    """Writes the one-hot of `which` (negative: zeros) to row[at : at + size]; returns the next
+    place.
+    """
     for k in range(size):
         row[at + k] = 1.0 if k == which else 0.0
     return at + size
@@ -152,7 +159,8 @@ def spread_observe_all(rows, positions, velocities, landmarks, obs, state):
 
 @njit(cache=True)
 def spread_step(
-    rows, actions, positions, velocities, landmarks, acceleration, mass, top_speed, reach, old_velocity,
+    rows, actions, positions, velocities, landmarks, acceleration, mass, top_speed, reach,
+    old_velocity,
     groups, self_penalty, rewards, counts, obs, state,
 ):  # fmt: skip
     """The worlds in `rows` by one step."""
@@ -160,7 +168,17 @@ def spread_step(
     scratch = np.empty((n, 2))
     for b in rows:
         position = positions[b]
-        advance(position, velocities[b], actions[b], acceleration, mass, top_speed, reach, old_velocity, scratch)
+        advance(
+            position,
+            velocities[b],
+            actions[b],
+            acceleration,
+            mass,
+            top_speed,
+            reach,
+            old_velocity,
+            scratch,
+        )
         for i in range(n):
             rewards[b, i] = -self_penalty[i]
         covered = 0
@@ -168,7 +186,9 @@ def spread_step(
             nearest_agent = np.inf
             for i in range(n):
                 if groups[i] == groups[landmark]:
-                    nearest_agent = min(nearest_agent, distance(position, i, landmarks[b], landmark))
+                    nearest_agent = min(
+                        nearest_agent, distance(position, i, landmarks[b], landmark)
+                    )
             covered += nearest_agent < COVERED
             for i in range(n):
                 if groups[i] == groups[landmark]:
@@ -205,23 +225,36 @@ def _rover_tower_observe(position, velocity, tower, landmark, tower_of, goal_of,
     for one in range(n_landmarks):
         to = put(state, to, landmark, one)
     for rover in range(p):
-        to = put_one_hot(state, put_one_hot(state, to, p, tower_of[rover]), n_landmarks, goal_of[rover])
+        to = put_one_hot(
+            state, put_one_hot(state, to, p, tower_of[rover]), n_landmarks, goal_of[rover]
+        )
     for one in range(p):
         to = put_one_hot(state, to, N_SYMBOLS, said[one])
 
 
 @njit(cache=True)
-def rover_tower_observe_all(rows, positions, velocities, towers, landmarks, tower_of, goal_of, said, obs, state):
+def rover_tower_observe_all(
+    rows, positions, velocities, towers, landmarks, tower_of, goal_of, said, obs, state
+):
     """The worlds in `rows` at the start of an episode."""
     for b in rows:
         _rover_tower_observe(
-            positions[b], velocities[b], towers[b], landmarks[b], tower_of[b], goal_of[b], said[b], obs[b], state[b]
+            positions[b],
+            velocities[b],
+            towers[b],
+            landmarks[b],
+            tower_of[b],
+            goal_of[b],
+            said[b],
+            obs[b],
+            state[b],
         )
 
 
 @njit(cache=True)
 def rover_tower_step(
-    rows, actions, positions, velocities, towers, landmarks, tower_of, goal_of, said, acceleration, mass, top_speed,
+    rows, actions, positions, velocities, towers, landmarks, tower_of, goal_of, said, acceleration,
+    mass, top_speed,
     reach, rewards, counts, obs, state,
 ):  # fmt: skip
     """The worlds in `rows` by one step."""
@@ -229,7 +262,17 @@ def rover_tower_step(
     scratch = np.empty((p, 2))
     for b in rows:
         position = positions[b]
-        advance(position, velocities[b], actions[b], acceleration, mass, top_speed, reach, False, scratch)
+        advance(
+            position,
+            velocities[b],
+            actions[b],
+            acceleration,
+            mass,
+            top_speed,
+            reach,
+            False,
+            scratch,
+        )
         for tower in range(p):
             said[b, tower] = actions[b, p + tower]
         there = 0
@@ -244,7 +287,15 @@ def rover_tower_step(
         counts[0, b] += there
         counts[1, b] = there
         _rover_tower_observe(
-            position, velocities[b], towers[b], landmarks[b], tower_of[b], goal_of[b], said[b], obs[b], state[b]
+            position,
+            velocities[b],
+            towers[b],
+            landmarks[b],
+            tower_of[b],
+            goal_of[b],
+            said[b],
+            obs[b],
+            state[b],
         )
 
 
@@ -276,7 +327,20 @@ def _treasure_sort(order, size, keys):
 
 @njit(cache=True)
 def _treasure_observe(
-    position, velocity, holding, treasure, colour, alive, mask_dead, n_banks, apart, away, near, order, obs, state
+    position,
+    velocity,
+    holding,
+    treasure,
+    colour,
+    alive,
+    mask_dead,
+    n_banks,
+    apart,
+    away,
+    near,
+    order,
+    obs,
+    state,
 ):
     """One world: writes obs [A, O] and state [S].
 
@@ -295,7 +359,9 @@ def _treasure_observe(
             other = order[k]
             if other != i:
                 is_bank = other >= n_hunters
-                to = put(row, put_difference(row, to, position, other, position, i), velocity, other)
+                to = put(
+                    row, put_difference(row, to, position, other, position, i), velocity, other
+                )
                 to = put_one_hot(row, to, n_banks, NOTHING if is_bank else holding[other])
                 to = put_one_hot(row, to, n_banks, other - n_hunters if is_bank else NOTHING)
         for t in range(n_treasures):
@@ -304,7 +370,9 @@ def _treasure_observe(
         for k in range(n_treasures):
             t = order[k]
             if alive[t] or not mask_dead:
-                to = put_one_hot(row, put_difference(row, to, treasure, t, position, i), n_banks, colour[t])
+                to = put_one_hot(
+                    row, put_difference(row, to, treasure, t, position, i), n_banks, colour[t]
+                )
             else:
                 to = put_one_hot(row, to, 2 + n_banks, NOTHING)
     to = 0
@@ -330,7 +398,8 @@ def treasure_observe_all(
     for b in rows:
         _treasure_measure(positions[b], treasures[b], apart, away)
         _treasure_observe(
-            positions[b], velocities[b], holding[b], treasures[b], colours[b], alive[b], mask_dead, n_banks,
+            positions[b], velocities[b], holding[b], treasures[b], colours[b], alive[b], mask_dead,
+            n_banks,
             apart, away, near, order, obs[b], state[b],
         )  # fmt: skip
 
@@ -374,11 +443,15 @@ def _treasure_reward(position, holding, alive, mask_dead, apart, away, radius, r
 
 
 @njit(cache=True)
-def _treasure_exchange(holding, treasure, colour, alive, births, first, n_banks, apart, away, radius):
-    """One world: taking, rebirth and unloading; returns the numbers of treasures taken and delivered.
+def _treasure_exchange(
+    holding, treasure, colour, alive, births, first, n_banks, apart, away, radius
+):
+    """One world: taking, rebirth and unloading; returns the numbers of treasures taken and
+    delivered.
 
     Args:
-        births: uniform in [0, 1), from number `first` on three for each treasure: place and colour if it comes back.
+        births: uniform in [0, 1), from number `first` on three for each treasure: place and colour
+            if it comes back.
     """
     n_hunters = len(holding)
     taken, delivered = 0, 0
@@ -416,15 +489,29 @@ def treasure_step(
     apart, away, near = np.empty((n, n)), np.empty((n, n_treasures)), np.empty(n_treasures)
     order = np.empty(max(n, n_treasures), dtype=np.int64)
     for b in rows:
-        advance(positions[b], velocities[b], actions[b], acceleration, mass, top_speed, reach, False, scratch)
+        advance(
+            positions[b],
+            velocities[b],
+            actions[b],
+            acceleration,
+            mass,
+            top_speed,
+            reach,
+            False,
+            scratch,
+        )
         _treasure_measure(positions[b], treasures[b], apart, away)
-        counts[2, b] += _treasure_reward(positions[b], holding[b], alive[b], mask_dead, apart, away, radius, rewards[b])
+        counts[2, b] += _treasure_reward(
+            positions[b], holding[b], alive[b], mask_dead, apart, away, radius, rewards[b]
+        )
         _treasure_observe(
-            positions[b], velocities[b], holding[b], treasures[b], colours[b], alive[b], mask_dead, n_banks,
+            positions[b], velocities[b], holding[b], treasures[b], colours[b], alive[b], mask_dead,
+            n_banks,
             apart, away, near, order, obs[b], state[b],
         )  # fmt: skip
         taken, delivered = _treasure_exchange(
-            holding[b], treasures[b], colours[b], alive[b], draws[b], n_start + 3 * n_treasures * time[b], n_banks,
+            holding[b], treasures[b], colours[b], alive[b], draws[b],
+            n_start + 3 * n_treasures * time[b], n_banks,
             apart, away, radius,
         )  # fmt: skip
         counts[0, b] += taken

@@ -1,4 +1,6 @@
-"""Rover-Tower: blind rovers are guided by the words of towers (MAMT, appendix G.1; Iqbal and Sha 2019)."""
+"""Rover-Tower: blind rovers are guided by the words of towers (MAMT, appendix G.1; Iqbal and Sha
+2019).
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,21 @@ COUNTS = ("steps_at_goal", "rovers_at_goal")
 class RoverTower(ParticleEnv):
     """B worlds with P rovers (agents 0 to P-1), P towers (agents P to 2P-1) and L landmarks.
 
-    At the start rovers and towers are paired at random and each pair gets a landmark as its goal (several pairs may
-    have the same). A rover moves but sees nothing of the plane, its tower knows where to go but stands still and says
-    one of 5 symbols. Nothing collides. Both members of a pair get -d^2, d the distance of the rover to the goal, and
-    +10 where d^2 is below 1.5 (0.075 + 0.04).
+    At the start rovers and towers are paired at random and each pair gets a landmark as its goal
+    (several pairs may have the same). A rover moves but sees nothing of the plane, its tower knows
+    where to go but stands still and says one of 5 symbols. Nothing collides. Both members of a pair
+    get -d^2, d the distance of the rover to the goal, and +10 where d^2 is below 1.5 (0.075 +
+    0.04).
 
-    Observation of a rover: one-hot of its tower [P], one-hot of the symbol its tower said in the last step [5], zero at
-    the start, own position, own velocity. Of a tower: one-hot of its rover [P], positions of the rover and the goal.
-    State: positions and velocities of the rovers, positions of towers and landmarks, per rover the one-hots of its
-    tower [P] and its goal [L], per tower the one-hot of what it said [5]. Actions of a rover: 0 none, 1 -x, 2 +x, 3 -y,
-    4 +y; of a tower: the symbol. `info`: `steps_at_goal`, how often a rover was at its goal so far, and
-    `rovers_at_goal`, how many are there after the last step.
+    Observation of a rover: one-hot of its tower [P], one-hot of the symbol its tower said in the
+        last step [5], zero at
+    the start, own position, own velocity. Of a tower: one-hot of its rover [P], positions of the
+        rover and the goal.
+    State: positions and velocities of the rovers, positions of towers and landmarks, per rover the
+        one-hots of its
+    tower [P] and its goal [L], per tower the one-hot of what it said [5]. Actions of a rover: 0
+    none, 1 -x, 2 +x, 3 -y, 4 +y; of a tower: the symbol. `info`: `steps_at_goal`, how often a rover
+    was at its goal so far, and `rovers_at_goal`, how many are there after the last step.
 
     Args:
         n_envs: B.
@@ -57,7 +63,12 @@ class RoverTower(ParticleEnv):
         episode_limit: int = 25,
         common_reward: bool = False,
     ) -> None:
-        check_least("rover_tower", n_pairs=(n_pairs, 1), n_landmarks=(n_landmarks, 1), episode_limit=(episode_limit, 1))
+        check_least(
+            "rover_tower",
+            n_pairs=(n_pairs, 1),
+            n_landmarks=(n_landmarks, 1),
+            episode_limit=(episode_limit, 1),
+        )
         self.n_pairs, self.n_landmarks = n_pairs, n_landmarks
         self._bodies = (
             np.full(n_pairs, acceleration_of(ROVER_ACCELERATION)),
@@ -91,19 +102,23 @@ class RoverTower(ParticleEnv):
         p, n_places = self.n_pairs, 2 * self.n_pairs + self.n_landmarks
         draws = self._draws[rows]
         places = unit_to_square(draws[:, : 2 * n_places])
-        self.positions[rows], self.towers[rows], self.landmarks[rows] = np.split(places, [p, 2 * p], axis=1)
+        self.positions[rows], self.towers[rows], self.landmarks[rows] = np.split(
+            places, [p, 2 * p], axis=1
+        )
         self.tower_of[rows] = draws[:, 2 * n_places : 2 * n_places + p].argsort(axis=1)
         self.goal_of[rows] = draws[:, 2 * n_places + p :] * self.n_landmarks
         self.said[rows] = -1
         self.velocities[rows] = 0.0
         rover_tower_observe_all(
-            rows, self.positions, self.velocities, self.towers, self.landmarks, self.tower_of, self.goal_of, self.said,
+            rows, self.positions, self.velocities, self.towers, self.landmarks, self.tower_of,
+            self.goal_of, self.said,
             self.obs, self.state,
         )  # fmt: skip
 
     def _advance(self, rows: np.ndarray, actions: np.ndarray) -> None:
         rover_tower_step(
-            rows, actions, self.positions, self.velocities, self.towers, self.landmarks, self.tower_of, self.goal_of,
+            rows, actions, self.positions, self.velocities, self.towers, self.landmarks,
+            self.tower_of, self.goal_of,
             self.said, *self._bodies, self._rewards, self._counts, self.obs, self.state,
         )  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Spread: agents share out landmarks among themselves (MAMT, section 4 and appendices D and G.1; Lowe et al. 2017)."""
+"""Spread: agents share out landmarks among themselves (MAMT, section 4 and appendices D and G.1;
+Lowe et al. 2017).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,14 @@ from utils.registry import nearest
 RADIUS = 0.15
 ACCELERATION = 5.0  # that of a body without one of its own
 DEFAULT_AGENTS = 2
-# Who belongs together: an agent covers the landmarks of its group and collides with the agents of its group.
-GROUPS = {"spread": None, "spread3_sep": (0, 1, 2), "spread3_mix": (0, 1, 0), "spread3_ful": (0, 0, 0)}
+# Who belongs together: an agent covers the landmarks of its group and collides with the agents of
+# its group.
+GROUPS = {
+    "spread": None,
+    "spread3_sep": (0, 1, 2),
+    "spread3_mix": (0, 1, 0),
+    "spread3_ful": (0, 0, 0),
+}
 INTEGRATORS = ("semi_implicit", "explicit")
 COUNTS = ("collisions", "landmarks_covered")
 
@@ -23,19 +31,23 @@ COUNTS = ("collisions", "landmarks_covered")
 class Spread(ParticleEnv):
     """B worlds with as many agents as landmarks.
 
-    Reward of agent i: minus the sum over the landmarks of the distance to the closest agent, -1 for each agent it
-    touches, and -1 for itself (the original counts every agent as in contact with itself). The maps of appendix D
-    split agents and landmarks into groups that have nothing to do with each other; everything above is within a group,
-    agents of different groups pass through each other, and an agent that is alone in its group counts no collision:
+    Reward of agent i: minus the sum over the landmarks of the distance to the closest agent, -1 for
+        each agent it
+    touches, and -1 for itself (the original counts every agent as in contact with itself). The maps
+    of appendix D split agents and landmarks into groups that have nothing to do with each other;
+    everything above is within a group, agents of different groups pass through each other, and an
+    agent that is alone in its group counts no collision:
 
     - spread, spread3_ful: one group.
     - spread3_mix: agents 0 and 2 with landmarks 0 and 2; agent 1 with landmark 1.
     - spread3_sep: agent i with landmark i.
 
-    Observation: own velocity, own position, landmarks and other agents relative to the own position, and two zeros
-    (an unused channel) for each other agent. State: positions and velocities of the agents, positions of the landmarks.
-    Actions: 0 none, 1 -x, 2 +x, 3 -y, 4 +y. `info`: `collisions`, pairs in contact, summed over the steps;
-    `landmarks_covered`, landmarks with an agent of their group within 0.1 of them, of the last step.
+    Observation: own velocity, own position, landmarks and other agents relative to the own
+        position, and two zeros
+    (an unused channel) for each other agent. State: positions and velocities of the agents,
+    positions of the landmarks. Actions: 0 none, 1 -x, 2 +x, 3 -y, 4 +y. `info`: `collisions`, pairs
+    in contact, summed over the steps; `landmarks_covered`, landmarks with an agent of their group
+    within 0.1 of them, of the last step.
 
     Args:
         n_envs: B.
@@ -44,8 +56,8 @@ class Spread(ParticleEnv):
         n_agents: A, at least 2; None: 2, and 3 for the maps with a 3 (they have no other).
         episode_limit: steps.
         count_self_collision: the constant -1 of agents that can collide.
-        integrator: "semi_implicit": the position moves by the new velocity, as in the original; "explicit": by the old
-            one, as in the mpe2 package.
+        integrator: "semi_implicit": the position moves by the new velocity, as in the original;
+            "explicit": by the old one, as in the mpe2 package.
         common_reward: one reward, the sum over the agents.
 
     Raises:
@@ -93,11 +105,14 @@ class Spread(ParticleEnv):
         places = unit_to_square(self._draws[rows])
         self.positions[rows], self.landmarks[rows] = places[:, :n], places[:, n:]
         self.velocities[rows] = 0.0
-        spread_observe_all(rows, self.positions, self.velocities, self.landmarks, self.obs, self.state)
+        spread_observe_all(
+            rows, self.positions, self.velocities, self.landmarks, self.obs, self.state
+        )
 
     def _advance(self, rows: np.ndarray, actions: np.ndarray) -> None:
         spread_step(
-            rows, actions, self.positions, self.velocities, self.landmarks, *self._bodies, self._old_velocity,
+            rows, actions, self.positions, self.velocities, self.landmarks, *self._bodies,
+            self._old_velocity,
             self.groups, self._self_penalty, self._rewards, self._counts, self.obs, self.state,
         )  # fmt: skip
 
@@ -111,18 +126,25 @@ class Spread(ParticleEnv):
             canvas.disc(place, 0.06, BLACK if covered else WHITE, colour, 2, label=str(number))
 
 
-def _check_arguments(map_name: str, n_agents: int | None, episode_limit: int, integrator: str) -> np.ndarray:
+def _check_arguments(
+    map_name: str, n_agents: int | None, episode_limit: int, integrator: str
+) -> np.ndarray:
     """The group of every agent, int64 [A], everything checked."""
     if map_name not in GROUPS:
         raise ConfigError(f"spread: unknown map_name '{map_name}'; {nearest(map_name, GROUPS)}")
     if integrator not in INTEGRATORS:
-        raise ConfigError(f"spread: integrator is '{integrator}', must be one of {', '.join(INTEGRATORS)}")
+        raise ConfigError(
+            f"spread: integrator is '{integrator}', must be one of {', '.join(INTEGRATORS)}"
+        )
     if n_agents is not None and not isinstance(n_agents, int):
         raise ConfigError(f"spread: n_agents is {n_agents!r}, must be an integer or null")
     groups = GROUPS[map_name]
     if groups is None:
         groups = (0,) * (DEFAULT_AGENTS if n_agents is None else n_agents)
     elif n_agents not in (None, len(groups)):
-        raise ConfigError(f"spread: n_agents is {n_agents}, but map_name={map_name} has {len(groups)}: leave it null")
+        raise ConfigError(
+            f"spread: n_agents is {n_agents}, but map_name={map_name} has {len(groups)}: leave it "
+            "null"
+        )
     check_least("spread", n_agents=(len(groups), 2), episode_limit=(episode_limit, 1))
     return np.array(groups, dtype=np.int64)

@@ -1,4 +1,6 @@
-"""Cooperative treasure collection: hunters carry treasures to the bank of their colour (F2A2; Iqbal and Sha 2019)."""
+"""Cooperative treasure collection: hunters carry treasures to the bank of their colour (F2A2; Iqbal
+and Sha 2019).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ import numpy as np
 
 from envs.particle.base import ParticleEnv, acceleration_of, check_least, unit_to_square
 from envs.particle.drawing import BLACK, PALETTE, WHITE, Canvas
-from envs.particle.kernels import N_MOVES, NOTHING, TREASURE_BOUND, TREASURE_RADIUS, treasure_observe_all, treasure_step
+from envs.particle.kernels import (
+    N_MOVES,
+    NOTHING,
+    TREASURE_BOUND,
+    TREASURE_RADIUS,
+    treasure_observe_all,
+    treasure_step,
+)
 from envs.vector_env import EnvSpec
 from utils.errors import ConfigError
 
@@ -18,25 +27,31 @@ COUNTS = ("pick_ups", "deliveries", "collisions")
 
 
 class TreasureCollection(ParticleEnv):
-    """B worlds with H hunters (agents 0 to H-1), C banks (agents H to H+C-1), one per colour, and K treasures.
+    """B worlds with H hunters (agents 0 to H-1), C banks (agents H to H+C-1), one per colour, and K
+    treasures.
 
     One step:
     1. Physics. All agents push each other away.
-    2. Rewards. All agents: +5 for each contact of an empty hunter with a treasure and of a loaded hunter with the bank
-       of its colour. Hunters: -5 for each other hunter they touch, and -0.1 times the distance to the nearest treasure
-       if empty, to their bank if loaded. Banks: -0.1 times the distance to the nearest hunter that holds their colour
-       or, if there is none, -0.1 times the length of the mean vector to the hunters.
+    2. Rewards. All agents: +5 for each contact of an empty hunter with a treasure and of a loaded
+        hunter with the bank of its colour. Hunters: -5 for each other hunter they touch, and -0.1
+        times the distance to the nearest treasure if empty, to their bank if loaded. Banks: -0.1
+        times the distance to the nearest hunter that holds their colour or, if there is none, -0.1
+        times the length of the mean vector to the hunters.
     3. Observations and state. They show treasures and hands as they were for the rewards.
-    4. In the order of their numbers, a treasure is taken by the first empty hunter that touches it and put out of
-       reach, at (-999, -999), and a treasure taken in an earlier step comes back, place and colour drawn anew. Then
-       every loaded hunter that touches its bank unloads.
+    4. In the order of their numbers, a treasure is taken by the first empty hunter that touches it
+    and put out of
+       reach, at (-999, -999), and a treasure taken in an earlier step comes back, place and colour
+       drawn anew. Then every loaded hunter that touches its bank unloads.
 
-    Observation: own position, own velocity, hunters: one-hot of the colour they hold [C]; the other agents, nearest
-    first: relative position, velocity, one-hot of the colour a hunter holds [C], one-hot of a bank's colour [C]; the
-    treasures, nearest first: relative position, one-hot of the colour [C]. State: positions and velocities of all
-    agents, one-hots of what the hunters hold, positions and one-hots of the treasures. Actions: 0 none, 1 -x, 2 +x,
-    3 -y, 4 +y. `info`: `pick_ups` and `deliveries` of the episode so far; `collisions`, pairs of hunters in contact,
-    summed over the steps.
+    Observation: own position, own velocity, hunters: one-hot of the colour they hold [C]; the other
+        agents, nearest
+    first: relative position, velocity, one-hot of the colour a hunter holds [C], one-hot of a
+        bank's colour [C]; the
+    treasures, nearest first: relative position, one-hot of the colour [C]. State: positions and
+        velocities of all
+    agents, one-hots of what the hunters hold, positions and one-hots of the treasures. Actions: 0
+    none, 1 -x, 2 +x, 3 -y, 4 +y. `info`: `pick_ups` and `deliveries` of the episode so far;
+    `collisions`, pairs of hunters in contact, summed over the steps.
 
     Args:
         n_envs: B.
@@ -45,9 +60,10 @@ class TreasureCollection(ParticleEnv):
         n_banks: C, at most the 7 colours there are.
         n_treasures: K.
         episode_limit: steps.
-        mask_dead_treasures: False: a treasure that was taken is seen at (-999, -999), in its colour, for one
-            observation, and counts for the nearest treasure (so that observations and, if all were taken at once,
-            rewards jump), as in the original; True: its entries are zero and it counts for nothing.
+        mask_dead_treasures: False: a treasure that was taken is seen at (-999, -999), in its
+            colour, for one observation, and counts for the nearest treasure (so that observations
+            and, if all were taken at once, rewards jump), as in the original; True: its entries are
+            zero and it counts for nothing.
         common_reward: one reward, the sum over the agents.
 
     Raises:
@@ -73,7 +89,9 @@ class TreasureCollection(ParticleEnv):
             episode_limit=(episode_limit, 1),
         )
         if n_banks > len(PALETTE):
-            raise ConfigError(f"treasure_collection: n_banks is {n_banks}, must be at most {len(PALETTE)}")
+            raise ConfigError(
+                f"treasure_collection: n_banks is {n_banks}, must be at most {len(PALETTE)}"
+            )
         self.n_hunters, self.n_banks, self.n_treasures = n_hunters, n_banks, n_treasures
         self.mask_dead_treasures = bool(mask_dead_treasures)
         n = n_hunters + n_banks
@@ -101,13 +119,18 @@ class TreasureCollection(ParticleEnv):
             obs_sizes=(hunter,) * n_hunters + (bank,) * n_banks,
             individual_rewards=not common_reward,
         )
-        # the start: positions of agents and treasures, colours; for every step and treasure a new place and colour
+        # the start: positions of agents and treasures, colours; for every step and treasure a new
+        # place and colour
         self._n_start = 2 * n + 3 * n_treasures
-        super().__init__(n_envs, spec, seed, COUNTS, n_draws=self._n_start + episode_limit * n_treasures * 3)
+        super().__init__(
+            n_envs, spec, seed, COUNTS, n_draws=self._n_start + episode_limit * n_treasures * 3
+        )
 
     def _start(self, rows: np.ndarray) -> None:
         n, n_treasures = self.n_agents, self.n_treasures
-        agents, treasures, colours = np.split(self._draws[rows, : self._n_start], [2 * n, 2 * n + 2 * n_treasures], 1)
+        agents, treasures, colours = np.split(
+            self._draws[rows, : self._n_start], [2 * n, 2 * n + 2 * n_treasures], 1
+        )
         self.positions[rows] = unit_to_square(agents)
         self.velocities[rows] = 0.0
         self.holding[rows] = NOTHING
@@ -115,14 +138,17 @@ class TreasureCollection(ParticleEnv):
         self.colours[rows] = colours * self.n_banks
         self.alive[rows] = True
         treasure_observe_all(
-            rows, self.positions, self.velocities, self.holding, self.treasures, self.colours, self.alive,
+            rows, self.positions, self.velocities, self.holding, self.treasures, self.colours,
+            self.alive,
             self.mask_dead_treasures, self.n_banks, self.obs, self.state,
         )  # fmt: skip
 
     def _advance(self, rows: np.ndarray, actions: np.ndarray) -> None:
         treasure_step(
-            rows, actions, self._time, self._draws, self._n_start, self.positions, self.velocities, self.holding,
-            self.treasures, self.colours, self.alive, *self._bodies, self._radius, self.mask_dead_treasures,
+            rows, actions, self._time, self._draws, self._n_start, self.positions, self.velocities,
+            self.holding,
+            self.treasures, self.colours, self.alive, *self._bodies, self._radius,
+            self.mask_dead_treasures,
             self.n_banks, self._rewards, self._counts, self.obs, self.state,
         )  # fmt: skip
 
@@ -135,5 +161,9 @@ class TreasureCollection(ParticleEnv):
         ):
             if alive:
                 canvas.cross(place, TREASURE_RADIUS, PALETTE[colour], 3)
-        for place, colour in zip(self.positions[index, :h], self.holding[index].tolist(), strict=True):
-            canvas.disc(place, HUNTER_RADIUS, WHITE if colour == NOTHING else PALETTE[colour], BLACK, 1.5)
+        for place, colour in zip(
+            self.positions[index, :h], self.holding[index].tolist(), strict=True
+        ):
+            canvas.disc(
+                place, HUNTER_RADIUS, WHITE if colour == NOTHING else PALETTE[colour], BLACK, 1.5
+            )

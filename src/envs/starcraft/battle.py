@@ -1,4 +1,6 @@
-"""What an engine and the interface share: the units of B battles in flat arrays, and threads over battles."""
+"""What an engine and the interface share: the units of B battles in flat arrays, and threads over
+battles.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ ORDER_ATTACK_MOVE = 5  # to x, y
 
 
 class Battle:
-    """B battles of N units each: the agents first, in SMAC's order, then the enemies. Arrays [B, N], C order.
+    """B battles of N units each: the agents first, in SMAC's order, then the enemies. Arrays [B,
+    N], C order.
 
     A dead unit has health 0 and keeps its other fields.
 
@@ -67,7 +70,8 @@ class Battle:
 
 
 class Workers:
-    """Runs compiled kernels over ranges of battles, each in a thread: `kernel(first, end, *args)`, `nogil=True`.
+    """Runs compiled kernels over ranges of battles, each in a thread: `kernel(first, end, *args)`,
+    `nogil=True`.
 
     Battles do not see each other, so results do not depend on the number of threads.
     """
@@ -76,7 +80,9 @@ class Workers:
         threads = max(1, min(threads, n_envs))
         bounds = [n_envs * i // threads for i in range(threads + 1)]
         self._ranges = list(pairwise(bounds))
-        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="battles") if threads > 1 else None
+        self._pool = (
+            ThreadPoolExecutor(threads - 1, thread_name_prefix="battles") if threads > 1 else None
+        )
 
     def run(self, kernel: Callable[..., None], *args: Any) -> None:
         """Calls `kernel` for all battles and returns when all are done."""

@@ -1,4 +1,6 @@
-"""StarCraft battles in the simulator: SMAC's interface over `sim.engine.Engine`, B battles at once."""
+"""StarCraft battles in the simulator: SMAC's interface over `sim.engine.Engine`, B battles at
+once.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ def _simulator(*args: Any, **kwargs: Any) -> Any:
 
 
 class Simulation(VectorEnv):
-    """B simulated battles with SMAC's observations, state, actions and rewards; what all environments on them share.
+    """B simulated battles with SMAC's observations, state, actions and rewards; what all
+    environments on them share.
 
-    `info`: battle_won (1.0 only in the step that wins), dead_allies, dead_enemies; where opponents are mixed, opponent
+    `info`: battle_won (1.0 only in the step that wins), dead_allies, dead_enemies; where opponents
+        are mixed, opponent
     (position in `opponents.SCRIPTS`).
 
     Args:
@@ -69,12 +73,18 @@ class Simulation(VectorEnv):
     ) -> None:
         for name, value in (("step_mul", step_mul), ("threads", threads)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"StarCraft: {name} is {value!r}, must be a whole number of at least 1")
+                raise ConfigError(
+                    f"StarCraft: {name} is {value!r}, must be a whole number of at least 1"
+                )
         self.map_info = info
         self.step_mul = step_mul
         self.engine = self.make_engine(info, n_envs, threads=threads, **(engine or {}))
-        self.interface = Interface(info, self.battle, options, sight=sight, shoot=shoot, threads=threads)
-        self.opponents = Opponents(info, self.battle, base, opponents, opponent_weights, threads=threads)
+        self.interface = Interface(
+            info, self.battle, options, sight=sight, shoot=shoot, threads=threads
+        )
+        self.opponents = Opponents(
+            info, self.battle, base, opponents, opponent_weights, threads=threads
+        )
         spec = EnvSpec(
             n_agents=info.n_agents,
             n_actions=self.interface.n_actions,
@@ -84,7 +94,12 @@ class Simulation(VectorEnv):
             extra=self.interface.env_info(),
         )
         self._mixed = opponents == MIXTURE
-        keys = ("battle_won", "dead_allies", "dead_enemies", *(("opponent",) if self._mixed else ()))
+        keys = (
+            "battle_won",
+            "dead_allies",
+            "dead_enemies",
+            *(("opponent",) if self._mixed else ()),
+        )
         super().__init__(n_envs, spec, seed, info_keys=keys)
         # by script
         self._battles_won = np.zeros((len(SCRIPTS), n_envs), dtype=np.int64)
@@ -116,7 +131,9 @@ class Simulation(VectorEnv):
         if self.opponents.commands:
             self.opponents.command(mask, rules.order, rules.target, rules.target_x, rules.target_y)
             given = self.opponents
-        self.engine.step(given.order, given.target, given.target_x, given.target_y, mask, loops=self.step_mul)
+        self.engine.step(
+            given.order, given.target, given.target_x, given.target_y, mask, loops=self.step_mul
+        )
         rules.score(mask, self.reward, self.terminated, self.truncated)
         rules.observe(mask, self.obs, self.state, self.avail_actions)
         for key, values in (
@@ -139,12 +156,16 @@ class Simulation(VectorEnv):
             np.copyto(self.info["opponent"], self.opponents.script, where=mask)
 
     def seed(self, seed: int) -> None:
-        """Restarts all random streams; what scales the rewards is found anew in the next episode."""
+        """Restarts all random streams; what scales the rewards is found anew in the next
+        episode.
+        """
         super().seed(seed)
         self.interface.max_reward[:] = np.nan
 
     def get_rng_state(self) -> dict[str, Any] | None:
-        """All random states between episodes, and what scales the rewards: with random teams the first one decides."""
+        """All random states between episodes, and what scales the rewards: with random teams the
+        first one decides.
+        """
         return {**super().get_rng_state(), "max_reward": self.interface.max_reward.tolist()}
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
@@ -169,13 +190,15 @@ class Simulation(VectorEnv):
         return self._recorder.picture(index, int(self.interface.outcome[index]))
 
     def save_replay(self, index: int = 0) -> None:
-        """Writes the running or last episode of battle `index` to `replay_dir`: a film and its figures, see
-        `replay.Recorder.save`.
+        """Writes the running or last episode of battle `index` to `replay_dir`: a film and its
+        figures, see `replay.Recorder.save`.
 
         Raises:
             ValueError: it has not begun an episode.
         """
-        self._recorder.save(index, self._replay_dir, self._replay_prefix, int(self.interface.outcome[index]))
+        self._recorder.save(
+            index, self._replay_dir, self._replay_prefix, int(self.interface.outcome[index])
+        )
 
     def get_stats(self) -> dict[str, list[float]]:
         """SMAC's figures over all episodes so far; battles_draw counts timeouts, as there.
@@ -296,4 +319,6 @@ class SC2Sim(Simulation):
 def check_difficulty(name: str, difficulty: str) -> None:
     """Raises `ConfigError` for a difficulty that the simulator does not have."""
     if str(difficulty) != DIFFICULTY:
-        raise ConfigError(f'{name}: difficulty is {difficulty!r}, the simulator has only "7" (SMAC\'s default)')
+        raise ConfigError(
+            f'{name}: difficulty is {difficulty!r}, the simulator has only "7" (SMAC\'s default)'
+        )

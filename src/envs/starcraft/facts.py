@@ -1,6 +1,7 @@
 """What is known of the maps and units: dataclasses over the files in `data/`.
 
-Coordinates: x to the right (east), y up (north), origin lower left, in cells. Times in game loops (16 per game second),
+Coordinates: x to the right (east), y up (north), origin lower left, in cells. Times in game loops
+    (16 per game second),
 speeds and rates per game second, ranges from edge to edge unless said otherwise.
 """
 
@@ -18,10 +19,12 @@ from utils.errors import ConfigError
 from utils.registry import nearest
 
 LOOPS_PER_SECOND = 16
-# The interface's own ranges, between centres, for every unit type (Samvelyan et al. 2019, section 4).
+# The interface's own ranges, between centres, for every unit type (Samvelyan et al. 2019, section
+# 4).
 SIGHT_RANGE = 9.0
 SHOOT_RANGE = 6.0
-# The game adds a whole number of loops, uniform from the first to the second, to every attack period.
+# The game adds a whole number of loops, uniform from the first to the second, to every attack
+# period.
 ATTACK_JITTER = (-1, 2)
 # A unit that is hit calls friends this near for help, at most once per period (loops).
 HELP_RADIUS = 4.0
@@ -35,12 +38,14 @@ N_ACTIONS_NO_ATTACK = 6
 
 @dataclass(frozen=True)
 class Splash:
-    """Which enemies besides the target a hit damages in full; never friends, only ground units on its cliff level.
+    """Which enemies besides the target a hit damages in full; never friends, only ground units on
+    its cliff level.
 
-    kind "circle": within `radius` of the attacker (baneling). "arc": within `radius` and `arc` degrees around the
-    attacker's facing (ultralisk). "line": `points` circles of `radius` on a line of `length` through the target, at
-    right angles to the line of fire, one every `step` loops (colossus). Radii are extended by the victim's radius.
-    `main_delay`, `other_delay`: loops from the shot to the damage, of the target and of the others.
+    kind "circle": within `radius` of the attacker (baneling). "arc": within `radius` and `arc`
+    degrees around the attacker's facing (ultralisk). "line": `points` circles of `radius` on a line
+    of `length` through the target, at right angles to the line of fire, one every `step` loops
+    (colossus). Radii are extended by the victim's radius. `main_delay`, `other_delay`: loops from
+    the shot to the damage, of the target and of the others.
     """
 
     kind: str
@@ -60,11 +65,14 @@ class Weapon:
     Args:
         damage: per hit, before armour; `bonus` more on targets with `bonus_attribute`.
         hits: per attack, at `hit_delays` (loops after the damage point).
-        range: edge to edge; `min_range` likewise. A started attack goes on up to `range_slop` beyond it.
+        range: edge to edge; `min_range` likewise. A started attack goes on up to `range_slop`
+            beyond it.
         scan_range: an idle or attack-moving unit looks for targets within max(range, scan_range).
-        cooldown: loops from one attack's start to the next. damage_point: loops from the start to the first hit.
+        cooldown: loops from one attack's start to the next. damage_point: loops from the start to
+            the first hit.
         ground, air: what it reaches; structures: "also", "never" or "only".
-        projectile_speed: per game second; None where the hit is instant (or its speed is not known: stalker).
+        projectile_speed: per game second; None where the hit is instant (or its speed is not known:
+            stalker).
     """
 
     name: str
@@ -91,7 +99,8 @@ class Weapon:
 
 @dataclass(frozen=True)
 class Heal:
-    """A medivac's beam: hit points per game second, energy per hit point, edge-to-edge range, targets with `attribute`.
+    """A medivac's beam: hit points per game second, energy per hit point, edge-to-edge range,
+    targets with `attribute`.
 
     `search_range`, `min_energy`: when it heals by itself.
     """
@@ -106,7 +115,9 @@ class Heal:
 
 @dataclass(frozen=True)
 class Suicide:
-    """A baneling: whether its attack kills it, whether it bursts when killed, its damage to structures."""
+    """A baneling: whether its attack kills it, whether it bursts when killed, its damage to
+    structures.
+    """
 
     on_attack: bool
     on_death: bool
@@ -117,9 +128,10 @@ class Suicide:
 class UnitType:
     """One type of unit; armour protects hit points only, shields have none.
 
-    `radius` counts for ranges, `separation_radius` for bodies pushing apart, `inner_radius` is the part that blocks.
-    `planes`: where weapons can hit it ("ground", "air"; the colossus is in both). `index`: position in `UNIT_NAMES`.
-    `shield_regen_delay`: loops without damage before shields come back. `turn_rate`: degrees per game second or None.
+    `radius` counts for ranges, `separation_radius` for bodies pushing apart, `inner_radius` is the
+    part that blocks. `planes`: where weapons can hit it ("ground", "air"; the colossus is in both).
+    `index`: position in `UNIT_NAMES`. `shield_regen_delay`: loops without damage before shields
+    come back. `turn_rate`: degrees per game second or None.
     """
 
     name: str
@@ -151,7 +163,9 @@ class UnitType:
 
 @dataclass(frozen=True)
 class Spawn:
-    """Where units appear: one of `points`, or a point uniform inside one of `rectangles` (x0, y0, x1, y1)."""
+    """Where units appear: one of `points`, or a point uniform inside one of `rectangles` (x0, y0,
+    x1, y1).
+    """
 
     points: tuple[tuple[float, float], ...] = ()
     rectangles: tuple[tuple[float, float, float, float], ...] = ()
@@ -159,7 +173,11 @@ class Spawn:
     def draw(self, rng: np.random.Generator) -> tuple[float, float]:
         """A point; draws nothing from `rng` where there is no choice."""
         if self.points:
-            return self.points[int(rng.integers(len(self.points)))] if len(self.points) > 1 else self.points[0]
+            return (
+                self.points[int(rng.integers(len(self.points)))]
+                if len(self.points) > 1
+                else self.points[0]
+            )
         choice = int(rng.integers(len(self.rectangles))) if len(self.rectangles) > 1 else 0
         x0, y0, x1, y1 = self.rectangles[choice]
         return float(rng.uniform(x0, x1)), float(rng.uniform(y0, y1))
@@ -169,7 +187,8 @@ class Spawn:
 class Creation:
     """One creation call of the map's script: `count` units at the map's spawn number `spawn`.
 
-    `together`: all at the point drawn for that spawn in this episode (which other calls share); else a draw per unit.
+    `together`: all at the point drawn for that spawn in this episode (which other calls share);
+        else a draw per unit.
     """
 
     unit: str
@@ -182,8 +201,9 @@ class Creation:
 class EnemyOrder:
     """The enemies' one order of an episode.
 
-    kind "attack_move": to `points[0]`. "attack_move_segment": to a point uniform between the two `points`, drawn once
-    per episode. "attack_agents": attack the agents' units, no attack-move. "none": stay and acquire what comes near.
+    kind "attack_move": to `points[0]`. "attack_move_segment": to a point uniform between the two
+    `points`, drawn once per episode. "attack_agents": attack the agents' units, no attack-move.
+    "none": stay and acquire what comes near.
     """
 
     kind: str
@@ -198,7 +218,8 @@ class MapInfo:
         limit: of an episode, in steps.
         agent_race, enemy_race: "T", "P" or "Z"; shields are observed of Protoss sides only.
         map_type: SMAC's name of the unit set.
-        agents: unit names in the order of the agents; enemies: in creation order, which is the order of the enemies.
+        agents: unit names in the order of the agents; enemies: in creation order, which is the
+            order of the enemies.
         agent_creations, enemy_creations: the script's calls; spawns: where.
         unit_type_bits, agent_bits, enemy_bits: width of the one-hot type and the bit of each unit.
         unit_overrides: what the map changes of its unit types; read them through `unit_type`.
@@ -243,20 +264,26 @@ class MapInfo:
 
     @property
     def heals(self) -> bool:
-        """Whether medivac agents heal instead of attacking, and the rules for the end of an episode mind medivacs."""
+        """Whether medivac agents heal instead of attacking, and the rules for the end of an episode
+        mind medivacs.
+        """
         return self.map_type in ("MMM", "terran_gen")
 
     @cached_property
     def units(self) -> dict[str, UnitType]:
         """The types on this map, the map's own values applied."""
-        return {n: _override(unit_type(n), self.unit_overrides.get(n, {})) for n in {*self.agents, *self.enemies}}
+        return {
+            n: _override(unit_type(n), self.unit_overrides.get(n, {}))
+            for n in {*self.agents, *self.enemies}
+        }
 
     def unit_type(self, name: str) -> UnitType:
         """The unit type as it is on this map."""
         return self.units[name]
 
     def draw_points(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The creation points of one episode, in creation order, before the game pushes units apart.
+        """The creation points of one episode, in creation order, before the game pushes units
+        apart.
 
         Returns:
             float64 [A, 2] of the agents and [E, 2] of the enemies.
@@ -264,7 +291,11 @@ class MapInfo:
         shared = {c.spawn for c in (*self.agent_creations, *self.enemy_creations) if c.together}
         fixed = {i: self.spawns[i].draw(rng) for i in sorted(shared)}
         sides = [
-            [fixed[c.spawn] if c.together else self.spawns[c.spawn].draw(rng) for c in calls for _ in range(c.count)]
+            [
+                fixed[c.spawn] if c.together else self.spawns[c.spawn].draw(rng)
+                for c in calls
+                for _ in range(c.count)
+            ]
             for calls in (self.agent_creations, self.enemy_creations)
         ]
         return np.array(sides[0]), np.array(sides[1])
@@ -274,7 +305,8 @@ class MapInfo:
 class Scenario:
     """A SMACv2 scenario (Ellis et al. 2023): teams are drawn per episode.
 
-    `units` with `weights`; a whole team of one of `not_whole_team` is drawn again. `bits`: type bits of both sides.
+    `units` with `weights`; a whole team of one of `not_whole_team` is drawn again. `bits`: type
+    bits of both sides.
     """
 
     name: str
@@ -291,8 +323,8 @@ class Scenario:
     sizes: tuple[int, int, int]
 
     def map_info(self, n_agents: int, n_enemies: int) -> MapInfo:
-        """A map for teams of these sizes. Units and their places are not the map's to say: they come from who draws the
-        teams; the units named here only fill the places.
+        """A map for teams of these sizes. Units and their places are not the map's to say: they
+        come from who draws the teams; the units named here only fill the places.
 
         `max_reward` is NaN (it depends on the first team), `sizes` are the scenario's own.
         """
@@ -330,7 +362,9 @@ def _read(name: str) -> dict[str, Any]:
 _UNITS = _read("units.json")
 _MAPS = _read("maps.json")
 
-UNIT_NAMES: tuple[str, ...] = tuple(_UNITS["units"])  # alphabetical, which is SMAC's order of the agents' types
+UNIT_NAMES: tuple[str, ...] = tuple(
+    _UNITS["units"]
+)  # alphabetical, which is SMAC's order of the agents' types
 UNIT_INDEX: dict[str, int] = {name: index for index, name in enumerate(UNIT_NAMES)}
 # SMAC's divisors in observation and state
 MAX_COOLDOWN: dict[str, float] = {
@@ -382,8 +416,8 @@ def _override(unit: UnitType, changes: dict[str, Any]) -> UnitType:
 def terrain(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Pathing (bool) and height (float64, 0 to 1) of a terrain, both [32, 32] as [x, y], read-only.
 
-    Cells that a diagonal wall halves count as blocked. Height is the file's cliff level / 255: where the files give
-    none, one level all over.
+    Cells that a diagonal wall halves count as blocked. Height is the file's cliff level / 255:
+    where the files give none, one level all over.
     """
     raw = _MAPS["terrains"][name]
     pathing = np.array([[cell == "." for cell in row] for row in raw["rows"]]).T.copy()
@@ -412,7 +446,10 @@ def map_info(name: str) -> MapInfo:
     raw = _MAPS["maps"][name]
     pathing, height = terrain(raw["terrain"])
     calls = {
-        side: tuple(Creation(unit, count, spawn, mode == "together") for unit, count, spawn, mode in raw[side])
+        side: tuple(
+            Creation(unit, count, spawn, mode == "together")
+            for unit, count, spawn, mode in raw[side]
+        )
         for side in ("agents", "enemies")
     }
     enemies = tuple(c.unit for c in calls["enemies"] for _ in range(c.count))
@@ -425,9 +462,12 @@ def map_info(name: str) -> MapInfo:
         agent_creations=calls["agents"],
         enemy_creations=calls["enemies"],
         spawns=tuple(
-            Spawn(**{key: tuple(tuple(p) for p in value) for key, value in spawn.items()}) for spawn in raw["spawns"]
+            Spawn(**{key: tuple(tuple(p) for p in value) for key, value in spawn.items()})
+            for spawn in raw["spawns"]
         ),
-        enemy_order=EnemyOrder(raw["enemy_order"]["kind"], tuple(tuple(p) for p in raw["enemy_order"]["points"])),
+        enemy_order=EnemyOrder(
+            raw["enemy_order"]["kind"], tuple(tuple(p) for p in raw["enemy_order"]["points"])
+        ),
         pathing=pathing,
         height=height,
         sizes=tuple(raw["sizes"]),
@@ -464,4 +504,6 @@ def scenario(name: str) -> Scenario:
     if name not in _MAPS["smacv2"]:
         raise ConfigError(f"unknown SMACv2 scenario '{name}'; {nearest(name, scenario_names())}")
     raw = {**_MAPS["smacv2"][name], "name": name}
-    return Scenario(**{f.name: tuple(v) if isinstance(v := raw[f.name], list) else v for f in fields(Scenario)})
+    return Scenario(
+        **{f.name: tuple(v) if isinstance(v := raw[f.name], list) else v for f in fields(Scenario)}
+    )

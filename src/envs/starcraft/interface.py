@@ -1,9 +1,9 @@
-"""SMAC's and SMACv2's actions, availability, observations, state, reward and end of episode on arrays of units, B
-battles at once.
+"""SMAC's and SMACv2's actions, availability, observations, state, reward and end of episode on
+arrays of units, B battles at once.
 
-Samvelyan et al. 2019, sections 4 and 5, and Ellis et al. 2023, with the public environments' options and oddities.
-Distances are between centres. The kernels run over a range of battles each (`Workers`) and write into the arrays that
-they are given.
+Samvelyan et al. 2019, sections 4 and 5, and Ellis et al. 2023, with the public environments'
+options and oddities. Distances are between centres. The kernels run over a range of battles each
+(`Workers`) and write into the arrays that they are given.
 """
 
 # ruff: noqa: ANN001, ANN202 -- numba infers the types of the kernels at the end of this file
@@ -43,7 +43,8 @@ N_MOVES = 4
 N_PATHING = 8
 N_HEIGHT = 9
 UNKNOWN_ACTION = -1  # the last action before the first one
-# SMACv2's cone of view: looks to N_LOOKS directions, counter-clockwise from the east; half of its angle
+# SMACv2's cone of view: looks to N_LOOKS directions, counter-clockwise from the east; half of its
+# angle
 N_LOOKS = 12
 LOOK_X = np.cos(2 * np.pi * np.arange(N_LOOKS) / N_LOOKS)
 LOOK_Y = np.sin(2 * np.pi * np.arange(N_LOOKS) / N_LOOKS)
@@ -51,7 +52,9 @@ CONE_COS = float(np.cos(np.pi / N_LOOKS))
 DX = np.array([0.0, 0.0, 0.0, 0.0, 1.0, -1.0])
 DY = np.array([0.0, 0.0, 1.0, -1.0, 0.0, 0.0])
 # where pathing (the first 8) and height are looked up, in move amounts
-AROUND = np.array([[0, 2], [0, -2], [2, 0], [-2, 0], [1, 1], [-1, -1], [1, -1], [-1, 1], [0, 0]], dtype=np.float64)
+AROUND = np.array(
+    [[0, 2], [0, -2], [2, 0], [-2, 0], [1, 1], [-1, -1], [1, -1], [-1, 1], [0, 0]], dtype=np.float64
+)
 
 RUNNING, WON, LOST, DRAWN, TIMEOUT = range(5)
 MARINE, MARAUDER, MEDIVAC = (UNIT_INDEX[n] for n in ("Marine", "Marauder", "Medivac"))
@@ -59,7 +62,8 @@ MARINE, MARAUDER, MEDIVAC = (UNIT_INDEX[n] for n in ("Marine", "Marauder", "Medi
 
 @dataclass(frozen=True)
 class Options:
-    """SMAC's `env_args` that shape the interface, with SMAC's defaults (comments: config/envs/sc2sim.yaml).
+    """SMAC's `env_args` that shape the interface, with SMAC's defaults (comments:
+    config/envs/sc2sim.yaml).
 
     Raises:
         ConfigError: a value out of range.
@@ -92,8 +96,14 @@ class Options:
             value = getattr(self, field.name)
             if field.type == "bool":
                 if not isinstance(value, (bool, np.bool_)):
-                    raise ConfigError(f"StarCraft: {field.name} is {value!r}, must be True or False")
-            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+                    raise ConfigError(
+                        f"StarCraft: {field.name} is {value!r}, must be True or False"
+                    )
+            elif (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not isfinite(value)
+            ):
                 raise ConfigError(f"StarCraft: {field.name} is {value!r}, must be a finite number")
         for name in ("move_amount", "reward_scale_rate"):
             if getattr(self, name) <= 0:
@@ -102,8 +112,8 @@ class Options:
 
 @dataclass(frozen=True)
 class V2Options(Options):
-    """SMACv2's options besides (comments: config/envs/sc2sim_v2.yaml), off; and its rule for rewards: what is only
-    positive is cut at zero, where SMAC takes the absolute value.
+    """SMACv2's options besides (comments: config/envs/sc2sim_v2.yaml), off; and its rule for
+    rewards: what is only positive is cut at zero, where SMAC takes the absolute value.
 
     Raises:
         ConfigError: a value out of range.
@@ -117,7 +127,9 @@ class V2Options(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.prob_obs_enemy <= 1:
-            raise ConfigError(f"StarCraft: prob_obs_enemy is {self.prob_obs_enemy}, must be from 0 to 1")
+            raise ConfigError(
+                f"StarCraft: prob_obs_enemy is {self.prob_obs_enemy}, must be from 0 to 1"
+            )
 
 
 class _Rules(NamedTuple):
@@ -161,7 +173,9 @@ class _Rules(NamedTuple):
 
 
 class _Tables(NamedTuple):
-    """By unit type: ranges of an agent (float64), divisors of agents and enemies (float64), type bits (int64)."""
+    """By unit type: ranges of an agent (float64), divisors of agents and enemies (float64), type
+    bits (int64).
+    """
 
     sight: np.ndarray
     shoot: np.ndarray
@@ -190,8 +204,10 @@ class _Units(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """SMACv2's limits of view: the direction that each agent looks to (int64 [B, A]); who found each enemy
-    (int64 [B, E], -1: nobody yet); the battle's draw for what follows from chance (uint64 [B])."""
+    """SMACv2's limits of view: the direction that each agent looks to (int64 [B, A]); who found
+    each enemy (int64 [B, E], -1: nobody yet); the battle's draw for what follows from chance
+    (uint64 [B]).
+    """
 
     look: np.ndarray
     finder: np.ndarray
@@ -201,24 +217,29 @@ class _Views(NamedTuple):
 class Interface:
     """The rules of SMAC between a `Battle` and a `VectorEnv`'s arrays.
 
-    An episode: `begin`, `observe`, then per step `give_orders`, the engine's step, `score`, `observe`.
+    An episode: `begin`, `observe`, then per step `give_orders`, the engine's step, `score`,
+        `observe`.
 
     Args:
         info: the map.
-        battle: of B battles with the map's numbers of units; unit types may differ from battle to battle.
+        battle: of B battles with the map's numbers of units; unit types may differ from battle to
+            battle.
         options: see `Options`; with `V2Options` the rules are SMACv2's.
         sight, shoot: an agent's ranges by unit type, float64 [types]; default 9 and 6 for all.
         threads: over battles.
 
     Attributes:
-        n_actions, obs_size, state_size: U, O, S. With obs_timestep_number O is the length of the vector that comes,
-            one more than SMAC reports.
-        order (int8 [B, A]), target (int64 [B, A], unit index), target_x, target_y (float64 [B, A]): for the engine.
+        n_actions, obs_size, state_size: U, O, S. With obs_timestep_number O is the length of the
+            vector that comes, one more than SMAC reports.
+        order (int8 [B, A]), target (int64 [B, A], unit index), target_x, target_y (float64 [B, A]):
+        for the engine.
         executed: int64 [B, A], the actions behind the orders: the given ones, or the heuristic's.
         last_action: int64 [B, A], the given ones of the last step, -1 before the first.
         steps: int64 [B], of the running episode.
-        won: bool [B]. outcome: int64 [B]. dead_agents, dead_enemies: int64 [B]. All after the last step.
-        max_reward: float64 [B], what scales battle b's rewards; NaN until its first episode has begun.
+        won: bool [B]. outcome: int64 [B]. dead_agents, dead_enemies: int64 [B]. All after the last
+            step.
+        max_reward: float64 [B], what scales battle b's rewards; NaN until its first episode has
+            begun.
     """
 
     def __init__(
@@ -231,14 +252,19 @@ class Interface:
         threads: int = 1,
     ) -> None:
         if (battle.n_agents, battle.n_enemies) != (info.n_agents, info.n_enemies):
-            raise ValueError(f"a battle of {battle.n_agents} against {battle.n_enemies} units is not map {info.name}")
+            raise ValueError(
+                f"a battle of {battle.n_agents} against {battle.n_enemies} units is not map "
+                f"{info.name}"
+            )
         b, a, n = battle.n_envs, battle.n_agents, battle.n_units
         self.info, self.options, self.battle = info, options, battle
         self.n_agents, self.n_enemies = a, battle.n_enemies
         v2 = options if isinstance(options, V2Options) else V2Options()
         first_attack = N_ACTIONS_NO_ATTACK + (N_LOOKS if v2.conic_fov else 0)
         # a healer's targets are agents
-        self.n_actions = first_attack + (max(a, battle.n_enemies) if info.heals else battle.n_enemies)
+        self.n_actions = first_attack + (
+            max(a, battle.n_enemies) if info.heals else battle.n_enemies
+        )
         self._draws_views = v2.prob_obs_enemy < 1
         self._rules = _Rules(
             n_agents=a,
@@ -271,7 +297,12 @@ class Interface:
         self._units = _Units(*(getattr(battle, name) for name in _Units._fields))
         self._workers = Workers(threads, b)
 
-        self.move_feature_size, self.enemy_feature_size, self.ally_feature_size, self.own_feature_size = self._parts(v2)
+        (
+            self.move_feature_size,
+            self.enemy_feature_size,
+            self.ally_feature_size,
+            self.own_feature_size,
+        ) = self._parts(v2)
         self.obs_size = (
             self.move_feature_size
             + self.n_enemies * self.enemy_feature_size
@@ -282,7 +313,10 @@ class Interface:
         self.agent_attributes = ["health", "energy/cooldown", "rel_x", "rel_y"]
         self.enemy_attributes = ["health", "rel_x", "rel_y"]
         bits = [f"type_{i}" for i in range(info.unit_type_bits)]
-        for attributes, race in ((self.agent_attributes, info.agent_race), (self.enemy_attributes, info.enemy_race)):
+        for attributes, race in (
+            (self.agent_attributes, info.agent_race),
+            (self.enemy_attributes, info.enemy_race),
+        ):
             attributes += ["shield"] if race == "P" else []
             if v2.conic_fov and attributes is self.agent_attributes:
                 attributes += ["fov_x", "fov_y"]
@@ -319,22 +353,31 @@ class Interface:
         self._counted_dead = np.zeros((b, n), dtype=np.bool_)
 
     def _parts(self, v2: V2Options) -> tuple[int, int, int, int]:
-        """Sizes of the move features, of one enemy's, of one ally's and of the own features, as SMAC reports them."""
+        """Sizes of the move features, of one enemy's, of one ally's and of the own features, as
+        SMAC reports them.
+        """
         o, info = self.options, self.info
         agent_shield, enemy_shield = int(info.agent_race == "P"), int(info.enemy_race == "P")
         bits = info.unit_type_bits
         move = N_MOVES + N_PATHING * int(o.obs_pathing_grid) + N_HEIGHT * int(o.obs_terrain_height)
         enemy = 4 + bits + int(o.obs_all_health) * (1 + enemy_shield)
-        ally = 4 + bits + int(o.obs_all_health) * (1 + agent_shield) + self.n_actions * int(o.obs_last_action)
+        ally = (
+            4
+            + bits
+            + int(o.obs_all_health) * (1 + agent_shield)
+            + self.n_actions * int(o.obs_last_action)
+        )
         own = bits + int(o.obs_own_health) * (1 + agent_shield) + int(o.obs_timestep_number)
         own += 2 * int(v2.obs_own_pos) + 2 * int(v2.conic_fov)
         return move, enemy, ally, own
 
     def begin(self, mask: np.ndarray, rngs: Sequence[np.random.Generator] = ()) -> None:
-        """Starts episodes in `mask` (bool [B]): the battles' units are those of the first observation.
+        """Starts episodes in `mask` (bool [B]): the battles' units are those of the first
+        observation.
 
         Args:
-            rngs: B generators; drawn from only where what agents see is random (`prob_obs_enemy` below 1).
+            rngs: B generators; drawn from only where what agents see is random (`prob_obs_enemy`
+                below 1).
         """
         battle, a = self.battle, self.n_agents
         self._views.look[mask] = 0
@@ -353,15 +396,17 @@ class Interface:
         self._counted_dead[mask] = ~battle.alive[mask]
         first = mask & np.isnan(self.max_reward)
         if first.any():
-            whole = battle.health_max[first, a:].sum(axis=1) + battle.shield_max[first, a:].sum(axis=1)
+            whole = battle.health_max[first, a:].sum(axis=1) + battle.shield_max[first, a:].sum(
+                axis=1
+            )
             fixed = self.n_enemies * self.options.reward_death_value + self.options.reward_win
             self.max_reward[first] = whole + fixed
 
     def give_orders(self, actions: np.ndarray, mask: np.ndarray, avail: np.ndarray) -> None:
         """Turns actions into `order`, `target`, `target_x`, `target_y` and remembers them.
 
-        With `heuristic_ai` the actions are only remembered, and each agent goes for its nearest enemy (medivac: hurt
-        agent) until that is dead (healed).
+        With `heuristic_ai` the actions are only remembered, and each agent goes for its nearest
+        enemy (medivac: hurt agent) until that is dead (healed).
 
         Args:
             actions: int64 [B, A], available ones.
@@ -371,41 +416,57 @@ class Interface:
         o = self.options
         if o.heuristic_ai:
             self._workers.run(
-                _heuristic, mask, self._rules, self._units, avail, o.heuristic_rest, self._heuristic_target,
+                _heuristic, mask, self._rules, self._units, avail, o.heuristic_rest,
+                self._heuristic_target,
                 self.executed, self.order, self.target, self.target_x, self.target_y,
             )  # fmt: skip
             self.last_action[mask] = actions[mask]
         else:
             self._workers.run(
-                _give_orders, mask, self._rules, self._tables, self._units, self._views, actions, self.executed,
+                _give_orders, mask, self._rules, self._tables, self._units, self._views, actions,
+                self.executed,
                 self.last_action, self.order, self.target, self.target_x, self.target_y,
             )  # fmt: skip
 
-    def score(self, mask: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
+    def score(
+        self, mask: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> None:
         """Counts the step that the engine has just made in `mask` (bool [B]).
 
-        Writes reward (float32 [B]), terminated, truncated (bool [B]) and the attributes of the last step. An episode
-        cut by its limit is `truncated` with `continuing_episode`, else `terminated`, as in SMAC.
+        Writes reward (float32 [B]), terminated, truncated (bool [B]) and the attributes of the last
+        step. An episode cut by its limit is `truncated` with `continuing_episode`, else
+        `terminated`, as in SMAC.
         """
         self._workers.run(
-            _score, mask, self._rules, self._units, self.options.continuing_episode, self._points, self._counted_dead,
-            self.max_reward, self.steps, self.outcome, self.won, self.dead_agents, self.dead_enemies,
+            _score, mask, self._rules, self._units, self.options.continuing_episode, self._points,
+            self._counted_dead,
+            self.max_reward, self.steps, self.outcome, self.won, self.dead_agents,
+            self.dead_enemies,
             reward, terminated, truncated,
         )  # fmt: skip
 
-    def observe(self, mask: np.ndarray, obs: np.ndarray, state: np.ndarray, avail: np.ndarray) -> None:
-        """Writes obs (float32 [B, A, O]), state (float32 [B, S]) and avail (uint8 [B, A, U]) of `mask` (bool [B])."""
+    def observe(
+        self, mask: np.ndarray, obs: np.ndarray, state: np.ndarray, avail: np.ndarray
+    ) -> None:
+        """Writes obs (float32 [B, A, O]), state (float32 [B, S]) and avail (uint8 [B, A, U]) of
+        `mask` (bool [B]).
+        """
         self._workers.run(
-            _observe, mask, self._rules, self._tables, self._units, self._views, self.steps, self.last_action,
+            _observe, mask, self._rules, self._tables, self._units, self._views, self.steps,
+            self.last_action,
             obs, state, avail,
         )  # fmt: skip
 
     def env_info(self) -> dict[str, Any]:
         """SMAC's own entries of `get_env_info`."""
-        return {"agent_features": list(self.agent_attributes), "enemy_features": list(self.enemy_attributes)}
+        return {
+            "agent_features": list(self.agent_attributes),
+            "enemy_features": list(self.enemy_attributes),
+        }
 
     def visibility(self) -> np.ndarray:
-        """What SMAC's `get_visibility_matrix` tells: bool [B, A, N], agents first; a unit does not see itself.
+        """What SMAC's `get_visibility_matrix` tells: bool [B, A, N], agents first; a unit does not
+        see itself.
 
         SMACv2's cone and `prob_obs_enemy` are not counted.
         """
@@ -423,23 +484,31 @@ class Interface:
 
 
 def _kernel_options(options: Options) -> dict[str, Any]:
-    """The options that `_Rules` has too, each of one type whatever the user wrote: a kernel has one signature."""
+    """The options that `_Rules` has too, each of one type whatever the user wrote: a kernel has one
+    signature.
+    """
     values = {}
     for field in fields(options):
         if field.name in _Rules._fields:
-            values[field.name] = (bool if field.type == "bool" else float)(getattr(options, field.name))
+            values[field.name] = (bool if field.type == "bool" else float)(
+                getattr(options, field.name)
+            )
     return values
 
 
 def _by_type(values: dict[str, float], default: float, instead: dict[str, str]) -> np.ndarray:
-    return np.array([values.get(instead.get(name, name), default) for name in UNIT_NAMES], dtype=np.float64)
+    return np.array(
+        [values.get(instead.get(name, name), default) for name in UNIT_NAMES], dtype=np.float64
+    )
 
 
 def _ranges(given: np.ndarray | None, default: float) -> np.ndarray:
     if given is None:
         return np.full(len(UNIT_NAMES), default)
     if given.shape != (len(UNIT_NAMES),):
-        raise ValueError(f"ranges by unit type are {list(given.shape)}, must be [{len(UNIT_NAMES)}]")
+        raise ValueError(
+            f"ranges by unit type are {list(given.shape)}, must be [{len(UNIT_NAMES)}]"
+        )
     return np.ascontiguousarray(given, dtype=np.float64)
 
 
@@ -448,7 +517,8 @@ def _ranges(given: np.ndarray | None, default: float) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _give_orders(
-    first, end, mask, rules, tables, units, views, actions, executed, last_action, order, target, target_x, target_y
+    first, end, mask, rules, tables, units, views, actions, executed, last_action, order, target,
+    target_x, target_y
 ):  # fmt: skip
     for b in range(first, end):
         if not mask[b]:
@@ -495,7 +565,9 @@ def _heuristic(
             goal = chosen[b, a]
             if goal >= 0:
                 i = offset + goal
-                if not units.alive[b, i] or (healer and units.health[b, i] == units.health_max[b, i]):
+                if not units.alive[b, i] or (
+                    healer and units.health[b, i] == units.health_max[b, i]
+                ):
                     goal = -1
             if goal < 0:
                 nearest = hypot(rules.playable_x, rules.playable_y)
@@ -504,7 +576,10 @@ def _heuristic(
                     if not units.alive[b, i]:
                         continue
                     if healer:
-                        if units.type[b, i] == MEDIVAC or units.health[b, i] == units.health_max[b, i]:
+                        if (
+                            units.type[b, i] == MEDIVAC
+                            or units.health[b, i] == units.health_max[b, i]
+                        ):
                             continue
                     elif units.type[b, a] == MARAUDER and units.type[b, i] == MEDIVAC:
                         continue
@@ -535,7 +610,8 @@ def _heuristic(
 
 @njit(cache=True, nogil=True)
 def _score(
-    first, end, mask, rules, units, continuing, points, counted_dead, max_reward, steps, outcome, won, dead_agents,
+    first, end, mask, rules, units, continuing, points, counted_dead, max_reward, steps, outcome,
+    won, dead_agents,
     dead_enemies, reward, terminated, truncated
 ):  # fmt: skip
     n_agents = rules.n_agents
@@ -584,7 +660,9 @@ def _score(
         if (agents_left == 0 and enemies_left > 0) or (rules.heals and fighters == 0):
             result = LOST
             value = -1.0 if rules.reward_sparse else value + rules.reward_defeat
-        elif (agents_left > 0 and enemies_left == 0) or (rules.heals and enemies_left == 1 and enemy_medivacs == 1):
+        elif (agents_left > 0 and enemies_left == 0) or (
+            rules.heals and enemies_left == 1 and enemy_medivacs == 1
+        ):
             result = WON
             value = 1.0 if rules.reward_sparse else value + rules.reward_win
         elif agents_left == 0:
@@ -612,7 +690,9 @@ def _observe(first, end, mask, rules, tables, units, views, steps, last_action, 
             _find_enemies(b, rules, tables, units, views, steps[b])
         for a in range(rules.n_agents):
             _available(b, a, rules, tables, units, views, avail[b, a])
-            _observe_agent(b, a, rules, tables, units, views, steps, last_action, avail[b, a], obs[b, a])
+            _observe_agent(
+                b, a, rules, tables, units, views, steps, last_action, avail[b, a], obs[b, a]
+            )
         if rules.obs_instead_of_state:
             size = obs.shape[2]
             for a in range(rules.n_agents):
@@ -632,7 +712,9 @@ def _in_cone(b, a, dx, dy, distance, views):
 
 @njit(inline="always")
 def _in_reach(b, a, i, rules, tables, units, views):
-    """Whether agent a may attack (heal) unit i: near enough and, with a cone of view, in the cone."""
+    """Whether agent a may attack (heal) unit i: near enough and, with a cone of view, in the
+    cone.
+    """
     dx, dy = units.x[b, i] - units.x[b, a], units.y[b, i] - units.y[b, a]
     distance = sqrt(dx * dx + dy * dy)
     near = distance <= tables.shoot[units.type[b, a]]
@@ -641,7 +723,9 @@ def _in_reach(b, a, i, rules, tables, units, views):
 
 @njit(inline="always")
 def _chance(draw, number):
-    """Random number `number` of the stream `draw`, in [0, 1): SplitMix64 (Steele, Lea, Flood 2014)."""
+    """Random number `number` of the stream `draw`, in [0, 1): SplitMix64 (Steele, Lea, Flood
+    2014).
+    """
     z = draw + np.uint64(number + 1) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -651,7 +735,9 @@ def _chance(draw, number):
 
 @njit(inline="always")
 def _find_enemies(b, rules, tables, units, views, step):
-    """Who sees an enemy first; of several in one step, the first in an order that is drawn for the step."""
+    """Who sees an enemy first; of several in one step, the first in an order that is drawn for the
+    step.
+    """
     n_agents = rules.n_agents
     for k in range(rules.n_enemies):
         if views.finder[b, k] >= 0 or not units.alive[b, n_agents + k]:
@@ -660,7 +746,10 @@ def _find_enemies(b, rules, tables, units, views, step):
         for a in range(n_agents):
             if not units.alive[b, a]:
                 continue
-            dx, dy = units.x[b, n_agents + k] - units.x[b, a], units.y[b, n_agents + k] - units.y[b, a]
+            dx, dy = (
+                units.x[b, n_agents + k] - units.x[b, a],
+                units.y[b, n_agents + k] - units.y[b, a],
+            )
             distance = sqrt(dx * dx + dy * dy)
             if distance >= tables.sight[units.type[b, a]]:
                 continue
@@ -694,7 +783,11 @@ def _available(b, a, rules, tables, units, views, row):
         # towards zero, so that -0.5 is still in cell 0
         cell_x = int(x + half * DX[action])
         cell_y = int(y + half * DY[action])
-        if 0 <= cell_x < rules.map_x and 0 <= cell_y < rules.map_y and tables.pathing[cell_x, cell_y]:
+        if (
+            0 <= cell_x < rules.map_x
+            and 0 <= cell_y < rules.map_y
+            and tables.pathing[cell_x, cell_y]
+        ):
             row[action] = 1
     for action in range(N_ACTIONS_NO_ATTACK, rules.first_attack):
         row[action] = 1
@@ -812,7 +905,9 @@ def _observe_agent(b, a, rules, tables, units, views, steps, last_action, avail,
 
 @njit(inline="always")
 def _look_up(grid, x, y, offset, rules):
-    """The grid's value at `offset` ([2], move amounts) from the cell of (x, y); 1 outside of the map."""
+    """The grid's value at `offset` ([2], move amounts) from the cell of (x, y); 1 outside of the
+    map.
+    """
     cell_x = int(int(x) + rules.move_amount * offset[0])
     cell_y = int(int(y) + rules.move_amount * offset[1])
     if 0 <= cell_x < rules.map_x and 0 <= cell_y < rules.map_y:
@@ -830,14 +925,21 @@ def _describe(b, rules, tables, units, views, steps, last_action, n_actions, out
     for i in range(n_agents + rules.n_enemies):
         agent = i < n_agents
         shields = rules.agent_shields if agent else rules.enemy_shields
-        width = (4 if agent else 3) + (1 if shields else 0) + (2 if agent and rules.conic_fov else 0) + bits
+        width = (
+            (4 if agent else 3)
+            + (1 if shields else 0)
+            + (2 if agent and rules.conic_fov else 0)
+            + bits
+        )
         if units.alive[b, i]:
             kind = units.type[b, i]
             out[at] = units.health[b, i] / units.health_max[b, i]
             c = at + 1
             if agent:
                 medivac = rules.heals and kind == MEDIVAC
-                out[c] = (units.energy[b, i] if medivac else units.cooldown[b, i]) / tables.max_cooldown[kind]
+                out[c] = (
+                    units.energy[b, i] if medivac else units.cooldown[b, i]
+                ) / tables.max_cooldown[kind]
                 c += 1
             out[c] = (units.x[b, i] - centre_x) / rules.playable_x
             out[c + 1] = (units.y[b, i] - centre_y) / rules.playable_y

@@ -1,7 +1,8 @@
-"""Who plays the enemies: the map's order and the units' own behaviour, or scripts as in SMAC-Hard (Deng et al. 2024).
+"""Who plays the enemies: the map's order and the units' own behaviour, or scripts as in SMAC-Hard
+(Deng et al. 2024).
 
-The scripts order every living enemy before each step. Medivacs follow the nearest fighter of their side and heal by
-themselves ("hunt": they go where the fighters go).
+The scripts order every living enemy before each step. Medivacs follow the nearest fighter of their
+side and heal by themselves ("hunt": they go where the fighters go).
 """
 
 # ruff: noqa: ANN001, ANN202 -- numba infers the types of the kernels at the end of this file
@@ -31,9 +32,10 @@ from utils.registry import nearest
 # attack_move: the map's one order at the start, then each unit's own choice of targets (SMAC).
 # hunt: each attacks the agent that was closest when its last target died (SMACv2).
 # nearest: each attacks the agent that is closest now.
-# focus_fire: each attacks the weakest of the agents that its weapon reaches; if it reaches none, the closest.
-# kite: units with few points left keep away from agents, those that outrange the nearest agent do so between shots;
-#   else as nearest.
+# focus_fire: each attacks the weakest of the agents that its weapon reaches; if it reaches none,
+# the closest.
+# kite: units with few points left keep away from agents, those that outrange the nearest agent do
+# so between shots; else as nearest.
 # random_target: each attacks an agent drawn at random until it dies.
 SCRIPTS = ("attack_move", "hunt", "nearest", "focus_fire", "kite", "random_target")
 ATTACK_MOVE, HUNT, NEAREST, FOCUS_FIRE, KITE, RANDOM_TARGET = range(len(SCRIPTS))
@@ -42,16 +44,17 @@ MIXTURE = "mixture"
 NEAR = 8.0
 # A unit with at most this part of its health and shield is weak.
 WEAK = 1 / 3
-# How far away the point is that a unit backs off to, how much farther than the nearest agent it must shoot to do so
-# between shots, and while how many loops of its cooldown are left.
+# How far away the point is that a unit backs off to, how much farther than the nearest agent it
+# must shoot to do so between shots, and while how many loops of its cooldown are left.
 BACK_OFF = 2.0
 OUTRANGES = 1.0
 RELOADING = 4.0
 
 
 class _Types(NamedTuple):
-    """By unit type: whether the first can attack the second (bool [T, T]), who heals (bool [T]), the longest range,
-    edge to edge, and the radius (float64 [T])."""
+    """By unit type: whether the first can attack the second (bool [T, T]), who heals (bool [T]),
+    the longest range, edge to edge, and the radius (float64 [T]).
+    """
 
     attacks: np.ndarray
     heals: np.ndarray
@@ -65,7 +68,8 @@ class Opponents:
     Args:
         info: the map.
         battle: of B battles.
-        base: what "mixture" contains beside nearest, focus_fire, kite and random_target: attack_move or hunt.
+        base: what "mixture" contains beside nearest, focus_fire, kite and random_target:
+            attack_move or hunt.
         choice: one of `SCRIPTS`, or "mixture".
         weights: script -> weight in the mixture; empty: all equal.
         threads: over battles.
@@ -74,7 +78,8 @@ class Opponents:
         script: int64 [B], position in `SCRIPTS`.
         names: the scripts that may be drawn.
         commands: whether there is ever an order to give.
-        order (int8), target (int64), target_x, target_y (float64): [B, N], for the engine, after `command`.
+        order (int8), target (int64), target_x, target_y (float64): [B, N], for the engine, after
+        `command`.
 
     Raises:
         ConfigError: an unknown script, weights that are no weights.
@@ -91,19 +96,36 @@ class Opponents:
     ) -> None:
         known = tuple(name for name in SCRIPTS if name != "attack_move" or base == "attack_move")
         if choice != MIXTURE and choice not in known:
-            raise ConfigError(f"StarCraft: unknown opponents {choice!r}; {nearest(str(choice), (*known, MIXTURE))}")
+            raise ConfigError(
+                f"StarCraft: unknown opponents {choice!r}; "
+                f"{nearest(str(choice), (*known, MIXTURE))}"
+            )
         weights = dict(weights or {})
         if weights and choice != MIXTURE:
-            raise ConfigError(f"StarCraft: opponent_weights go with opponents: {MIXTURE}, not with {choice}")
+            raise ConfigError(
+                f"StarCraft: opponent_weights go with opponents: {MIXTURE}, not with {choice}"
+            )
         for name, weight in weights.items():
             if name not in known:
-                raise ConfigError(f"StarCraft: opponent_weights: unknown opponent '{name}'; {nearest(name, known)}")
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not isfinite(weight) or weight < 0:
-                raise ConfigError(f"StarCraft: opponent_weights.{name} is {weight!r}, must be a number from 0")
+                raise ConfigError(
+                    f"StarCraft: opponent_weights: unknown opponent '{name}'; "
+                    f"{nearest(name, known)}"
+                )
+            if (
+                isinstance(weight, bool)
+                or not isinstance(weight, (int, float))
+                or not isfinite(weight)
+                or weight < 0
+            ):
+                raise ConfigError(
+                    f"StarCraft: opponent_weights.{name} is {weight!r}, must be a number from 0"
+                )
         if choice == MIXTURE:
             weights = weights or dict.fromkeys((base, *SCRIPTS[NEAREST:]), 1.0)
             if sum(weights.values()) <= 0:
-                raise ConfigError("StarCraft: opponent_weights are all 0, at least one must be above")
+                raise ConfigError(
+                    "StarCraft: opponent_weights are all 0, at least one must be above"
+                )
         else:
             weights = {choice: 1.0}
         self.names = tuple(name for name in SCRIPTS if weights.get(name, 0) > 0)
@@ -124,7 +146,9 @@ class Opponents:
         self._workers = Workers(threads, b)
 
     def begin(self, mask: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
-        """Starts battles in `mask` (bool [B]), from one draw of `rngs[b]` each where anything is random."""
+        """Starts battles in `mask` (bool [B]), from one draw of `rngs[b]` each where anything is
+        random.
+        """
         if not self.commands:
             return
         self._chosen[mask] = -1
@@ -136,15 +160,23 @@ class Opponents:
             self._rng[b] = rngs[b].integers(1, 2**63)
 
     def command(
-        self, mask: np.ndarray, order: np.ndarray, target: np.ndarray, target_x: np.ndarray, target_y: np.ndarray
+        self,
+        mask: np.ndarray,
+        order: np.ndarray,
+        target: np.ndarray,
+        target_x: np.ndarray,
+        target_y: np.ndarray,
     ) -> None:
-        """Writes the orders of all units in `mask` (bool [B]): the agents' as given ([B, A]), the enemies' by script.
+        """Writes the orders of all units in `mask` (bool [B]): the agents' as given ([B, A]), the
+        enemies' by script.
 
         An attack-moving enemy has ORDER_NONE: it goes on with what the map has told it.
         """
         self._workers.run(
-            _command, mask, self.n_agents, self.script, self._units, self._types, self._pathing, self._chosen,
-            self._rng, order, target, target_x, target_y, self.order, self.target, self.target_x, self.target_y,
+            _command, mask, self.n_agents, self.script, self._units, self._types, self._pathing,
+            self._chosen,
+            self._rng, order, target, target_x, target_y, self.order, self.target, self.target_x,
+            self.target_y,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -171,7 +203,9 @@ def _types(overrides: Mapping[str, UnitType]) -> _Types:
     return _Types(
         attacks=pack(overrides).weapon_for >= 0,
         heals=np.array([unit.heal is not None for unit in types]),
-        reach=np.array([max((w.range for w in unit.weapons), default=0.0) for unit in types], dtype=np.float64),
+        reach=np.array(
+            [max((w.range for w in unit.weapons), default=0.0) for unit in types], dtype=np.float64
+        ),
         radius=np.array([unit.radius for unit in types], dtype=np.float64),
     )
 
@@ -213,17 +247,25 @@ def _closest(units, b, u, n_agents, types, struck):
 @njit(inline="always")
 def _gap(units, b, u, v, types):
     """Distance from edge to edge."""
-    return _distance(units, b, u, v) - types.radius[units.type[b, u]] - types.radius[units.type[b, v]]
+    return (
+        _distance(units, b, u, v) - types.radius[units.type[b, u]] - types.radius[units.type[b, v]]
+    )
 
 
 @njit
 def _weakest_in_reach(units, b, u, n_agents, types):
-    """The agent with the least health and shield of those that u can hit from where it stands, -1: none."""
+    """The agent with the least health and shield of those that u can hit from where it stands, -1:
+    none.
+    """
     best, fewest = -1, np.inf
     kind = units.type[b, u]
     for v in range(n_agents):
         able = units.alive[b, v] and types.attacks[kind, units.type[b, v]]
-        if able and _points(units, b, v) < fewest and _gap(units, b, u, v, types) <= types.reach[kind]:
+        if (
+            able
+            and _points(units, b, v) < fewest
+            and _gap(units, b, u, v, types) <= types.reach[kind]
+        ):
             best, fewest = v, _points(units, b, v)
     return best
 
@@ -243,7 +285,9 @@ def _any_agent(units, b, u, n_agents, types, rng):
     state ^= state << np.uint64(25)
     state ^= state >> np.uint64(27)
     rng[b] = state
-    place = int(((state * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0) * n)
+    place = int(
+        ((state * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0) * n
+    )
     for v in range(n_agents):
         if units.alive[b, v] and types.attacks[kind, units.type[b, v]]:
             if place == 0:
@@ -254,7 +298,9 @@ def _any_agent(units, b, u, n_agents, types, rng):
 
 @njit
 def _follow(units, b, u, first, last, types):
-    """The fighter (or, among agents, anybody) of range(first, last) closest to the healer u, -1: none."""
+    """The fighter (or, among agents, anybody) of range(first, last) closest to the healer u, -1:
+    none.
+    """
     best, best_distance = -1, np.inf
     for v in range(first, last):
         if v == u or not units.alive[b, v] or (first > 0 and types.heals[units.type[b, v]]):
@@ -267,7 +313,9 @@ def _follow(units, b, u, first, last, types):
 
 @njit
 def _keeps_away(units, b, u, v, strong, types):
-    """Whether u, which kites, backs off from agent v: 1 yes, 0 no; 2: it is far enough, and waits."""
+    """Whether u, which kites, backs off from agent v: 1 yes, 0 no; 2: it is far enough, and
+    waits.
+    """
     distance = _distance(units, b, u, v)
     if _weak(units, b, u) and strong > 0:
         return 1 if distance <= NEAR else 2
@@ -295,7 +343,9 @@ def _command(
         strong = 0
         for u in range(n_agents, n_units):
             order[b, u] = ORDER_NONE
-            strong += units.alive[b, u] and not _weak(units, b, u) and not types.heals[units.type[b, u]]
+            strong += (
+                units.alive[b, u] and not _weak(units, b, u) and not types.heals[units.type[b, u]]
+            )
         if plan == ATTACK_MOVE:
             continue
         for u in range(n_agents, n_units):
@@ -334,7 +384,11 @@ def _command(
                     x = units.x[b, u] + (units.x[b, u] - units.x[b, threat]) * scale
                     y = units.y[b, u] + (units.y[b, u] - units.y[b, threat]) * scale
                     # with its back to a wall it fights
-                    if 0 <= x < pathing.shape[0] and 0 <= y < pathing.shape[1] and pathing[int(x), int(y)]:
+                    if (
+                        0 <= x < pathing.shape[0]
+                        and 0 <= y < pathing.shape[1]
+                        and pathing[int(x), int(y)]
+                    ):
                         order[b, u] = ORDER_MOVE
                         target_x[b, u] = x
                         target_y[b, u] = y

@@ -22,10 +22,16 @@ TEXT: Colour = (40, 40, 40)
 WALL: Colour = (112, 112, 116)
 LOW, HIGH = np.array([222, 220, 208]), np.array([252, 251, 246])  # ground, by height
 EMPTY: Colour = (70, 70, 70)
-BARS: dict[str, Colour] = {"health": (50, 170, 70), "shield": (86, 160, 240), "energy": (180, 110, 200)}
+BARS: dict[str, Colour] = {
+    "health": (50, 170, 70),
+    "shield": (86, 160, 240),
+    "energy": (180, 110, 200),
+}
 LETTERS = {
-    "Baneling": "B", "Colossus": "C", "Hydralisk": "H", "Marauder": "D", "Marine": "M", "Medivac": "+",
-    "Overseer": "O", "Reaper": "r", "Roach": "R", "SpineCrawler": "Y", "Stalker": "S", "Ultralisk": "U",
+    "Baneling": "B", "Colossus": "C", "Hydralisk": "H", "Marauder": "D", "Marine": "M",
+    "Medivac": "+",
+    "Overseer": "O", "Reaper": "r", "Roach": "R", "SpineCrawler": "Y", "Stalker": "S",
+    "Ultralisk": "U",
     "Zealot": "Z", "Zergling": "z",
 }  # fmt: skip
 
@@ -34,7 +40,8 @@ LETTERS = {
 class Scene:
     """One moment of one battle; arrays of N units, the agents first.
 
-    `target`: int64, the unit that each attacks or heals, -1: none. `text`: the line above the picture.
+    `target`: int64, the unit that each attacks or heals, -1: none. `text`: the line above the
+        picture.
     """
 
     type: np.ndarray
@@ -55,14 +62,19 @@ class Scene:
 
 
 class Painter:
-    """Draws scenes on one map: agents as blue discs, enemies as orange squares, with a letter for the type.
+    """Draws scenes on one map: agents as blue discs, enemies as orange squares, with a letter for
+    the type.
 
-    Above each unit are its bars: energy, shield, health. The part of the map that nobody can walk on is cut off.
+    Above each unit are its bars: energy, shield, health. The part of the map that nobody can walk
+        on is cut off.
     """
 
     def __init__(self, info: MapInfo) -> None:
         self.n_agents = info.n_agents
-        open_x, open_y = np.flatnonzero(info.pathing.any(axis=1)), np.flatnonzero(info.pathing.any(axis=0))
+        open_x, open_y = (
+            np.flatnonzero(info.pathing.any(axis=1)),
+            np.flatnonzero(info.pathing.any(axis=0)),
+        )
         self._x0, x1 = max(open_x[0] - 1, 0), min(open_x[-1] + 2, info.map_size[0])
         y0, self._y1 = max(open_y[0] - 1, 0), min(open_y[-1] + 2, info.map_size[1])
         self._scale = WIDTH * OVERSAMPLING / (x1 - self._x0)
@@ -76,7 +88,9 @@ class Painter:
         self._background = Image.new("RGB", (size[0], height), (255, 255, 255))
         self._background.paste(field, (0, self._top))
         self._font = ImageFont.load_default(14 * OVERSAMPLING)
-        self._letters = [ImageFont.load_default(max(9 * OVERSAMPLING, self._pixels(u) * 1.2)) for u in _types()]
+        self._letters = [
+            ImageFont.load_default(max(9 * OVERSAMPLING, self._pixels(u) * 1.2)) for u in _types()
+        ]
 
     def picture(self, scene: Scene) -> np.ndarray:
         """uint8 [H, W, 3]."""
@@ -93,7 +107,9 @@ class Painter:
             self._unit(pen, scene, i)
         for i in np.flatnonzero(alive):
             self._bars(pen, scene, i)
-        pen.text((6 * OVERSAMPLING, self._top / 2), scene.text, fill=TEXT, font=self._font, anchor="lm")
+        pen.text(
+            (6 * OVERSAMPLING, self._top / 2), scene.text, fill=TEXT, font=self._font, anchor="lm"
+        )
         return np.array(image.reduce(OVERSAMPLING))
 
     def _at(self, scene: Scene, i: int) -> tuple[float, float]:
@@ -109,13 +125,18 @@ class Painter:
     def _grave(self, pen: ImageDraw.ImageDraw, scene: Scene, i: int) -> None:
         (x, y), r = self._at(scene, i), LEAST_RADIUS * self._scale * 0.6
         for end in (1, -1):
-            pen.line((x - r, y - end * r, x + r, y + end * r), fill=PALE[self._side(i)], width=2 * OVERSAMPLING)
+            pen.line(
+                (x - r, y - end * r, x + r, y + end * r),
+                fill=PALE[self._side(i)],
+                width=2 * OVERSAMPLING,
+            )
 
     def _aim(self, pen: ImageDraw.ImageDraw, scene: Scene, i: int) -> None:
         j = int(scene.target[i])
         (x0, y0), (x1, y1) = self._at(scene, i), self._at(scene, j)
         heals = self._side(i) == self._side(j)
-        # attackers of one unit end at different points of it, so that lines both ways are told apart
+        # attackers of one unit end at different points of it, so that lines both ways are told
+        # apart
         shift = 0.0 if heals else (1.5 if self._side(i) else -1.5) * OVERSAMPLING
         colour = HEALS if heals else AIMS[self._side(i)]
         pen.line((x0, y0 + shift, x1, y1 + shift), fill=colour, width=round(1.5 * OVERSAMPLING))
@@ -127,7 +148,12 @@ class Painter:
         shape = pen.rectangle if side else pen.ellipse
         half = r * 0.88 if side else r  # a square looks larger than a disc
         line = (255, 255, 255) if unit.flying else TEXT
-        shape((x - half, y - half, x + half, y + half), fill=SIDES[side], outline=line, width=OVERSAMPLING)
+        shape(
+            (x - half, y - half, x + half, y + half),
+            fill=SIDES[side],
+            outline=line,
+            width=OVERSAMPLING,
+        )
         letter = LETTERS[unit.name]
         pen.text((x, y), letter, fill=(255, 255, 255), font=self._letters[kind], anchor="mm")
 
@@ -136,7 +162,11 @@ class Painter:
         (x, y), r = self._at(scene, i), self._pixels(unit)
         height = 2.5 * OVERSAMPLING
         top = y - r - 1.5 * OVERSAMPLING
-        full = (("health", scene.health_max[i]), ("shield", scene.shield_max[i]), ("energy", unit.energy_max))
+        full = (
+            ("health", scene.health_max[i]),
+            ("shield", scene.shield_max[i]),
+            ("energy", unit.energy_max),
+        )
         for name, most in full:
             if most <= 0:
                 continue

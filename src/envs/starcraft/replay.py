@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Frames of the running (or last) episode of every battle; keeping them costs about as much as copying them.
+    """Frames of the running (or last) episode of every battle; keeping them costs about as much as
+    copying them.
 
     Args:
         info: the map.
@@ -44,12 +45,15 @@ class Recorder:
         """Forgets the episodes in `mask` (bool [B])."""
         self._length[mask] = 0
 
-    def add(self, mask: np.ndarray, targets: np.ndarray, actions: np.ndarray, reward: np.ndarray) -> None:
+    def add(
+        self, mask: np.ndarray, targets: np.ndarray, actions: np.ndarray, reward: np.ndarray
+    ) -> None:
         """A frame of every battle in `mask` (bool [B]).
 
         Args:
             targets: int64 [B, N], what each unit attacks or heals, -1: nothing.
-            actions: int64 [B, A], those that led here. reward: float32 [B], of the step that led here.
+            actions: int64 [B, A], those that led here. reward: float32 [B], of the step that led
+                here.
         """
         bt = self._battle
         _add(
@@ -67,11 +71,12 @@ class Recorder:
         return self._draw(index, int(self._length[index]) - 1, result)
 
     def save(self, index: int, folder: Path, prefix: str, result: int = 0) -> Path:
-        """Writes the episode of battle `index` as PREFIX_NUMBER.gif and PREFIX_NUMBER.npz; returns the film's path.
+        """Writes the episode of battle `index` as PREFIX_NUMBER.gif and PREFIX_NUMBER.npz; returns
+        the film's path.
 
-        The .npz holds "type", "health_max", "shield_max" [N], arrays [frames, N] "x", "y", "health" (0: dead),
-        "shield", "energy", "target" (unit index or -1), "actions" [frames, A] and "reward" [frames] of the steps that
-        led to the frames.
+        The .npz holds "type", "health_max", "shield_max" [N], arrays [frames, N] "x", "y", "health"
+        (0: dead), "shield", "energy", "target" (unit index or -1), "actions" [frames, A] and
+        "reward" [frames] of the steps that led to the frames.
 
         Raises:
             ValueError: it has not begun an episode.
@@ -95,7 +100,8 @@ class Recorder:
             reward=self._rewards[index, :frames],
         )
         pictures = [
-            Image.fromarray(self._draw(index, t, result if t == frames - 1 else 0)).quantize(64) for t in range(frames)
+            Image.fromarray(self._draw(index, t, result if t == frames - 1 else 0)).quantize(64)
+            for t in range(frames)
         ]
         times = [FRAME_MS] * (frames - 1) + [LAST_FRAME_MS]
         pictures[0].save(film, save_all=True, append_images=pictures[1:], duration=times, loop=0)
@@ -104,7 +110,9 @@ class Recorder:
 
     def _check(self, index: int) -> None:
         if self._length[index] == 0:
-            raise ValueError(f"environment {index} has not begun an episode: there is nothing to show")
+            raise ValueError(
+                f"environment {index} has not begun an episode: there is nothing to show"
+            )
 
     def _draw(self, index: int, t: int, result: int) -> np.ndarray:
         if self._painter is None:
@@ -113,8 +121,10 @@ class Recorder:
         values = dict(zip(FIELDS, self._values[index, t], strict=True))
         living = values["health"] > 0
         text = (
-            f"{self._info.name}   step {t}/{self._info.limit}   reward so far {self._rewards[index, : t + 1].sum():.2f}"
-            f"   agents {living[:a].sum()}/{a}   enemies {living[a:].sum()}/{bt.n_enemies}   {RESULTS[result]}"
+            f"{self._info.name}   step {t}/{self._info.limit}   reward so far "
+            f"{self._rewards[index, : t + 1].sum():.2f}"
+            f"   agents {living[:a].sum()}/{a}   enemies {living[a:].sum()}/{bt.n_enemies}   "
+            f"{RESULTS[result]}"
         )
         scene = Scene(
             type=bt.type[index],

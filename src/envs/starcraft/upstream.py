@@ -1,4 +1,6 @@
-"""SMACv2 and SMAC-Hard on the real game: the packages themselves (Ellis et al. 2023; Deng et al. 2024), seeded."""
+"""SMACv2 and SMAC-Hard on the real game: the packages themselves (Ellis et al. 2023; Deng et al.
+2024), seeded.
+"""
 
 from __future__ import annotations
 
@@ -49,20 +51,24 @@ def load(name: str, module: str, instead: str) -> ModuleType:
         found = importlib.import_module(module)
     except Exception as error:  # it may fail in any way, protobuf's among them
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise MissingPackage(f"{module} cannot be imported ({reason}): {INSTALL}; {instead}") from error
+        raise MissingPackage(
+            f"{module} cannot be imported ({reason}): {INSTALL}; {instead}"
+        ) from error
     folder = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     if not any(folder.glob("Versions/Base*/SC2_x64")):
-        raise UserError(f"StarCraft II is not in {folder} (SC2PATH): bash install_sc2.sh installs it; {instead}")
+        raise UserError(
+            f"StarCraft II is not in {folder} (SC2PATH): bash install_sc2.sh installs it; {instead}"
+        )
     return found
 
 
 class Randomness:
     """Makes everything that a package draws outside of the game depend on a seed.
 
-    SMACv2 draws teams and places from numpy Generators that its distributions make for themselves, without a seed, and
-    shuffles teams with Python's global generator. All Generators that the package's objects hold are seeded here, each
-    by its place; Python's and NumPy's global generators are the environment's own while its code runs, and put back
-    afterwards.
+    SMACv2 draws teams and places from numpy Generators that its distributions make for themselves,
+    without a seed, and shuffles teams with Python's global generator. All Generators that the
+    package's objects hold are seeded here, each by its place; Python's and NumPy's global
+    generators are the environment's own while its code runs, and put back afterwards.
 
     Args:
         root: the package's environment.
@@ -92,7 +98,9 @@ class Randomness:
 
 
 def find_generators(root: Any, package: str) -> dict[str, np.random.Generator]:
-    """All numpy Generators in the attributes of the package's objects, and in their lists and mappings, by path."""
+    """All numpy Generators in the attributes of the package's objects, and in their lists and
+    mappings, by path.
+    """
     found: dict[str, np.random.Generator] = {}
     seen: set[int] = set()
 
@@ -125,7 +133,8 @@ class UpstreamEnv(SmacEnv):
         make: the package's class.
         takes: the class whose arguments count, where `make` takes any.
         seed: of the game, the teams and the places.
-        env_args: its arguments. One that the installed version does not have is left out if it is as in `defaults`.
+        env_args: its arguments. One that the installed version does not have is left out if it is
+            as in `defaults`.
         defaults: their default values.
         kwargs: further arguments.
 
@@ -150,10 +159,16 @@ class UpstreamEnv(SmacEnv):
             if anything or key in parameters:
                 given[key] = value
             elif value != defaults[key]:
-                raise ConfigError(f"{name}: the installed {make.__module__} has no argument {key}: leave it as it was")
+                raise ConfigError(
+                    f"{name}: the installed {make.__module__} has no argument {key}: leave it as "
+                    "it was"
+                )
         for key in kwargs:
             if not (anything or key in parameters):
-                raise ConfigError(f"{name}: env_args.kwargs has '{key}', which the installed version does not take")
+                raise ConfigError(
+                    f"{name}: env_args.kwargs has '{key}', which the installed version does not "
+                    "take"
+                )
         # not SmacEnv's __init__, which makes SMAC's own environment
         self.env = make(**{**given, **kwargs, "seed": seed})
         self.n_agents = self.env.n_agents
@@ -187,8 +202,8 @@ class SC2V2Env(UpstreamEnv):
 
     Args:
         seed: of the game, the teams and the places.
-        map_name: a scenario, e.g. "terran_5_vs_5", which says what is drawn; or one of the package's maps, e.g.
-            "10gen_terran", and then `capability_config` says it all.
+        map_name: a scenario, e.g. "terran_5_vs_5", which says what is drawn; or one of the
+            package's maps, e.g. "10gen_terran", and then `capability_config` says it all.
         capability_config: what is drawn in every episode, in SMACv2's form; changes the scenario's.
         module: where the package has its wrapper.
         kwargs: further arguments of the package's environment.
@@ -243,10 +258,18 @@ class SC2V2Env(UpstreamEnv):
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         env_args, defaults = _arguments(SC2V2Env, locals())
-        env_args["map_name"], env_args["capability_config"] = capabilities(map_name, capability_config or {})
+        env_args["map_name"], env_args["capability_config"] = capabilities(
+            map_name, capability_config or {}
+        )
         found = load("sc2v2", module, "--env-config=sc2sim_v2 simulates its scenarios without")
         super().__init__(
-            "sc2v2", found.StarCraftCapabilityEnvWrapper, found.StarCraft2Env, seed, env_args, defaults, kwargs or {}
+            "sc2v2",
+            found.StarCraftCapabilityEnvWrapper,
+            found.StarCraft2Env,
+            seed,
+            env_args,
+            defaults,
+            kwargs or {},
         )
 
 
@@ -300,19 +323,34 @@ class SC2HardEnv(UpstreamEnv):
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         env_args, defaults = _arguments(SC2HardEnv, locals())
-        found = load("sc2hard", module, "--env-config=sc2sim with env_args.opponents=mixture has scripts of our own")
-        super().__init__("sc2hard", found.StarCraft2Env, found.StarCraft2Env, seed, env_args, defaults, kwargs or {})
+        found = load(
+            "sc2hard",
+            module,
+            "--env-config=sc2sim with env_args.opponents=mixture has scripts of our own",
+        )
+        super().__init__(
+            "sc2hard",
+            found.StarCraft2Env,
+            found.StarCraft2Env,
+            seed,
+            env_args,
+            defaults,
+            kwargs or {},
+        )
 
 
 def _arguments(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is for the package, as given and by default."""
     ours = ("self", "seed", "module", "kwargs")
     parameters = {key: p for key, p in inspect.signature(cls).parameters.items() if key not in ours}
-    return {key: given[key] for key in parameters}, {key: p.default for key, p in parameters.items()}
+    return {key: given[key] for key in parameters}, {
+        key: p.default for key, p in parameters.items()
+    }
 
 
 def capabilities(map_name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The package's map, and its `capability_config` for a scenario with what `config` changes in it.
+    """The package's map, and its `capability_config` for a scenario with what `config` changes in
+    it.
 
     Raises:
         ConfigError: `map_name` is no scenario, and `config` does not say how large the teams are.
@@ -335,9 +373,18 @@ def capabilities(map_name: str, config: Mapping[str, Any]) -> tuple[str, dict[st
             "exception_unit_types": [unit.lower() for unit in given.not_whole_team],
             "observe": True,
         },
-        "start_positions": {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32},
+        "start_positions": {
+            "dist_type": "surrounded_and_reflect",
+            "p": 0.5,
+            "map_x": 32,
+            "map_y": 32,
+        },
     }
     for key, value in config.items():
         old = whole.get(key)
-        whole[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else deepcopy(value)
+        whole[key] = (
+            {**old, **value}
+            if isinstance(old, dict) and isinstance(value, Mapping)
+            else deepcopy(value)
+        )
     return V2_MAPS[given.race], whole

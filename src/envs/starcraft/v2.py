@@ -1,4 +1,6 @@
-"""SMACv2's scenarios (Ellis et al. 2023) in the simulator: teams and places are drawn anew in every episode."""
+"""SMACv2's scenarios (Ellis et al. 2023) in the simulator: teams and places are drawn anew in every
+episode.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,9 @@ from utils.errors import ConfigError
 from utils.registry import nearest
 
 SIDE = 32.0  # of the field
-AGENTS_REACH = (
-    15.0  # agents of a reflected start stand up to here in x, the enemies beside their images from ENEMIES_FROM
-)
+# agents of a reflected start stand up to here in x, the enemies beside their images from
+# ENEMIES_FROM
+AGENTS_REACH = 15.0
 ENEMIES_FROM = 16.0
 CENTRE = SIDE / 2
 DIAGONALS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -39,7 +41,12 @@ SURROUND, REFLECT, EITHER = "surround", "reflect_position", "surrounded_and_refl
 CAPABILITIES: Mapping[str, Any] = {
     "n_units": None,
     "n_enemies": None,
-    "team_gen": {"dist_type": TEAMS, "unit_types": None, "weights": None, "exception_unit_types": None},
+    "team_gen": {
+        "dist_type": TEAMS,
+        "unit_types": None,
+        "weights": None,
+        "exception_unit_types": None,
+    },
     "start_positions": {"dist_type": EITHER, "p": 0.5, "map_x": int(SIDE), "map_y": int(SIDE)},
 }
 
@@ -63,16 +70,24 @@ class Draw:
     surround: float
 
     def __call__(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Types (int64 [A + E]) and creation points (float64 [A + E, 2]), agents first, unsorted."""
+        """Types (int64 [A + E]) and creation points (float64 [A + E, 2]), agents first,
+        unsorted.
+        """
         agents = self._team(rng, self.n_agents)
         extra = self.n_enemies - self.n_agents
-        enemies = np.concatenate([agents, self._team(rng, extra)]) if extra > 0 else agents[: self.n_enemies]
+        enemies = (
+            np.concatenate([agents, self._team(rng, extra)])
+            if extra > 0
+            else agents[: self.n_enemies]
+        )
         places = self._surrounded(rng) if rng.random() < self.surround else self._reflected(rng)
         return np.concatenate([agents, enemies]), places
 
     def _team(self, rng: np.random.Generator, n: int) -> np.ndarray:
         while True:
-            team = np.array(self.units, dtype=np.int64)[rng.choice(len(self.units), size=n, p=self.weights)]
+            team = np.array(self.units, dtype=np.int64)[
+                rng.choice(len(self.units), size=n, p=self.weights)
+            ]
             if team[0] not in self.exceptions or (team != team[0]).any():
                 return team
 
@@ -80,7 +95,9 @@ class Draw:
         agents = rng.uniform((0.0, 0.0), (AGENTS_REACH, SIDE), (self.n_agents, 2))
         images = agents[: self.n_enemies].copy()
         images[:, 0] = SIDE - images[:, 0]
-        extra = rng.uniform((ENEMIES_FROM, 0.0), (SIDE, SIDE), (max(self.n_enemies - self.n_agents, 0), 2))
+        extra = rng.uniform(
+            (ENEMIES_FROM, 0.0), (SIDE, SIDE), (max(self.n_enemies - self.n_agents, 0), 2)
+        )
         return np.concatenate([agents, images, extra])
 
     def _surrounded(self, rng: np.random.Generator) -> np.ndarray:
@@ -96,9 +113,9 @@ class Draw:
 class SC2SimV2(Simulation):
     """B simulated battles of one of SMACv2's scenarios.
 
-    Each enemy attacks the closest agent until that is dead, then the next (chosen once per step: half a game second
-    with the default step_mul). What scales battle b's rewards is its first team, so a win may return more or less than
-    reward_scale_rate, as in SMACv2.
+    Each enemy attacks the closest agent until that is dead, then the next (chosen once per step:
+    half a game second with the default step_mul). What scales battle b's rewards is its first team,
+    so a win may return more or less than reward_scale_rate, as in SMACv2.
 
     Args:
         n_envs: B.
@@ -107,7 +124,8 @@ class SC2SimV2(Simulation):
         capability_config: SMACv2's description of teams and places, see config/envs/sc2sim_v2.yaml.
         use_unit_ranges: sight and shooting range by the agent's type; else 9 and 6.
         opponents, opponent_weights: who plays the enemies, see `opponents.Opponents`.
-        difficulty, the others: see `Simulation`, `interface.V2Options` and config/envs/sc2sim_v2.yaml.
+        difficulty, the others: see `Simulation`, `interface.V2Options` and
+            config/envs/sc2sim_v2.yaml.
 
     Raises:
         ConfigError: an unknown scenario, a value out of range.
@@ -155,7 +173,9 @@ class SC2SimV2(Simulation):
     ) -> None:
         check_difficulty("sc2sim_v2", difficulty)
         if not isinstance(use_unit_ranges, bool):
-            raise ConfigError(f"sc2sim_v2: use_unit_ranges is {use_unit_ranges!r}, must be True or False")
+            raise ConfigError(
+                f"sc2sim_v2: use_unit_ranges is {use_unit_ranges!r}, must be True or False"
+            )
         options = V2Options(
             action_mask=action_mask,
             conic_fov=conic_fov,
@@ -199,7 +219,9 @@ class SC2SimV2(Simulation):
             threads=threads,
             engine={"draw": self.draw},
             sight=_by_type(V2_SIGHT_RANGE, SIGHT_RANGE) if use_unit_ranges else None,
-            shoot=np.maximum(_by_type(V2_SHOOT_RANGE, SHOOT_RANGE), V2_SHOOT_RANGE_FLOOR) if use_unit_ranges else None,
+            shoot=np.maximum(_by_type(V2_SHOOT_RANGE, SHOOT_RANGE), V2_SHOOT_RANGE_FLOOR)
+            if use_unit_ranges
+            else None,
         )
 
 
@@ -208,7 +230,8 @@ def _by_type(ranges: Mapping[str, float], default: float) -> np.ndarray:
 
 
 def make_draw(given: Scenario, config: Mapping[str, Any]) -> Draw:
-    """The scenario's way to draw episodes, with what SMACv2's `capability_config` changes, see `CAPABILITIES`.
+    """The scenario's way to draw episodes, with what SMACv2's `capability_config` changes, see
+    `CAPABILITIES`.
 
     Raises:
         ConfigError: an unknown key or distribution, an impossible team, a value out of range.
@@ -221,7 +244,9 @@ def make_draw(given: Scenario, config: Mapping[str, Any]) -> Draw:
     for key, default in (("n_units", given.n_agents), ("n_enemies", given.n_enemies)):
         size = default if whole[key] is None else whole[key]
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"capability_config.{key} is {size!r}, must be a whole number of at least 1")
+            raise ConfigError(
+                f"capability_config.{key} is {size!r}, must be a whole number of at least 1"
+            )
         sizes.append(size)
 
     if teams["dist_type"] != TEAMS:
@@ -230,24 +255,38 @@ def make_draw(given: Scenario, config: Mapping[str, Any]) -> Draw:
     weights = teams["weights"]
     if weights is None:
         weights = [given.weights[given.units.index(unit)] for unit in units]
-    numbers = [w for w in weights if not isinstance(w, bool) and isinstance(w, (int, float)) and 0 <= w < np.inf]
+    numbers = [
+        w
+        for w in weights
+        if not isinstance(w, bool) and isinstance(w, (int, float)) and 0 <= w < np.inf
+    ]
     if len(numbers) != len(units) or len(weights) != len(units) or sum(numbers) <= 0:
-        raise ConfigError(f"team_gen.weights are {list(weights)}: one number from 0 for each of {', '.join(units)}")
+        raise ConfigError(
+            f"team_gen.weights are {list(weights)}: one number from 0 for each of "
+            f"{', '.join(units)}"
+        )
     exceptions = given.not_whole_team
     if teams["exception_unit_types"] is not None:
         exceptions = _units("exception_unit_types", teams["exception_unit_types"], given)
     if not any(w > 0 for unit, w in zip(units, numbers, strict=True) if unit not in exceptions):
-        raise ConfigError(f"team_gen: no team can be drawn: only {', '.join(exceptions)} have weight")
+        raise ConfigError(
+            f"team_gen: no team can be drawn: only {', '.join(exceptions)} have weight"
+        )
 
     kind, p = places["dist_type"], places["p"]
     chances = {SURROUND: 1.0, REFLECT: 0.0, EITHER: p}
     if kind not in chances:
-        raise ConfigError(f"start_positions.dist_type: unknown '{kind}'; {nearest(str(kind), tuple(chances))}")
+        raise ConfigError(
+            f"start_positions.dist_type: unknown '{kind}'; {nearest(str(kind), tuple(chances))}"
+        )
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
         raise ConfigError(f"start_positions.p is {p!r}, must be a number from 0 to 1")
     for key in ("map_x", "map_y"):
         if places[key] != SIDE:
-            raise ConfigError(f"start_positions.{key} is {places[key]!r}, the field is {SIDE:.0f} cells wide and high")
+            raise ConfigError(
+                f"start_positions.{key} is {places[key]!r}, the field is {SIDE:.0f} cells wide and "
+                "high"
+            )
     return Draw(
         n_agents=sizes[0],
         n_enemies=sizes[1],
@@ -261,10 +300,14 @@ def make_draw(given: Scenario, config: Mapping[str, Any]) -> Draw:
 def _keys(where: str, given: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The values of all known keys, as given or by default."""
     if not isinstance(given, Mapping):
-        raise ConfigError(f"sc2sim_v2: {where} is {given!r}, must be a mapping with {', '.join(defaults)}")
+        raise ConfigError(
+            f"sc2sim_v2: {where} is {given!r}, must be a mapping with {', '.join(defaults)}"
+        )
     for key in given:
         if key not in defaults:
-            raise ConfigError(f"sc2sim_v2: {where} has no key '{key}'; {nearest(str(key), tuple(defaults))}")
+            raise ConfigError(
+                f"sc2sim_v2: {where} has no key '{key}'; {nearest(str(key), tuple(defaults))}"
+            )
     return {**defaults, **given}
 
 
@@ -275,5 +318,7 @@ def _units(key: str, given: Any, of: Scenario) -> tuple[str, ...]:
     known = {unit.lower(): unit for unit in of.units}
     for name in given:
         if str(name).lower() not in known:
-            raise ConfigError(f"team_gen.{key}: '{name}' is not in {of.name}; {nearest(str(name), tuple(known))}")
+            raise ConfigError(
+                f"team_gen.{key}: '{name}' is not in {of.name}; {nearest(str(name), tuple(known))}"
+            )
     return tuple(known[str(name).lower()] for name in given)

@@ -1,12 +1,12 @@
 """Agent networks: from an agent's inputs to action values or policy logits."""
 
 from modules.agents.central_rnn_agent import CentralRNNAgent
-from modules.agents.dac_agent import DACAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.policy_agent import PolicyAgent
-from modules.agents.rnn_agent import RNNAgent
-from modules.agents.s2q_agent import S2QAgent
+from modules.dac.agent import DACAgent
+from modules.recurrent import RNNAgent
+from modules.s2q.agent import S2QAgent
 from utils.registry import Registry
 
 REGISTRY = Registry("agent")

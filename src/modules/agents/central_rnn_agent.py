@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from modules.agents.rnn_agent import RNNAgent
+from modules.recurrent import RNNAgent
 
 
 class CentralRNNAgent(RNNAgent):
-    """`RNNAgent` with E = `central_action_embed` outputs per action, [N, A, U * E] (Weighted QMIX, Rashid et al. 2020).
+    """`RNNAgent` with E = `central_action_embed` outputs per action, [N, A, U * E] (Weighted QMIX,
+    Rashid et al. 2020).
 
     The outputs of action u are the entries u * E to (u + 1) * E - 1.
     """

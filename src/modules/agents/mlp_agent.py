@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.agents.base import Agent
 from modules.layers import linear
+from modules.recurrent import Agent
 
 if TYPE_CHECKING:
     from components.steps import Steps
 
 
 class MLPAgent(Agent):
-    """fc1 - ReLU - fc2 - ReLU - fc3; same interface as `RNNAgent`, its hidden state is passed through unchanged."""
+    """fc1 - ReLU - fc2 - ReLU - fc3; same interface as `RNNAgent`, its hidden state is passed
+    through unchanged.
+    """
 
     def __init__(self, input_shape: int, args: SimpleNamespace, n_out: int | None = None) -> None:
         super().__init__(input_shape, args)

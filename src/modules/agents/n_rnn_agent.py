@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from modules.agents.rnn_agent import RNNAgent
+from modules.recurrent import RNNAgent
 
 
 class NRNNAgent(RNNAgent):

@@ -1,4 +1,6 @@
-"""The policies of the actor-critic learners: one feed-forward network per agent, computed side by side, or for all."""
+"""The policies of the actor-critic learners: one feed-forward network per agent, computed side by
+side, or for all.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,30 @@ if TYPE_CHECKING:
 
 
 class PolicyAgent(nn.Module):
-    """Batch norm without affine parameters, two hidden layers, LeakyReLU (Iqbal and Sha 2019): `mlp_policy`.
+    """Batch norm without affine parameters, two hidden layers, LeakyReLU (Iqbal and Sha 2019):
+    `mlp_policy`.
 
-    An agent reads its own observation alone. Agents may have observations and action sets of different size: both are
-    zero padded to the largest, and padding adds nothing. The outputs are logits [N, A, U] (those of padded actions mean
-    nothing: they are never available) or, where actions are continuous, means and logarithms of standard deviations
-    [N, A, 2U]; `components.distributions.policy_distribution` makes policies of them.
+    An agent reads its own observation alone. Agents may have observations and action sets of
+        different size: both are
+    zero padded to the largest, and padding adds nothing. The outputs are logits [N, A, U] (those of
+    padded actions mean nothing: they are never available) or, where actions are continuous, means
+    and logarithms of standard deviations [N, A, 2U]; `components.distributions.policy_distribution`
+    makes policies of them.
 
-    With `share_params` all agents have one network, whose batch norm takes the rows of all agents together.
+    With `share_params` all agents have one network, whose batch norm takes the rows of all agents
+    together.
 
     Args:
         input_shape: O.
-        args: `n_agents`, `n_actions` (U), `obs_shape`, `env_info` (`obs_sizes`, `action_sizes`), `continuous_actions`,
-            `policy_hidden_dim`, `share_params`.
+        args: `n_agents`, `n_actions` (U), `obs_shape`, `env_info` (`obs_sizes`, `action_sizes`),
+            `continuous_actions`, `policy_hidden_dim`, `share_params`.
 
     Attributes:
         used_outputs: bool [A or 1, U or 2U], which outputs are not padding.
 
     Raises:
-        ConfigError: inputs besides the observation, or one network for agents that see or can do different things.
+        ConfigError: inputs besides the observation, or one network for agents that see or can do
+            different things.
     """
 
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
@@ -45,12 +52,14 @@ class PolicyAgent(nn.Module):
             obs_sizes, action_sizes = sorted(set(obs_sizes)), sorted(set(action_sizes))
             if len(obs_sizes) > 1 or len(action_sizes) > 1:
                 raise ConfigError(
-                    "agents with observations or action sets of different size have no network in common: set "
+                    "agents with observations or action sets of different size have no network in "
+                    "common: set "
                     "share_params=False"
                 )
         if input_shape != args.obs_shape:
             raise ConfigError(
-                "agent mlp_policy reads the observation alone: set obs_last_action=False and obs_agent_id=False"
+                "agent mlp_policy reads the observation alone: set obs_last_action=False and "
+                "obs_agent_id=False"
             )
         self.groups, width, n_actions = len(obs_sizes), args.policy_hidden_dim, args.n_actions
         n_out = 2 * n_actions if args.continuous_actions else n_actions
@@ -64,7 +73,8 @@ class PolicyAgent(nn.Module):
     def logits(self, obs: Tensor) -> Tensor:
         """Observations [N, A, O] -> outputs [N, A, U], or [N, A, 2U] for continuous actions.
 
-        In training mode with the statistics of this batch (N >= 2), in evaluation mode with the running ones.
+        In training mode with the statistics of this batch (N >= 2), in evaluation mode with the
+        running ones.
         """
         rows = obs.reshape(-1, self.groups, obs.shape[-1])
         x = self.norm(rows.transpose(0, 1))
@@ -73,9 +83,11 @@ class PolicyAgent(nn.Module):
         return self.fc3(x).transpose(0, 1).reshape(*obs.shape[:-1], -1)
 
     def mean_square(self, outputs: Tensor) -> Tensor:
-        """Of every agent's outputs [N, A, U or 2U] without padding: [A]. Also of the means alone, the first U of 2U.
+        """Of every agent's outputs [N, A, U or 2U] without padding: [A]. Also of the means alone,
+        the first U of 2U.
 
-        Of agents with one network [N, A, U or 2U], and [N * A, 1, U or 2U] for their common mean, [1].
+        Of agents with one network [N, A, U or 2U], and [N * A, 1, U or 2U] for their common mean,
+        [1].
         """
         used = self.used_outputs[:, : outputs.shape[-1]]
         return (outputs.pow(2) * used).mean(0).sum(-1) / used.sum(-1)

@@ -1,4 +1,6 @@
-"""MAAC's attention critic (Iqbal and Sha 2019), all agents at once, with the values of other agents' other actions."""
+"""MAAC's attention critic (Iqbal and Sha 2019), all agents at once, with the values of other
+agents' other actions.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from torch import Tensor, nn
 from modules.layers import StackedBatchNorm, StackedLinear, first_inputs
 from utils.errors import ConfigError
 
-# Rows of a batch whose counterfactual values are computed together: what is in between then stays in the cache.
+# Rows of a batch whose counterfactual values are computed together: what is in between then stays
+# in the cache.
 _ROWS = 64
-# Added to the score of what is not attended to; finite, so that a softmax over nothing else is no NaN.
+# Added to the score of what is not attended to; finite, so that a softmax over nothing else is no
+# NaN.
 _NEVER = -1e30
 
 
@@ -41,19 +45,20 @@ class _Attended(NamedTuple):
 class AttentionCritic(nn.Module):
     """One value per action of every agent, given what the others see and do.
 
-    Agent i's own observation becomes s_i = f_i(o_i), another agent's observation and action e_j = g_j(o_j, a_j): batch
-    norm without affine parameters, one layer, LeakyReLU. In every head a query made from s_i meets the keys of all
-    e_j, j != i (scaled dot product); the values (LeakyReLU) that it attends to and s_i go through agent i's own
-    two-layer network to Q_i(o, a_-i, .). Queries, keys and values are made by matrices that all agents share, f_i, g_j
-    and the last network are per agent. Continuous actions: agent i's own action is another input of its last network,
-    which puts out one value.
+    Agent i's own observation becomes s_i = f_i(o_i), another agent's observation and action e_j =
+    g_j(o_j, a_j): batch norm without affine parameters, one layer, LeakyReLU. In every head a query
+    made from s_i meets the keys of all e_j, j != i (scaled dot product); the values (LeakyReLU)
+    that it attends to and s_i go through agent i's own two-layer network to Q_i(o, a_-i, .).
+    Queries, keys and values are made by matrices that all agents share, f_i, g_j and the last
+    network are per agent. Continuous actions: agent i's own action is another input of its last
+    network, which puts out one value.
 
     In training mode batch norm uses the statistics of the batch it is given (N >= 2).
 
     Args:
         scheme: of the episode batch.
-        args: `n_agents`, `n_actions`, `env_info` (`obs_sizes`, `action_sizes`), `continuous_actions`,
-            `critic_hidden_dim` (H), `attention_heads`.
+        args: `n_agents`, `n_actions`, `env_info` (`obs_sizes`, `action_sizes`),
+            `continuous_actions`, `critic_hidden_dim` (H), `attention_heads`.
 
     Raises:
         ConfigError: one agent alone, or heads that do not divide H.
@@ -61,9 +66,16 @@ class AttentionCritic(nn.Module):
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace) -> None:
         super().__init__()
-        n_agents, n_actions, width, heads = args.n_agents, args.n_actions, args.critic_hidden_dim, args.attention_heads
+        n_agents, n_actions, width, heads = (
+            args.n_agents,
+            args.n_actions,
+            args.critic_hidden_dim,
+            args.attention_heads,
+        )
         if n_agents < 2:
-            raise ConfigError("critic 'attention' needs other agents to attend to, but there is only one agent")
+            raise ConfigError(
+                "critic 'attention' needs other agents to attend to, but there is only one agent"
+            )
         if heads < 1 or width % heads:
             raise ConfigError(f"attention_heads ({heads}) must divide critic_hidden_dim ({width})")
         obs = scheme["obs"]["vshape"]
@@ -72,39 +84,56 @@ class AttentionCritic(nn.Module):
         self.continuous = args.continuous_actions
         obs_sizes, action_sizes = args.env_info["obs_sizes"], args.env_info["action_sizes"]
         seen = first_inputs((self.obs_size, obs_sizes), (n_actions, action_sizes))
-        self.norm = StackedBatchNorm(self.obs_size + n_actions, n_agents)  # f and g normalise the same observations
+        self.norm = StackedBatchNorm(
+            self.obs_size + n_actions, n_agents
+        )  # f and g normalise the same observations
         self.state_encoder = StackedLinear(self.obs_size, width, n_agents, obs_sizes)
         self.encoder = StackedLinear(self.obs_size + n_actions, width, n_agents, seen)
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
-        # The last network reads the attended values, s_i and, where actions are continuous, the own one.
-        parts = [(2 * width, [2 * width] * n_agents), (n_actions, action_sizes)][: 1 + self.continuous]
-        self.head1 = StackedLinear(sum(size for size, _ in parts), width, n_agents, first_inputs(*parts))
+        # The last network reads the attended values, s_i and, where actions are continuous, the own
+        # one.
+        parts = [(2 * width, [2 * width] * n_agents), (n_actions, action_sizes)][
+            : 1 + self.continuous
+        ]
+        self.head1 = StackedLinear(
+            sum(size for size, _ in parts), width, n_agents, first_inputs(*parts)
+        )
         self.head2 = StackedLinear(width, 1 if self.continuous else n_actions, n_agents)
         self.register_buffer("others", 1 - torch.eye(n_agents), persistent=False)
         self.register_buffer("never", _NEVER * torch.eye(n_agents), persistent=False)
 
     def scale_shared_grads(self) -> None:
-        """Divides the gradients of what all agents' losses meet in by A: shared matrices and the encoders g_j."""
+        """Divides the gradients of what all agents' losses meet in by A: shared matrices and the
+        encoders g_j.
+        """
         shared = (self.query, self.key, self.value, self.encoder)
-        grads = [param.grad for module in shared for param in module.parameters() if param.grad is not None]
+        grads = [
+            param.grad
+            for module in shared
+            for param in module.parameters()
+            if param.grad is not None
+        ]
         torch._foreach_div_(grads, self.n_agents)
 
-    # -- values ---------------------------------------------------------------------------------------------------
+    # -- values ------------------------------------------------------------------------------------
     def forward(self, obs: Tensor, actions: Tensor, own: Tensor | None = None) -> AttentionOut:
         """Values of a batch.
 
         Args:
             obs: [N, A, O].
             actions: int64 [N, A], or float [N, A, U], whose gradient is kept.
-            own: for continuous actions: [N, A, K, U], own actions of each agent to value; None: those in `actions`.
+            own: for continuous actions: [N, A, K, U], own actions of each agent to value; None:
+                those in `actions`.
         """
         inputs = self._inputs(obs, actions)
         attended = self._attend(self.norm(inputs))
         all_q = self._all_q(attended, actions, own)
         shape = (-1, self.heads, self.n_agents, self.n_agents)
-        logits, attention = (x.view(shape).transpose(0, 1) for x in (attended.logits, attended.attention))
+        logits, attention = (
+            x.view(shape).transpose(0, 1) for x in (attended.logits, attended.attention)
+        )
         return AttentionOut(all_q, logits, attention)
 
     def _inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
@@ -120,7 +149,9 @@ class AttentionCritic(nn.Module):
         query, key = self._by_heads(self.query(s)), self._by_heads(self.key(e))
         value = self._by_heads(F.leaky_relu(self.value(e), inplace=True))
         logits = torch.bmm(query, key.mT) * self.others
-        attention = _Softmax.apply(torch.add(self.never, logits, alpha=1 / math.sqrt(key.shape[-1])))
+        attention = _Softmax.apply(
+            torch.add(self.never, logits, alpha=1 / math.sqrt(key.shape[-1]))
+        )
         return _Attended(s, query, value, logits, attention)
 
     def _by_heads(self, x: Tensor) -> Tensor:
@@ -130,27 +161,37 @@ class AttentionCritic(nn.Module):
     def _all_q(self, attended: _Attended, actions: Tensor, own: Tensor | None) -> Tensor:
         """The agents' last networks, [N, A, U or K]; see `forward`."""
         by_value, by_state, by_own = self._head1_parts()
-        mixed = torch.bmm(attended.attention, attended.value).view(-1, self.heads, *attended.value.shape[1:])
+        mixed = torch.bmm(attended.attention, attended.value).view(
+            -1, self.heads, *attended.value.shape[1:]
+        )
         mixed = mixed.permute(2, 0, 1, 3).reshape(attended.s.shape)
-        hidden = torch.baddbmm(torch.baddbmm(self.head1.bias.unsqueeze(1), attended.s, by_state.mT), mixed, by_value.mT)
+        hidden = torch.baddbmm(
+            torch.baddbmm(self.head1.bias.unsqueeze(1), attended.s, by_state.mT), mixed, by_value.mT
+        )
         if self.continuous:
             own = actions.unsqueeze(2) if own is None else own
-            hidden = (hidden.unsqueeze(2) + torch.einsum("nakf,ahf->ankh", own, by_own)).flatten(1, 2)
+            hidden = (hidden.unsqueeze(2) + torch.einsum("nakf,ahf->ankh", own, by_own)).flatten(
+                1, 2
+            )
         all_q = self.head2(F.leaky_relu(hidden, inplace=True))
         return all_q.view(self.n_agents, len(actions), -1).transpose(0, 1)
 
     def _head1_parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The last networks' first weights by what they read, [A, H, .]: attended values, s_i, the own action."""
+        """The last networks' first weights by what they read, [A, H, .]: attended values, s_i, the
+        own action.
+        """
         return self.head1.weight.tensor_split([self.width, 2 * self.width], dim=-1)
 
-    # -- values of what others could have done ----------------------------------------------------------------------
+    # -- values of what others could have done -----------------------------------------------------
     @torch.no_grad()
     def counterfactual(self, obs: Tensor, actions: Tensor, samples: Tensor | None = None) -> Tensor:
-        """Q_i(o, a') for every i where a' is `actions` with agent j's action replaced by each of its actions.
+        """Q_i(o, a') for every i where a' is `actions` with agent j's action replaced by each of
+        its actions.
 
-        Equal to `forward(obs, a')` with the batch norm of this batch (its running statistics do not move). Costs little
-        more than the products of the agents' last networks, one row for each (i, j, a_j); what attention gives to j
-        stands by itself, because a softmax with one entry replaced is a mixture of that entry and of the rest.
+        Equal to `forward(obs, a')` with the batch norm of this batch (its running statistics do not
+        move). Costs little more than the products of the agents' last networks, one row for each
+        (i, j, a_j); what attention gives to j stands by itself, because a softmax with one entry
+        replaced is a mixture of that entry and of the rest.
 
         Args:
             obs: [N, A, O].
@@ -167,10 +208,15 @@ class AttentionCritic(nn.Module):
         if samples is None:
             q = q.gather(-1, actions.unsqueeze(-1))
             # The value of the action taken is known: [N, A, U - 1], the others.
-            alternatives = (actions.unsqueeze(-1) + torch.arange(1, self.n_actions, device=obs.device)) % self.n_actions
+            alternatives = (
+                actions.unsqueeze(-1) + torch.arange(1, self.n_actions, device=obs.device)
+            ) % self.n_actions
             samples = F.one_hot(alternatives, self.n_actions).to(obs.dtype)
-        # Activations of g_j before an action is added, the actions' weights, and what Q_i has from o_i and a_i.
-        without = torch.cat([obs, torch.zeros_like(inputs[..., self.obs_size :]).transpose(0, 1)], dim=-1)
+        # Activations of g_j before an action is added, the actions' weights, and what Q_i has from
+        # o_i and a_i.
+        without = torch.cat(
+            [obs, torch.zeros_like(inputs[..., self.obs_size :]).transpose(0, 1)], dim=-1
+        )
         encoded = self.encoder((without.transpose(0, 1) - shift) * scale)
         by_action = self.encoder.weight[..., self.obs_size :] * scale[..., self.obs_size :]
         _, by_state, by_own = self._head1_parts()
@@ -178,12 +224,17 @@ class AttentionCritic(nn.Module):
         if self.continuous:
             known = known.baddbmm(actions.transpose(0, 1), by_own.mT)
         chunks = zip(
-            encoded.split(_ROWS, 1), known.split(_ROWS, 1), samples.split(_ROWS), actions.split(_ROWS),
-            *(x.split(_ROWS * self.heads) for x in (attended.query, attended.value, attended.logits)),
+            encoded.split(_ROWS, 1), known.split(_ROWS, 1), samples.split(_ROWS),
+            actions.split(_ROWS),
+            *(
+                x.split(_ROWS * self.heads)
+                for x in (attended.query, attended.value, attended.logits)
+            ),
             strict=True,
         )  # fmt: skip
         replaced = torch.cat([self._replaced(by_action, *chunk) for chunk in chunks])
-        # So far j = i + 1, i + 2, ... for every i, going round; now by j, with Q_i(o, a) in i's own place.
+        # So far j = i + 1, i + 2, ... for every i, going round; now by j, with Q_i(o, a) in i's own
+        # place.
         unchanged = q[..., :1].unsqueeze(2)
         replaced = torch.cat([unchanged.expand(-1, -1, 1, replaced.shape[-1]), replaced], dim=2)
         agents = torch.arange(self.n_agents, device=obs.device)
@@ -204,18 +255,21 @@ class AttentionCritic(nn.Module):
         value: Tensor,
         logits: Tensor,
     ) -> Tensor:
-        """`counterfactual` for n rows. The rows are the last axis where work is by element, so that it is contiguous.
+        """`counterfactual` for n rows. The rows are the last axis where work is by element, so that
+        it is contiguous.
 
         Args:
             by_action: [A, H, U], what a unit of each entry of the action adds to `encoded`.
             encoded: [A, n, H], of the encoders g_j before an action is added and the LeakyReLU.
             known: [A, n, H], of the last networks' hidden layers without the attended values.
-            samples: [n, A, K, U], the actions that replace those taken, one-hot where they are discrete.
+            samples: [n, A, K, U], the actions that replace those taken, one-hot where they are
+                discrete.
             actions: as for `counterfactual`.
             query, value, logits: as in `_Attended`, of what was done.
 
         Returns:
-            [n, A, A - 1, K]; of agent i, the values with j = i + 1, i + 2, ... (going round) replaced.
+            [n, A, A - 1, K]; of agent i, the values with j = i + 1, i + 2, ... (going round)
+            replaced.
         """
         n, a, k, _ = samples.shape
         h, d = self.heads, self.width // self.heads
@@ -227,7 +281,8 @@ class AttentionCritic(nn.Module):
         values = torch.baddbmm(self.value.bias.unsqueeze(1), self.value.weight.expand(a, -1, -1), e)
         values = F.leaky_relu_(values).view(a, h, d, k, n)
 
-        # What agent i attends to besides j: the mixture of the others' values, and how much they weigh together.
+        # What agent i attends to besides j: the mixture of the others' values, and how much they
+        # weigh together.
         after = (torch.arange(a).unsqueeze(1) + torch.arange(1, a)) % a
         after = after.to(samples.device)
         never = self.never.unsqueeze(1) + _NEVER * F.one_hot(after, a)
@@ -235,17 +290,29 @@ class AttentionCritic(nn.Module):
         top = rest.amax(-1, keepdim=True)
         rest = (rest - top).exp_()
         total = rest.sum(-1, keepdim=True)
-        mixture = torch.bmm((rest / total).flatten(1, 2), value).view(n, h, a, a - 1, d).permute(2, 1, 4, 3, 0)
+        mixture = (
+            torch.bmm((rest / total).flatten(1, 2), value)
+            .view(n, h, a, a - 1, d)
+            .permute(2, 1, 4, 3, 0)
+        )
         scores = scores[:, torch.arange(a, device=after.device).unsqueeze(1), after]
-        share = torch.sigmoid(scores - (top + total.log())).view(n, h, a, a - 1, k).permute(2, 1, 3, 4, 0)
+        share = (
+            torch.sigmoid(scores - (top + total.log()))
+            .view(n, h, a, a - 1, k)
+            .permute(2, 1, 3, 4, 0)
+        )
 
         # Row i of this view is the values of the agents after i.
         values = torch.cat([values[1:], values[:-1]]).unfold(0, a - 1, 1).permute(0, 1, 2, 5, 3, 4)
         mixed = values.new_empty(a, h, d, a - 1, k, n)
-        torch.lerp(mixture.contiguous().unsqueeze(4), values, share.contiguous().unsqueeze(2), out=mixed)
+        torch.lerp(
+            mixture.contiguous().unsqueeze(4), values, share.contiguous().unsqueeze(2), out=mixed
+        )
         hidden = torch.bmm(self._head1_parts()[0], mixed.view(a, h * d, -1)).view(a, h * d, -1, n)
         hidden = F.leaky_relu_(hidden.add_(known.mT.contiguous().unsqueeze(2))).flatten(2)
-        q = torch.baddbmm(self.head2.bias.unsqueeze(2), self.head2.weight, hidden).view(a, -1, a - 1, k, n)
+        q = torch.baddbmm(self.head2.bias.unsqueeze(2), self.head2.weight, hidden).view(
+            a, -1, a - 1, k, n
+        )
         if self.continuous:
             return q.squeeze(1).permute(3, 0, 1, 2)
         taken = actions.T.view(a, 1, 1, 1, n).expand(-1, -1, a - 1, k, -1)
@@ -255,8 +322,9 @@ class AttentionCritic(nn.Module):
 class _Softmax(torch.autograd.Function):
     """Over the last axis of [R, A, A].
 
-    With so few entries to a row it is faster on a CPU to compute with the rows last; the gradient must not come out in
-    that layout, because products of many small matrices are then computed one by one.
+    With so few entries to a row it is faster on a CPU to compute with the rows last; the gradient
+    must not come out in that layout, because products of many small matrices are then computed one
+    by one.
     """
 
     @staticmethod

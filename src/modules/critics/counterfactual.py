@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 
 class CounterfactualCritic(nn.Module):
-    """Q(s, a_-i, .) of agent i, from state, own observation, the others' actions and the own number.
+    """Q(s, a_-i, .) of agent i, from state, own observation, the others' actions and the own
+    number.
 
     One network for all agents, two hidden layers with ReLU (Foerster et al. 2018).
 
@@ -25,7 +26,11 @@ class CounterfactualCritic(nn.Module):
         super().__init__()
         obs = scheme["obs"]["vshape"]
         self.n_agents, self.n_actions, width = args.n_agents, args.n_actions, args.critic_hidden_dim
-        n_inputs = args.state_shape + (obs if isinstance(obs, int) else obs[0]) + self.n_agents * (self.n_actions + 1)
+        n_inputs = (
+            args.state_shape
+            + (obs if isinstance(obs, int) else obs[0])
+            + self.n_agents * (self.n_actions + 1)
+        )
         self.fc1 = nn.Linear(n_inputs, width)
         self.fc2 = nn.Linear(width, width)
         self.fc3 = nn.Linear(width, self.n_actions)
@@ -35,7 +40,9 @@ class CounterfactualCritic(nn.Module):
         """States [N, S], observations [N, A, O], actions taken int64 [N, A] -> [N, A, U]."""
         n, a = actions.shape
         done = F.one_hot(actions, self.n_actions).to(obs)
-        others = done.unsqueeze(1) * (1 - self.numbers).unsqueeze(-1)  # [N, i, j, U], zero for i = j
+        others = done.unsqueeze(1) * (1 - self.numbers).unsqueeze(
+            -1
+        )  # [N, i, j, U], zero for i = j
         inputs = [
             state.unsqueeze(1).expand(-1, a, -1),
             obs,

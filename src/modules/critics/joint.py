@@ -14,12 +14,13 @@ from modules.layers import StackedLinear, first_inputs
 
 
 class JointCritic(nn.Module):
-    """Q_i(o_1, ..., o_n, a_1, ..., a_n) for every agent i (Lowe et al. 2017): two hidden layers, ReLU, side by side.
+    """Q_i(o_1, ..., o_n, a_1, ..., a_n) for every agent i (Lowe et al. 2017): two hidden layers,
+    ReLU, side by side.
 
     Args:
         scheme: of the episode batch.
-        args: `n_agents`, `n_actions`, `env_info` (`obs_sizes`, `action_sizes`: the rest is padding),
-            `critic_hidden_dim`.
+        args: `n_agents`, `n_actions`, `env_info` (`obs_sizes`, `action_sizes`: the rest is
+            padding), `critic_hidden_dim`.
     """
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace) -> None:
@@ -30,7 +31,9 @@ class JointCritic(nn.Module):
         # Every agent's critic reads the same.
         parts = [(obs_size, [n] * n_agents) for n in args.env_info["obs_sizes"]]
         parts += [(args.n_actions, [n] * n_agents) for n in args.env_info["action_sizes"]]
-        self.fc1 = StackedLinear(sum(width for width, _ in parts), hidden, n_agents, first_inputs(*parts))
+        self.fc1 = StackedLinear(
+            sum(width for width, _ in parts), hidden, n_agents, first_inputs(*parts)
+        )
         self.fc2 = StackedLinear(hidden, hidden, n_agents)
         self.fc3 = StackedLinear(hidden, 1, n_agents)
 
@@ -40,7 +43,8 @@ class JointCritic(nn.Module):
         Args:
             obs: [N, A, O].
             actions: float32 [N, A, U], one-hot where they are discrete.
-            own: [N, A, U]: Q_i is that of `actions` with agent i's own action replaced by this one (only i's).
+            own: [N, A, U]: Q_i is that of `actions` with agent i's own action replaced by this one
+                (only i's).
 
         Returns:
             [N, A].
@@ -52,5 +56,7 @@ class JointCritic(nn.Module):
 
     def _own_weights(self) -> Tensor:
         """What the first layer of agent i's critic makes of i's own action, [A, U, H]."""
-        weight = self.fc1.weight[:, :, -self.n_agents * self.n_actions :].unflatten(2, (self.n_agents, self.n_actions))
+        weight = self.fc1.weight[:, :, -self.n_agents * self.n_actions :].unflatten(
+            2, (self.n_agents, self.n_actions)
+        )
         return weight.diagonal(dim1=0, dim2=2).permute(2, 1, 0)

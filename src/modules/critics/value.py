@@ -1,7 +1,7 @@
 """State-value critics of PPO: from what they read at N steps to normalised values.
 
-All are built as `Critic(input_shape, args)`, where `input_shape` is F, the entries of an agent's input, and called as
-`critic(state [N, S], inputs [N, A, F], steps)` -> [N, n_values].
+All are built as `Critic(input_shape, args)`, where `input_shape` is F, the entries of an agent's
+input, and called as `critic(state [N, S], inputs [N, A, F], steps)` -> [N, n_values].
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.agents.base import Agent
 from modules.layers import GRU, linear
+from modules.recurrent import Agent
 
 if TYPE_CHECKING:
     from components.steps import Steps
@@ -24,7 +24,8 @@ class StateCritic(nn.Module):
 
     Args:
         input_shape: not read.
-        args: `state_shape`, `critic_hidden_dim`, `common_reward` (False: one value for each agent), `n_agents`.
+        args: `state_shape`, `critic_hidden_dim`, `common_reward` (False: one value for each agent),
+            `n_agents`.
     """
 
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
@@ -41,12 +42,13 @@ class StateCritic(nn.Module):
 
 
 class ObservationCritic(Agent):
-    """V_i of what agent i has seen, the critic of IPPO (de Witt et al. 2020), recurrent as the policy may be.
+    """V_i of what agent i has seen, the critic of IPPO (de Witt et al. 2020), recurrent as the
+    policy may be.
 
     Args:
         input_shape: F.
-        args: `critic_hidden_dim`, `critic_recurrent` (True: a GRU layer in the middle, False: a linear one),
-            `share_params` (one critic for all agents), `n_agents`.
+        args: `critic_hidden_dim`, `critic_recurrent` (True: a GRU layer in the middle, False: a
+            linear one), `share_params` (one critic for all agents), `n_agents`.
     """
 
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
@@ -63,5 +65,9 @@ class ObservationCritic(Agent):
     def forward(self, state: Tensor, inputs: Tensor, steps: Steps) -> Tensor:
         """[N, A]."""
         x = F.relu(self.fc1(self.to_rows(inputs)))
-        x = self.rnn.unroll(x, self.row_sizes(steps.sizes)) if self.recurrent else F.relu(self.fc2(x))
+        x = (
+            self.rnn.unroll(x, self.row_sizes(steps.sizes))
+            if self.recurrent
+            else F.relu(self.fc2(x))
+        )
         return self.from_rows(self.fc3(x)).squeeze(-1)

@@ -1,8 +1,9 @@
-"""Mixers: from the agents' utilities and the state to the joint value, `(qs [..., A], states [..., S]) -> [..., 1]`.
+"""Mixers: from the agents' utilities and the state to the joint value, `(qs [..., A], states [...,
+S]) -> [..., 1]`.
 
-Mixers that take `groups=G` in their constructor exist G times side by side: `(qs [G, ..., A], states [..., S] or
-[G, ..., S]) -> [G, ..., 1]`. `takes_actions` tells whether the joint value is `mixer(qs, states)` or, for DMAQer,
-`mixer.joint(qs, states, actions, max_qs)`.
+Mixers that take `groups=G` in their constructor exist G times side by side: `(qs [G, ..., A],
+states [..., S] or [G, ..., S]) -> [G, ..., 1]`. `takes_actions` tells whether the joint value is
+`mixer(qs, states)` or, for DMAQer, `mixer.joint(qs, states, actions, max_qs)`.
 """
 
 from modules.mixers.dmaq_general import DMAQer

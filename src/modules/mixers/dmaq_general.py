@@ -12,13 +12,15 @@ from utils.errors import ConfigError
 
 
 class DMAQSIWeight(nn.Module):
-    """Importance weights lambda_i(s, a) > 0 of the agents' advantages (Wang et al. 2021, section 3.2).
+    """Importance weights lambda_i(s, a) > 0 of the agents' advantages (Wang et al. 2021, section
+    3.2).
 
     lambda_i = sum_k |key_k(s)| sigmoid(agents_ik(s)) sigmoid(action_ik(s, a)).
 
     Args:
-        args: `n_agents` (A), `n_actions` (U), `state_shape` (S), `num_kernel` (terms k), `adv_hypernet_layers` (1 to 3)
-            and `adv_hypernet_embed` (hidden width) of the three networks.
+        args: `n_agents` (A), `n_actions` (U), `state_shape` (S), `num_kernel` (terms k),
+            `adv_hypernet_layers` (1 to 3) and `adv_hypernet_embed` (hidden width) of the three
+            networks.
         groups: G independent sets.
 
     Raises:
@@ -51,13 +53,14 @@ class DMAQer(nn.Module):
     V_i = max_a Q_i, A_i = Q_i - V_i <= 0.
 
     With `weighted_head` every utility is transformed first: Q_i <- w_i(s) Q_i + b_i(s), w_i > 0.
-    All lambda_i > 0, so the greedy joint action is the tuple of the agents' greedy actions (IGM), and nothing else is
-    restricted. As in the authors' code no gradient flows through A_i in lambda_i A_i.
+    All lambda_i > 0, so the greedy joint action is the tuple of the agents' greedy actions (IGM),
+    and nothing else is restricted. As in the authors' code no gradient flows through A_i in
+    lambda_i A_i.
 
     Args:
-        args: `n_agents` (A), `n_actions` (U), `state_shape` (S), `hypernet_embed`, `weighted_head`, `is_minus_one`
-            (False: the advantages' weights are 1 + lambda_i, as the value stream keeps its own A_i), and what
-            `DMAQSIWeight` reads.
+        args: `n_agents` (A), `n_actions` (U), `state_shape` (S), `hypernet_embed`, `weighted_head`,
+            `is_minus_one` (False: the advantages' weights are 1 + lambda_i, as the value stream
+            keeps its own A_i), and what `DMAQSIWeight` reads.
         groups: G independent mixers side by side; with 1 the leading axis [G] is absent everywhere.
     """
 
@@ -67,9 +70,15 @@ class DMAQer(nn.Module):
         super().__init__()
         self.n_agents, self.state_dim = args.n_agents, state_size(args)
         self.action_dim = args.n_agents * args.n_actions
-        self.weighted_head, self.is_minus_one, self.groups = args.weighted_head, args.is_minus_one, groups
+        self.weighted_head, self.is_minus_one, self.groups = (
+            args.weighted_head,
+            args.is_minus_one,
+            groups,
+        )
         if self.weighted_head:
-            self.hyper_w_final = hypernet(self.state_dim, args.hypernet_embed, self.n_agents, groups)
+            self.hyper_w_final = hypernet(
+                self.state_dim, args.hypernet_embed, self.n_agents, groups
+            )
             self.V = hypernet(self.state_dim, args.hypernet_embed, self.n_agents, groups)
         self.si_weight = DMAQSIWeight(args, groups)
 
@@ -106,7 +115,8 @@ class DMAQer(nn.Module):
             states: [..., S] or [G, ..., S].
             actions: one-hot [..., A, U] or [G, ..., A, U]; not read with `is_v`.
             max_q_i: [(G,) ..., A], the agents' largest utilities; not read with `is_v`.
-            is_v: True: sum_i Q_i. False: sum_i (lambda_i - 1) A_i, or lambda_i A_i without `is_minus_one`.
+            is_v: True: sum_i Q_i. False: sum_i (lambda_i - 1) A_i, or lambda_i A_i without
+                `is_minus_one`.
 
         Returns:
             [(G,) ..., 1].

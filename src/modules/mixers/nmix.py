@@ -21,14 +21,16 @@ _POSITIVE = {"abs": torch.abs, "softplus": F.softplus, "quadratic": _half_square
 
 
 class Mixer(nn.Module):
-    """Q_tot = w2(s)^T ELU(W1(s)^T q + b1(s)) + b2(s) with W1, w2 >= 0 (Rashid et al. 2018, section 4).
+    """Q_tot = w2(s)^T ELU(W1(s)^T q + b1(s)) + b2(s) with W1, w2 >= 0 (Rashid et al. 2018, section
+    4).
 
     The parameters of one group have PyMARL2's names and shapes, so its `mixer.th` loads.
 
     Args:
-        args: `n_agents` (A), `state_shape` (S), `mixing_embed_dim`, `hypernet_layers` (layers of the networks that make
-            W1 and w2: 1 or 2), `hypernet_embed` (their hidden width), `qmix_pos_func` (how W1 and w2 become
-            non-negative: abs, softplus or quadratic, w^2 / 2).
+        args: `n_agents` (A), `state_shape` (S), `mixing_embed_dim`, `hypernet_layers` (layers of
+            the networks that make W1 and w2: 1 or 2), `hypernet_embed` (their hidden width),
+            `qmix_pos_func` (how W1 and w2 become non-negative: abs, softplus or quadratic, w^2 /
+            2).
         abs: False leaves W1 and w2 unrestricted: a mixer that is not monotone.
         groups: G independent mixers side by side; with 1 the leading axis [G] is absent everywhere.
 
@@ -40,10 +42,16 @@ class Mixer(nn.Module):
 
     def __init__(self, args: SimpleNamespace, abs: bool = True, groups: int = 1) -> None:
         super().__init__()
-        self.n_agents, self.embed_dim, self.state_dim = args.n_agents, args.mixing_embed_dim, state_size(args)
+        self.n_agents, self.embed_dim, self.state_dim = (
+            args.n_agents,
+            args.mixing_embed_dim,
+            state_size(args),
+        )
         self.groups = groups
         if args.qmix_pos_func not in _POSITIVE:
-            raise ConfigError(f"qmix_pos_func is '{args.qmix_pos_func}'; choose one of {', '.join(_POSITIVE)}")
+            raise ConfigError(
+                f"qmix_pos_func is '{args.qmix_pos_func}'; choose one of {', '.join(_POSITIVE)}"
+            )
         self.pos_func = _POSITIVE[args.qmix_pos_func] if abs else None
         if args.hypernet_layers not in (1, 2):
             raise ConfigError(f"hypernet_layers is {args.hypernet_layers}; choose 1 or 2")
@@ -73,7 +81,8 @@ class Mixer(nn.Module):
         w1, w2 = self.hyper_w1(s), self.hyper_w2(s)
         if self.pos_func is not None:
             w1, w2 = self.pos_func(w1), self.pos_func(w2)
-        # Products and a sum, not bmm: with so few agents the batched product costs more, above all backwards.
+        # Products and a sum, not bmm: with so few agents the batched product costs more, above all
+        # backwards.
         hidden = (q.unsqueeze(-1) * w1.unflatten(-1, (self.n_agents, self.embed_dim))).sum(-2)
         hidden = F.elu(hidden + self.hyper_b1(s))
         q_tot = (hidden * w2).sum(-1, keepdim=True) + self.hyper_b2(s)

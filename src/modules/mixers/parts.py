@@ -24,7 +24,8 @@ def as_rows(x: Tensor, size: int, groups: int = 1) -> Tensor:
 
 
 def context_rows(x: Tensor, size: int, n_rows: int, groups: int = 1) -> Tensor:
-    """Rows of what the utilities are mixed with (states, actions), of which there may be one for all groups.
+    """Rows of what the utilities are mixed with (states, actions), of which there may be one for
+    all groups.
 
     Args:
         x: [..., size] as many rows as the utilities have, or [G, ..., size].
@@ -42,11 +43,16 @@ def context_rows(x: Tensor, size: int, n_rows: int, groups: int = 1) -> Tensor:
         return x.reshape(n_rows, size)
     if groups > 1 and x.numel() == groups * n_rows * size:
         return x.reshape(groups, n_rows, size)
-    raise ValueError(f"got {tuple(x.shape)} for {n_rows} rows of {size} entries" + (f" x {groups}" * (groups > 1)))
+    raise ValueError(
+        f"got {tuple(x.shape)} for {n_rows} rows of {size} entries"
+        + (f" x {groups}" * (groups > 1))
+    )
 
 
 def hypernet(n_in: int, n_hidden: int, n_out: int, groups: int = 1) -> nn.Sequential:
-    """Two layers with a ReLU between them, the form of most networks that a mixer conditions on the state."""
+    """Two layers with a ReLU between them, the form of most networks that a mixer conditions on the
+    state.
+    """
     return nn.Sequential(linear(n_in, n_hidden, groups), nn.ReLU(), linear(n_hidden, n_out, groups))
 
 
@@ -64,7 +70,9 @@ class MultiHeadMLP(nn.Module):
         groups: G independent sets of heads; the input may be shared ([N, n_in]).
     """
 
-    def __init__(self, n_in: int, n_hidden: int, n_out: int, heads: int, layers: int = 2, groups: int = 1) -> None:
+    def __init__(
+        self, n_in: int, n_hidden: int, n_out: int, heads: int, layers: int = 2, groups: int = 1
+    ) -> None:
         super().__init__()
         self.heads = heads
         widths = [n_hidden] * (layers - 1) + [n_out]
@@ -76,7 +84,8 @@ class MultiHeadMLP(nn.Module):
         x = self.first(x).unflatten(-1, (self.heads, -1))
         if not self.rest:
             return x
-        # Heads become the batch axis of the products; the groups, where there are any, go before them.
+        # Heads become the batch axis of the products; the groups, where there are any, go before
+        # them.
         lead, rows = x.shape[:-3], x.shape[-3]
         x = x.transpose(-3, -2).reshape(-1, rows, x.shape[-1])
         for layer in self.rest:

@@ -11,11 +11,12 @@ from modules.mixers.parts import context_rows, hypernet, state_size
 
 
 class QMixerCentralFF(nn.Module):
-    """Q* = f(q_1, ..., q_A, s) + V(s), f with three hidden ReLU layers (Rashid et al. 2020): not monotone.
+    """Q* = f(q_1, ..., q_A, s) + V(s), f with three hidden ReLU layers (Rashid et al. 2020): not
+    monotone.
 
     Args:
-        args: `n_agents` (A), `state_shape` (S), `central_action_embed` (E, values per agent and action),
-            `central_mixing_embed_dim` (width of the hidden layers).
+        args: `n_agents` (A), `state_shape` (S), `central_action_embed` (E, values per agent and
+            action), `central_mixing_embed_dim` (width of the hidden layers).
     """
 
     def __init__(self, args: SimpleNamespace) -> None:

@@ -21,14 +21,16 @@ def _mlp(n_in: int, width: int, hidden: int) -> nn.Sequential:
 
 
 class QTranBase(nn.Module):
-    """Joint action value Q(s, h, a) and state value V(s) of QTRAN-base (Son et al. 2019, section 4).
+    """Joint action value Q(s, h, a) and state value V(s) of QTRAN-base (Son et al. 2019, section
+    4).
 
-    The agents' hidden states and actions are encoded one by one with shared weights and summed, so the size does not
-    grow with the number of agents.
+    The agents' hidden states and actions are encoded one by one with shared weights and summed, so
+    the size does not grow with the number of agents.
 
     Args:
-        args: `n_agents` (A), `n_actions` (U), `state_shape` (S), `rnn_hidden_dim` (H), `mixing_embed_dim` (width of the
-            hidden layers), `network_size` (small: two hidden layers, big: three).
+        args: `n_agents` (A), `n_actions` (U), `state_shape` (S), `rnn_hidden_dim` (H),
+            `mixing_embed_dim` (width of the hidden layers), `network_size` (small: two hidden
+            layers, big: three).
 
     Raises:
         ConfigError: `network_size` is neither.
@@ -37,15 +39,21 @@ class QTranBase(nn.Module):
     def __init__(self, args: SimpleNamespace) -> None:
         super().__init__()
         if args.network_size not in _HIDDEN_LAYERS:
-            raise ConfigError(f"network_size is '{args.network_size}'; choose one of {', '.join(_HIDDEN_LAYERS)}")
+            raise ConfigError(
+                f"network_size is '{args.network_size}'; choose one of {', '.join(_HIDDEN_LAYERS)}"
+            )
         hidden, width = _HIDDEN_LAYERS[args.network_size], args.mixing_embed_dim
         self.n_agents, self.state_dim = args.n_agents, state_size(args)
         n_pair = args.rnn_hidden_dim + args.n_actions
-        self.action_encoding = nn.Sequential(nn.Linear(n_pair, n_pair), nn.ReLU(), nn.Linear(n_pair, n_pair))
+        self.action_encoding = nn.Sequential(
+            nn.Linear(n_pair, n_pair), nn.ReLU(), nn.Linear(n_pair, n_pair)
+        )
         self.Q = _mlp(self.state_dim + n_pair, width, hidden)
         self.V = _mlp(self.state_dim, width, hidden)
 
-    def forward(self, hidden_states: Tensor, states: Tensor, actions_onehot: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden_states: Tensor, states: Tensor, actions_onehot: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Joint values.
 
         Args:

@@ -1,8 +1,10 @@
-"""Four attackers against two defenders and the keeper: the package's academy_3_vs_1_with_keeper with one more of each.
+"""Four attackers against two defenders and the keeper: the package's academy_3_vs_1_with_keeper
+with one more of each.
 
-S2Q's academy_4_vs_3 (appendix E.2: 4 central midfielders against 1 keeper and 2 centre backs); where they start is not
-told there. Here the fourth attacker waits behind the ball, and the defenders stand between the wings and the goal.
-Coordinates are those of the own half at -1, so the right team's are turned round.
+S2Q's academy_4_vs_3 (appendix E.2: 4 central midfielders against 1 keeper and 2 centre backs);
+where they start is not told there. Here the fourth attacker waits behind the ball, and the
+defenders stand between the wings and the goal. Coordinates are those of the own half at -1, so the
+right team's are turned round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The real StarCraft II: `--env-config=sc2`. Needs pysc2, and for engine "smac" the package of that name."""
+"""The real StarCraft II: `--env-config=sc2`. Needs pysc2, and for engine "smac" the package of that
+name.
+"""
 
 from __future__ import annotations
 

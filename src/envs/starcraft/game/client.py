@@ -1,4 +1,6 @@
-"""One running game: launched through pysc2, spoken to over its websocket, gone when this process is gone."""
+"""One running game: launched through pysc2, spoken to over its websocket, gone when this process is
+gone.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ _TROUBLE = (
     DecodeError,
     OSError,
 )
-# Becomes the game itself: the kernel kills it with the process (more precisely: the thread) that launched it.
+# Becomes the game itself: the kernel kills it with the process (more precisely: the thread) that
+# launched it.
 _LEASH = """\
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
@@ -80,11 +83,15 @@ def _trouble(doing: str) -> Iterator[None]:
     try:
         yield
     except _TROUBLE as error:
-        raise GameBroken(f"{doing}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise GameBroken(
+            f"{doing}: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
 
 
 class LeashedProcess(sc_process.StarcraftProcess):
-    """pysc2's process, tied to the life of this one; what the game prints is kept for the error message."""
+    """pysc2's process, tied to the life of this one; what the game prints is kept for the error
+    message.
+    """
 
     _output: Any = None
 
@@ -92,12 +99,17 @@ class LeashedProcess(sc_process.StarcraftProcess):
         self._environment = environment
         try:
             super().__init__(*args, **kwargs)
-        except (remote_controller.ConnectError, protocol.ConnectionError, protocol.ProtocolError) as error:
+        except (
+            remote_controller.ConnectError,
+            protocol.ConnectionError,
+            protocol.ProtocolError,
+        ) as error:
             raise remote_controller.ConnectError(f"{error} {self.last_words()}") from None
 
     def _launch(self, run_config: Any, args: list[str], **kwargs: Any) -> subprocess.Popen:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the game
-        # The game brings libraries of its own, which are not for the interpreter that holds the leash.
+        # The game brings libraries of its own, which are not for the interpreter that holds the
+        # leash.
         libraries = run_config.env["LD_LIBRARY_PATH"]
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), libraries, *args],
@@ -113,14 +125,17 @@ class LeashedProcess(sc_process.StarcraftProcess):
         lines: list[str] = []
         if self._output is not None:
             self._output.seek(0)
-            lines = [line.strip() for line in self._output.read().decode(errors="replace").split("\n")]
+            lines = [
+                line.strip() for line in self._output.read().decode(errors="replace").split("\n")
+            ]
         return f"(it printed last: {next(filter(None, reversed(lines)), 'nothing')})"
 
     def close(self) -> None:
         """Ends the game, gently if it listens; may be called twice."""
         if self.controller:
             with suppress(*_TROUBLE):
-                self.controller.quit()  # not twice: after this one the controller is closed, whatever happens
+                # not twice: after this one the controller is closed, whatever happens
+                self.controller.quit()
         super().close()
 
 
@@ -134,7 +149,9 @@ class LeashedLinux(platforms.Linux):
     def start(self, want_rgb: bool = False, **kwargs: Any) -> LeashedProcess:
         version = f"Base{self.version.build_version:05d}"
         path = os.path.join(self.data_dir, "Versions", version, self._exec_name)
-        return LeashedProcess(self, exec_path=path, version=self.version, environment=self._environment, **kwargs)
+        return LeashedProcess(
+            self, exec_path=path, version=self.version, environment=self._environment, **kwargs
+        )
 
     @classmethod
     def priority(cls) -> int | None:
@@ -143,7 +160,9 @@ class LeashedLinux(platforms.Linux):
 
 
 class _Map(map_lib.Map):
-    """A map file of SMAC's. pysc2's own list of maps is left alone: the smac package enters the same names there."""
+    """A map file of SMAC's. pysc2's own list of maps is left alone: the smac package enters the
+    same names there.
+    """
 
     directory = MAP_FOLDER
     players = 2
@@ -194,7 +213,9 @@ def find_game(map_name: str, version: str | None) -> Installation:
         raise UserError(f"StarCraft II is not in {where} (SC2PATH): {INSTEAD}") from None
     except ValueError as error:
         raise UserError(f"game_version is {version!r}: {error}") from None
-    binary = Path(config.data_dir, "Versions", f"Base{config.version.build_version:05d}", config._exec_name)
+    binary = Path(
+        config.data_dir, "Versions", f"Base{config.version.build_version:05d}", config._exec_name
+    )
     if not os.access(binary, os.X_OK):
         raise UserError(f"StarCraft II cannot be run, there is no program {binary}: {INSTEAD}")
     one = _Map(map_name)
@@ -202,7 +223,9 @@ def find_game(map_name: str, version: str | None) -> Installation:
         return Installation(config, one.path, one.data(config))
     except (OSError, ValueError):
         folder = Path(config.data_dir, "Maps", MAP_FOLDER)
-        raise UserError(f"map {map_name} is not in {folder}: bash install_sc2.sh installs SMAC's maps") from None
+        raise UserError(
+            f"map {map_name} is not in {folder}: bash install_sc2.sh installs SMAC's maps"
+        ) from None
 
 
 def log_actions() -> None:
@@ -211,7 +234,9 @@ def log_actions() -> None:
 
 
 def wait_turn(interval: float) -> None:
-    """Returns when the last game of this user on this machine was started at least `interval` seconds ago."""
+    """Returns when the last game of this user on this machine was started at least `interval`
+    seconds ago.
+    """
     path = Path(tempfile.gettempdir(), f"starcraft-start-{os.getuid()}.lock")
     with path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given back with the file, also when this process dies
@@ -267,23 +292,34 @@ class Game:
             raise
 
     def _begin(
-        self, installation: Installation, races: Sequence[str], difficulty: str, seed: int, timeout: float
+        self,
+        installation: Installation,
+        races: Sequence[str],
+        difficulty: str,
+        seed: int,
+        timeout: float,
     ) -> None:
         with _trouble("launching"):
             self._process = self._config.start(want_rgb=False, timeout_seconds=math.ceil(timeout))
         self._controller = self._process.controller
         request = sc2api_pb2.RequestCreateGame(
-            local_map=sc2api_pb2.LocalMap(map_path=installation.map_path, map_data=installation.map_data),
+            local_map=sc2api_pb2.LocalMap(
+                map_path=installation.map_path, map_data=installation.map_data
+            ),
             realtime=False,
             random_seed=seed,
         )
         request.player_setup.add(type=sc2api_pb2.Participant)
-        request.player_setup.add(type=sc2api_pb2.Computer, race=RACES[races[1]], difficulty=DIFFICULTIES[difficulty])
+        request.player_setup.add(
+            type=sc2api_pb2.Computer, race=RACES[races[1]], difficulty=DIFFICULTIES[difficulty]
+        )
         with _trouble("creating a game"):
             try:
                 self._controller.create_game(request)
             except remote_controller.RequestError as error:
-                raise UserError(f"StarCraft II refuses map {installation.map_path}: {error}") from None
+                raise UserError(
+                    f"StarCraft II refuses map {installation.map_path}: {error}"
+                ) from None
         join = sc2api_pb2.RequestJoinGame(
             race=RACES[races[0]], options=sc2api_pb2.InterfaceOptions(raw=True, score=False)
         )
@@ -300,13 +336,16 @@ class Game:
         """All units of both players.
 
         Raises:
-            GameBroken: also when the game says that it is over; a battle's end is the map's affair, not the game's.
+            GameBroken: also when the game says that it is over; a battle's end is the map's affair,
+                not the game's.
         """
         with _trouble("observing"):
             answer = self._controller.observe()
         if answer.player_result:
             raise GameBroken("the game is over, though its map never ends it")
-        self._units = [unit for unit in answer.observation.raw_data.units if unit.owner in (AGENTS, ENEMIES)]
+        self._units = [
+            unit for unit in answer.observation.raw_data.units if unit.owner in (AGENTS, ENEMIES)
+        ]
         return self._units
 
     def act(self, orders: Iterable[Order]) -> None:
@@ -330,7 +369,9 @@ class Game:
             self._controller.step(loops)
 
     def kill_all(self) -> None:
-        """Kills all units of the last observation, and gives the map's script the time to notice."""
+        """Kills all units of the last observation, and gives the map's script the time to
+        notice.
+        """
         kill = debug_pb2.DebugKillUnit(tag=[unit.tag for unit in self._units])
         with _trouble("killing all units"):
             self._controller.debug(debug_pb2.DebugCommand(kill_unit=kill))

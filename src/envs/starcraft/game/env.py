@@ -44,18 +44,21 @@ def load_client() -> ModuleType:
     except Exception as error:  # a protobuf that does not fit raises TypeError, for one
         what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise MissingPackage(
-            f"pysc2 cannot be used ({what}): pip install -r requirements-sc2.txt and bash install_sc2.sh install "
+            f"pysc2 cannot be used ({what}): pip install -r requirements-sc2.txt and bash "
+            "install_sc2.sh install "
             "the real game, --env-config=sc2sim needs neither"
         ) from error
     return client
 
 
 class StarCraft2Env(ArrayEnv):
-    """SMAC's environment on the real game (Samvelyan et al. 2019); interface and options as in the simulator.
+    """SMAC's environment on the real game (Samvelyan et al. 2019); interface and options as in the
+    simulator.
 
-    The game is launched at the first reset. Between episodes its units are killed and created anew by the map's script.
-    A game that crashes, hangs, hangs up or ends is closed: the step says `env_error` in info and its episode is void,
-    the next reset launches another one, after a pause that doubles with every loss in a row.
+    The game is launched at the first reset. Between episodes its units are killed and created anew
+    by the map's script. A game that crashes, hangs, hangs up or ends is closed: the step says
+    `env_error` in info and its episode is void, the next reset launches another one, after a pause
+    that doubles with every loss in a row.
 
     Launch it from a thread that stays: the kernel ends the game with the thread that launched it.
 
@@ -93,8 +96,13 @@ class StarCraft2Env(ArrayEnv):
     ) -> None:
         info = map_info(map_name)
         if isinstance(step_mul, bool) or not isinstance(step_mul, int) or step_mul < 1:
-            raise ConfigError(f"sc2: step_mul is {step_mul!r}, must be a whole number of at least 1")
-        for name, value, least in (("game_timeout", game_timeout, 1), ("start_interval", start_interval, 0)):
+            raise ConfigError(
+                f"sc2: step_mul is {step_mul!r}, must be a whole number of at least 1"
+            )
+        for name, value, least in (
+            ("game_timeout", game_timeout, 1),
+            ("start_interval", start_interval, 0),
+        ):
             if not value >= least:
                 raise ConfigError(f"sc2: {name} is {value!r}, must be at least {least} (seconds)")
         self._options = Options(**options)
@@ -133,7 +141,7 @@ class StarCraft2Env(ArrayEnv):
         self._restarts = 0
         self._battles_game = self._battles_won = self._timeouts = 0
 
-    # -- episodes -------------------------------------------------------------------------------------------------
+    # -- episodes ----------------------------------------------------------------------------------
     def reset(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Starts an episode.
 
@@ -157,7 +165,9 @@ class StarCraft2Env(ArrayEnv):
                 trouble = error
                 self._lose(error)
         else:
-            raise EnvFailure(f"StarCraft II failed {ATTEMPTS} times in a row on {self.map_info.name}: {trouble}")
+            raise EnvFailure(
+                f"StarCraft II failed {ATTEMPTS} times in a row on {self.map_info.name}: {trouble}"
+            )
         self._rules.begin(self._only)
         self._reward[0] = 0.0
         self._recorder.begin(self._only)
@@ -168,7 +178,8 @@ class StarCraft2Env(ArrayEnv):
     def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
         """Takes one action per agent; see `MultiAgentEnv.step`.
 
-        With `heuristic_ai` the list of actions is overwritten with what the agents did instead, as in SMAC.
+        With `heuristic_ai` the list of actions is overwritten with what the agents did instead, as
+        in SMAC.
 
         Raises:
             ValueError: an action that is not available, or no running episode.
@@ -214,9 +225,11 @@ class StarCraft2Env(ArrayEnv):
         for agent, action in enumerate(actions[0].tolist()):
             if not 0 <= action < self.n_actions or not self._avail[0, agent, action]:
                 available = np.flatnonzero(self._avail[0, agent]).tolist()
-                raise ValueError(f"agent {agent}: action {action} is not available, only {available}")
+                raise ValueError(
+                    f"agent {agent}: action {action} is not available, only {available}"
+                )
 
-    # -- the game -------------------------------------------------------------------------------------------------
+    # -- the game ----------------------------------------------------------------------------------
     def _launch(self) -> None:
         if self._losses:
             time.sleep(min(BACKOFF_MAX, BACKOFF * 2 ** (self._losses - 1)))
@@ -250,7 +263,13 @@ class StarCraft2Env(ArrayEnv):
         self._losses += 1
         self._restarts += self._game is not None
         words = "" if self._game is None else self._game.last_words()
-        _log.warning("StarCraft II (%s), loss %d in a row: %s %s", self.map_info.name, self._losses, error, words)
+        _log.warning(
+            "StarCraft II (%s), loss %d in a row: %s %s",
+            self.map_info.name,
+            self._losses,
+            error,
+            words,
+        )
         self._close_game()
 
     def _close_game(self) -> None:
@@ -270,13 +289,17 @@ class StarCraft2Env(ArrayEnv):
             self._game.step(1)
         else:
             raise client.GameBroken(
-                f"map {info.name} has {len(agents)} and {len(enemies)} units after {CREATION_LOOPS} loops, "
+                f"map {info.name} has {len(agents)} and {len(enemies)} units after "
+                f"{CREATION_LOOPS} loops, "
                 f"not {info.n_agents} and {info.n_enemies}"
             )
         agents.sort(key=lambda unit: (unit.unit_type, unit.pos.x, unit.pos.y))
         units = [*agents, *enemies]
         self._tags = [unit.tag for unit in units]
-        types = [*self._agent_types(agents), *(self._enemy_type(unit.unit_type) for unit in enemies)]
+        types = [
+            *self._agent_types(agents),
+            *(self._enemy_type(unit.unit_type) for unit in enemies),
+        ]
         self.battle.type[0] = types
         for name in ("health_max", "shield_max", "energy_max"):
             getattr(self.battle, name)[0] = [getattr(unit, name) for unit in units]
@@ -284,16 +307,25 @@ class StarCraft2Env(ArrayEnv):
 
     def _agent_types(self, agents: list[Any]) -> list[int]:
         """The agents have types of the map's own, numbered in alphabetical order."""
-        names = dict(zip(sorted({unit.unit_type for unit in agents}), sorted(set(self.map_info.agents)), strict=False))
+        names = dict(
+            zip(
+                sorted({unit.unit_type for unit in agents}),
+                sorted(set(self.map_info.agents)),
+                strict=False,
+            )
+        )
         found = tuple(names.get(unit.unit_type) for unit in agents)
         if found != self.map_info.agents:
-            raise EnvFailure(f"map {self.map_info.name} has agents of other types than SMAC's: {list(found)}")
+            raise EnvFailure(
+                f"map {self.map_info.name} has agents of other types than SMAC's: {list(found)}"
+            )
         return [UNIT_INDEX[name] for name in found]
 
     def _enemy_type(self, number: int) -> int:
         if number not in _GAME_TYPES:
             raise EnvFailure(
-                f"map {self.map_info.name} has enemies of unit type {number}, which SMAC's maps do not have"
+                f"map {self.map_info.name} has enemies of unit type {number}, which SMAC's maps do "
+                "not have"
             )
         return _GAME_TYPES[number]
 
@@ -318,7 +350,9 @@ class StarCraft2Env(ArrayEnv):
         """What the agents are told in this step."""
         rules, client = self._rules, self._client
         orders = []
-        for agent, (order, tag) in enumerate(zip(rules.order[0].tolist(), self._tags, strict=False)):
+        for agent, (order, tag) in enumerate(
+            zip(rules.order[0].tolist(), self._tags, strict=False)
+        ):
             if order == ORDER_STOP:
                 orders.append(client.Order(client.STOP, tag))
             elif order == ORDER_MOVE:
@@ -333,7 +367,7 @@ class StarCraft2Env(ArrayEnv):
         self._rules.observe(self._only, self._obs, self._state, self._avail)
         self._recorder.add(self._only, self._targets, self._rules.executed, self._reward)
 
-    # -- PyMARL's interface ---------------------------------------------------------------------------------------
+    # -- PyMARL's interface ------------------------------------------------------------------------
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._obs[0], self._state[0], self._avail[0]
 
@@ -350,7 +384,9 @@ class StarCraft2Env(ArrayEnv):
         return [names.index(name) for name in self.map_info.agents]
 
     def get_stats(self) -> dict[str, float]:
-        """SMAC's figures; battles_draw counts timeouts, as there, restarts the games that were lost."""
+        """SMAC's figures; battles_draw counts timeouts, as there, restarts the games that were
+        lost.
+        """
         return {
             "battles_won": self._battles_won,
             "battles_game": self._battles_game,
@@ -374,7 +410,9 @@ class StarCraft2Env(ArrayEnv):
         return self._recorder.picture(0, int(self._rules.outcome[0]))
 
     def seed(self, seed: int) -> None:
-        """Sets the seed; a running game cannot be seeded, so the next reset launches another one."""
+        """Sets the seed; a running game cannot be seeded, so the next reset launches another
+        one.
+        """
         self._seed, self._launches, self._running = seed, 0, False
         self._close_game()
 

@@ -25,8 +25,12 @@ def pathing_grid(start: StartRaw) -> np.ndarray:
         return _upright(_bytes(picture)) != _BLOCKED
     rows = np.frombuffer(picture.data, dtype=np.uint8)
     if picture.bits_per_pixel != 1 or rows.size * 8 != picture.size.x * picture.size.y:
-        raise ValueError(f"pathing grid with {picture.bits_per_pixel} bits per cell and {rows.size} bytes")
-    bits = np.unpackbits(rows).reshape(picture.size.y, picture.size.x)  # the first cell is a byte's highest bit
+        raise ValueError(
+            f"pathing grid with {picture.bits_per_pixel} bits per cell and {rows.size} bytes"
+        )
+    bits = np.unpackbits(rows).reshape(
+        picture.size.y, picture.size.x
+    )  # the first cell is a byte's highest bit
     return np.ascontiguousarray(bits.T.astype(np.bool_))
 
 
@@ -41,14 +45,18 @@ def terrain_height(start: StartRaw) -> np.ndarray:
 
 
 def _is_old(pathing: ImageData) -> bool:
-    """Whether pictures begin with the northern row; in games with bit-packed grids it is the southern one."""
+    """Whether pictures begin with the northern row; in games with bit-packed grids it is the
+    southern one.
+    """
     return pathing.bits_per_pixel == 8
 
 
 def _bytes(picture: ImageData) -> np.ndarray:
     rows = np.frombuffer(picture.data, dtype=np.uint8)
     if picture.bits_per_pixel != 8 or rows.size != picture.size.x * picture.size.y:
-        raise ValueError(f"picture with {picture.bits_per_pixel} bits per cell and {rows.size} bytes")
+        raise ValueError(
+            f"picture with {picture.bits_per_pixel} bits per cell and {rows.size} bytes"
+        )
     return rows.reshape(picture.size.y, picture.size.x)
 
 

@@ -20,10 +20,13 @@ def load_smac() -> type:
     """SMAC's class.
 
     Raises:
-        MissingPackage: the package is not installed, cannot be imported, or is PyPI's package of the same name.
+        MissingPackage: the package is not installed, cannot be imported, or is PyPI's package of
+            the same name.
     """
     if importlib.util.find_spec("smac") is None:
-        raise MissingPackage(f"engine: smac needs oxwhirl's package: {INSTALL}, or use engine: game")
+        raise MissingPackage(
+            f"engine: smac needs oxwhirl's package: {INSTALL}, or use engine: game"
+        )
     try:
         return importlib.import_module("smac.env").StarCraft2Env
     except ModuleNotFoundError as error:
@@ -35,13 +38,16 @@ def load_smac() -> type:
         raise MissingPackage(f"smac cannot be imported ({error}): {INSTALL}") from error
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise MissingPackage(f"smac cannot be imported ({type(error).__name__}: {reason}): {INSTALL}") from error
+        raise MissingPackage(
+            f"smac cannot be imported ({type(error).__name__}: {reason}): {INSTALL}"
+        ) from error
 
 
 class SmacEnv(MultiAgentEnv):
     """oxwhirl's `StarCraft2Env`, which launches and restarts its game by itself.
 
-    After a lost connection it says that the episode has ended, with nothing in info: here that is `env_error`. Its
+    After a lost connection it says that the episode has ended, with nothing in info: here that is
+        `env_error`. Its
     games end with this process, as ours do: pysc2 launches them through `client.LeashedLinux`.
 
     Args:

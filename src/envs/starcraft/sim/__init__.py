@@ -1,1 +1,3 @@
-"""A compiled simulator of StarCraft II battles: B battles at once, one game loop (1/16 game second) at a time."""
+"""A compiled simulator of StarCraft II battles: B battles at once, one game loop (1/16 game second)
+at a time.
+"""

@@ -6,7 +6,14 @@ import math
 
 from numba import njit
 
-from envs.starcraft.battle import ORDER_ATTACK, ORDER_ATTACK_MOVE, ORDER_HEAL, ORDER_MOVE, ORDER_NONE, ORDER_STOP
+from envs.starcraft.battle import (
+    ORDER_ATTACK,
+    ORDER_ATTACK_MOVE,
+    ORDER_HEAL,
+    ORDER_MOVE,
+    ORDER_NONE,
+    ORDER_STOP,
+)
 from envs.starcraft.facts import ATTACK_JITTER
 from envs.starcraft.sim import tables as t
 from envs.starcraft.sim.pathing import INNER
@@ -55,7 +62,8 @@ from envs.starcraft.sim.state import (
 
 # Followers stop this much inside the range they need.
 INSIDE = 0.01
-# An attack-move is done this near to its point, or where a crowd around the point lets it go no further.
+# An attack-move is done this near to its point, or where a crowd around the point lets it go no
+# further.
 ARRIVED = 0.5
 CROWD_RADIUS = 4.0
 CROWD_LOOPS = 8
@@ -63,9 +71,19 @@ CROWD_LOOPS = 8
 
 @njit(**INNER)
 def give_order(
-    f: Array, k: Array, u: int, order: int, subject: int, x: float, y: float, n_agents: int, tables: t.Tables
+    f: Array,
+    k: Array,
+    u: int,
+    order: int,
+    subject: int,
+    x: float,
+    y: float,
+    n_agents: int,
+    tables: t.Tables,
 ) -> None:
-    """A new order replaces the present one; an order that cannot be followed is refused and changes nothing."""
+    """A new order replaces the present one; an order that cannot be followed is refused and changes
+    nothing.
+    """
     if order == ORDER_NONE or k[ALIVE, u] == 0:
         return
     kind = k[TYPE, u]
@@ -79,7 +97,10 @@ def give_order(
     elif order == ORDER_HEAL:
         if not is_living(k, subject) or subject == u or other_side(u, subject, n_agents):
             return
-        if tables.heals[kind, k[TYPE, subject]] == 0 or f[HEALTH, subject] >= f[HEALTH_MAX, subject]:
+        if (
+            tables.heals[kind, k[TYPE, subject]] == 0
+            or f[HEALTH, subject] >= f[HEALTH_MAX, subject]
+        ):
             return
     elif not (math.isfinite(x) and math.isfinite(y)):
         return
@@ -108,7 +129,9 @@ def _want(f: Array, k: Array, u: int, x: float, y: float, step: float) -> None:
 
 @njit(**INNER)
 def _go_to(f: Array, k: Array, u: int) -> None:
-    """Movement to the point of the order, which is done on arrival (an attack-move also in a crowd around it)."""
+    """Movement to the point of the order, which is done on arrival (an attack-move also in a crowd
+    around it).
+    """
     dx, dy = f[ORDER_X, u] - f[X, u], f[ORDER_Y, u] - f[Y, u]
     distance = math.sqrt(dx * dx + dy * dy)
     crowded = distance <= CROWD_RADIUS and k[STALLED, u] >= CROWD_LOOPS
@@ -120,7 +143,16 @@ def _go_to(f: Array, k: Array, u: int) -> None:
 
 @njit(**INNER)
 def _fire(
-    f: Array, k: Array, c: Array, events: Array, rng: Array, b: int, u: int, v: int, jitter: bool, tables: t.Tables
+    f: Array,
+    k: Array,
+    c: Array,
+    events: Array,
+    rng: Array,
+    b: int,
+    u: int,
+    v: int,
+    jitter: bool,
+    tables: t.Tables,
 ) -> None:
     """The damage point of u's attack on v: hits get under way, the weapon cools down."""
     kind = k[TYPE, u]
@@ -153,7 +185,16 @@ def _fire(
 
 @njit(**INNER)
 def _engage(
-    f: Array, k: Array, c: Array, events: Array, rng: Array, b: int, u: int, v: int, jitter: bool, tables: t.Tables
+    f: Array,
+    k: Array,
+    c: Array,
+    events: Array,
+    rng: Array,
+    b: int,
+    u: int,
+    v: int,
+    jitter: bool,
+    tables: t.Tables,
 ) -> None:
     """One loop of u's attack on v: wind up and hit, wait for the weapon, or follow."""
     kind = k[TYPE, u]
@@ -170,7 +211,8 @@ def _engage(
     chosen = tables.weapon_for[kind, k[TYPE, v]]
     close = tables.close_for[kind, k[TYPE, v]]
     if close >= 0 and (
-        gap <= tables.weapon[kind, close, t.RANGE] + EPS or gap < tables.weapon[kind, chosen, t.MIN_RANGE]
+        gap <= tables.weapon[kind, close, t.RANGE] + EPS
+        or gap < tables.weapon[kind, chosen, t.MIN_RANGE]
     ):
         chosen = close
     weapon = tables.weapon[kind, chosen]
@@ -191,7 +233,9 @@ def _engage(
 
 @njit(**INNER)
 def _heal(f: Array, k: Array, c: Array, u: int, v: int, tables: t.Tables) -> None:
-    """One loop of u's healing of v: in range it heals, else it follows. No two healers on one unit."""
+    """One loop of u's healing of v: in range it heals, else it follows. No two healers on one
+    unit.
+    """
     kind = k[TYPE, u]
     gap = gap_between(f, u, v)
     reach = tables.unit[kind, t.HEAL_RANGE]
@@ -203,7 +247,9 @@ def _heal(f: Array, k: Array, c: Array, u: int, v: int, tables: t.Tables) -> Non
         return
     k[HEALED, v] = c[LOOP]
     cost = tables.unit[kind, t.HEAL_COST]
-    amount = min(tables.unit[kind, t.HEAL_RATE], f[HEALTH_MAX, v] - f[HEALTH, v], f[ENERGY, u] / cost)
+    amount = min(
+        tables.unit[kind, t.HEAL_RATE], f[HEALTH_MAX, v] - f[HEALTH, v], f[ENERGY, u] / cost
+    )
     f[HEALTH, v] += amount
     f[RESTORED, v] += amount
     f[ENERGY, u] = max(0.0, f[ENERGY, u] - amount * cost)
@@ -211,7 +257,15 @@ def _heal(f: Array, k: Array, c: Array, u: int, v: int, tables: t.Tables) -> Non
 
 @njit(**INNER)
 def act(
-    f: Array, k: Array, c: Array, events: Array, rng: Array, b: int, u: int, jitter: bool, tables: t.Tables
+    f: Array,
+    k: Array,
+    c: Array,
+    events: Array,
+    rng: Array,
+    b: int,
+    u: int,
+    jitter: bool,
+    tables: t.Tables,
 ) -> None:
     """What u does in this loop: its order, or what it acquired by itself."""
     order = k[ORDER, u]
@@ -233,6 +287,7 @@ def act(
             _engage(f, k, c, events, rng, b, u, k[TARGET, u], jitter, tables)
         return
     k[AIM, u] = -1
-    # after its last hit it stands until the backswing is over; orders from outside have cut it off already
+    # after its last hit it stands until the backswing is over; orders from outside have cut it off
+    # already
     if order != ORDER_NONE and f[BACKSWING, u] <= EPS:
         _go_to(f, k, u)

@@ -57,10 +57,11 @@ def _place(
     ground: Ground,
     tables: t.Tables,
 ) -> None:
-    """Puts the units of all creation calls, in their order, each at the free place nearest to its point.
+    """Puts the units of all creation calls, in their order, each at the free place nearest to its
+    point.
 
-    Places are tried on a square lattice around the point with two steps to a body, the nearest first; enemies' lattices
-    are the mirror image in x. The units' rows are still in creation order.
+    Places are tried on a square lattice around the point with two steps to a body, the nearest
+    first; enemies' lattices are the mirror image in x. The units' rows are still in creation order.
     """
     for i in range(kinds.shape[0]):
         kind = kinds[i]
@@ -110,7 +111,9 @@ def _place(
 
 @njit(**INNER)
 def _number_agents(f: Array, k: Array, n_agents: int) -> None:
-    """Row SLOT: creation index of every unit; agents sorted by (type, x, y) as SMAC numbers them."""
+    """Row SLOT: creation index of every unit; agents sorted by (type, x, y) as SMAC numbers
+    them.
+    """
     for u in range(k.shape[1]):
         k[SLOT, u] = u
     for u in range(1, n_agents):

@@ -40,7 +40,9 @@ from envs.starcraft.sim.state import (
 
 @njit(**INNER)
 def _hurt(f: Array, k: Array, source: int, v: int, weapon: int, tables: t.Tables) -> None:
-    """One hit: shields first, without armour; what is beyond them goes on to the health, less its armour."""
+    """One hit: shields first, without armour; what is beyond them goes on to the health, less its
+    armour.
+    """
     kind = k[TYPE, v]
     left = max(MIN_DAMAGE, tables.damage[k[TYPE, source], weapon, kind])
     k[HIT_BY, v] = source
@@ -104,7 +106,9 @@ def land_hits(f: Array, k: Array, c: Array, events: Array, n_agents: int, tables
                 v = k[LIVING, j]
                 if v == victim or not other_side(source, v, n_agents):
                     continue
-                if tables.damage[kind, chosen, k[TYPE, v]] >= 0.0 and _splashed(f, source, victim, v, splash, weapon):
+                if tables.damage[kind, chosen, k[TYPE, v]] >= 0.0 and _splashed(
+                    f, source, victim, v, splash, weapon
+                ):
                     _hurt(f, k, source, v, chosen, tables)
         _hurt(f, k, source, victim, chosen, tables)
     landed = kept != c[N_EVENTS]
@@ -114,7 +118,9 @@ def land_hits(f: Array, k: Array, c: Array, events: Array, n_agents: int, tables
 
 @njit(**INNER)
 def bury(f: Array, k: Array, c: Array, n_agents: int, tables: t.Tables) -> bool:
-    """Units without health die; banelings among them burst, which may kill more. Friends take no harm from a burst."""
+    """Units without health die; banelings among them burst, which may kill more. Friends take no
+    harm from a burst.
+    """
     anyone = False
     again = True
     while again:
@@ -133,7 +139,11 @@ def bury(f: Array, k: Array, c: Array, n_agents: int, tables: t.Tables) -> bool:
             reach = tables.weapon[kind, 0, t.SPLASH_RADIUS]
             for j in range(c[N_LIVING]):
                 v = k[LIVING, j]
-                if k[ALIVE, v] == 0 or not other_side(u, v, n_agents) or tables.damage[kind, 0, k[TYPE, v]] < 0.0:
+                if (
+                    k[ALIVE, v] == 0
+                    or not other_side(u, v, n_agents)
+                    or tables.damage[kind, 0, k[TYPE, v]] < 0.0
+                ):
                     continue
                 dx, dy = f[X, v] - f[X, u], f[Y, v] - f[Y, u]
                 if math.sqrt(dx * dx + dy * dy) <= reach + f[RADIUS, v]:

@@ -1,4 +1,6 @@
-"""`Engine`: the simulator behind the arrays that it shares with SMAC's interface (`battle.Battle`)."""
+"""`Engine`: the simulator behind the arrays that it shares with SMAC's interface
+(`battle.Battle`).
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,17 @@ _LATTICE = 24
 class Engine:
     """B battles on one map, advanced in game loops of 1/16 game second.
 
-    Agents do what they are ordered and nothing else. The enemies have the map's order and acquire targets by themselves
-    (SMAC's maps: Samvelyan et al. 2019, section 4). A battle's course depends on its own generator and orders only.
-    Left out: acceleration, turning, cliff levels (for splash), the flight of the spine crawler's tentacle.
+    Agents do what they are ordered and nothing else. The enemies have the map's order and acquire
+    targets by themselves (SMAC's maps: Samvelyan et al. 2019, section 4). A battle's course depends
+    on its own generator and orders only. Left out: acceleration, turning, cliff levels (for
+    splash), the flight of the spine crawler's tentacle.
 
     Attributes:
         battle: the units, see `Battle`; may be changed between steps.
-        targets: int64 [B, N], the unit that each attacks or heals or is on its way to, -1: none; after `find_targets`.
-        damage_taken, restored: float64 [B, N], health and shield lost to hits, and regained, since the last reset.
+        targets: int64 [B, N], the unit that each attacks or heals or is on its way to, -1: none;
+            after `find_targets`.
+        damage_taken, restored: float64 [B, N], health and shield lost to hits, and regained, since
+            the last reset.
 
     Args:
         info: the map.
@@ -39,8 +44,8 @@ class Engine:
         jitter: whether the game's random loops are added to attack periods.
         spread: see `SPAWN_SPREAD`.
         settle_loops: see `SETTLE_LOOPS`.
-        draw: gives a new battle's unit types (int64 [N]) and creation points (float64 [N, 2]), the agents first, from
-            its generator; default: the map's own.
+        draw: gives a new battle's unit types (int64 [N]) and creation points (float64 [N, 2]), the
+            agents first, from its generator; default: the map's own.
     """
 
     def __init__(
@@ -73,7 +78,9 @@ class Engine:
         self.damage_taken = self._state.floats[:, state.TAKEN]
         self.restored = self._state.floats[:, state.RESTORED]
         # what is created where, in creation order, and the enemies' order (code, x, y)
-        created = [c.unit for c in (*info.agent_creations, *info.enemy_creations) for _ in range(c.count)]
+        created = [
+            c.unit for c in (*info.agent_creations, *info.enemy_creations) for _ in range(c.count)
+        ]
         self._kinds = np.tile(np.array([UNIT_INDEX[unit] for unit in created]), (n_envs, 1))
         self._points = np.zeros((n_envs, n_units, 2))
         self._enemy_orders = np.zeros((n_envs, 3))
@@ -88,7 +95,8 @@ class Engine:
         self._no_orders = (codes, np.zeros(shape, dtype=np.int64), nowhere, nowhere)
 
     def reset(self, mask: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
-        """Starts new battles where `mask` is True: creates the units and runs the loops before the first observation.
+        """Starts new battles where `mask` is True: creates the units and runs the loops before the
+        first observation.
 
         Args:
             mask: bool [B].
@@ -117,12 +125,19 @@ class Engine:
             self.step(*self._no_orders, mask, self.settle_loops)
 
     def step(
-        self, order: np.ndarray, target: np.ndarray, tx: np.ndarray, ty: np.ndarray, mask: np.ndarray, loops: int = 8
+        self,
+        order: np.ndarray,
+        target: np.ndarray,
+        tx: np.ndarray,
+        ty: np.ndarray,
+        mask: np.ndarray,
+        loops: int = 8,
     ) -> None:
         """Gives orders and advances.
 
-        An order stays in force until it is done or replaced; one that cannot be followed (a target that is dead or out
-        of the weapon's kind, a patient in full health) is refused and changes nothing.
+        An order stays in force until it is done or replaced; one that cannot be followed (a target
+        that is dead or out of the weapon's kind, a patient in full health) is refused and changes
+        nothing.
 
         Args:
             order: int8 [B, A] for the agents, or [B, N] for all units; codes of `battle`.
@@ -155,7 +170,9 @@ class Engine:
         """Ends the threads; may be called twice."""
         self._workers.close()
 
-    def _draw(self, chosen: Sequence[int] | np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
+    def _draw(
+        self, chosen: Sequence[int] | np.ndarray, rngs: Sequence[np.random.Generator]
+    ) -> None:
         """Creation points and the enemies' orders of new battles."""
         for b in chosen:
             if self._draw_units is None:
@@ -186,8 +203,10 @@ def _draw_order(order: EnemyOrder, rng: np.random.Generator) -> tuple[int, float
 
 
 def _lattice() -> np.ndarray:
-    """Places around a creation point, int64 [M, 2] in lattice steps: the nearest first, those above and below before
-    those beside (of five units the first stands in the middle and four around it as a cross)."""
+    """Places around a creation point, int64 [M, 2] in lattice steps: the nearest first, those above
+    and below before those beside (of five units the first stands in the middle and four around it
+    as a cross).
+    """
     side = range(-_LATTICE, _LATTICE + 1)
     places = [(i, j) for i in side for j in side if i * i + j * j <= _LATTICE * _LATTICE]
     return np.array(sorted(places, key=lambda p: (p[0] ** 2 + p[1] ** 2, abs(p[0]), p)))

@@ -1,12 +1,14 @@
-"""The compiled battle: `create` puts the units of new battles in place, `advance` runs game loops, `find_targets` tells
-who goes for whom.
+"""The compiled battle: `create` puts the units of new battles in place, `advance` runs game loops,
+`find_targets` tells who goes for whom.
 
-They work on ranges of battles and touch nothing but those battles, so threads may run ranges side by side.
+They work on ranges of battles and touch nothing but those battles, so threads may run ranges side
+by side.
 
-One game loop: (1) cooldowns, regeneration; (2) units that act by themselves look for targets; (3) every unit starts,
-continues or breaks off an attack or a heal, or says where it wants to go; (4) movement, around standing units and
-walls; (5) overlapping bodies are pushed apart; (6) the hits of this loop land, all at once; (7) deaths, banelings
-burst; units that act by themselves answer to whoever hit them.
+One game loop: (1) cooldowns, regeneration; (2) units that act by themselves look for targets; (3)
+    every unit starts,
+continues or breaks off an attack or a heal, or says where it wants to go; (4) movement, around
+standing units and walls; (5) overlapping bodies are pushed apart; (6) the hits of this loop land,
+all at once; (7) deaths, banelings burst; units that act by themselves answer to whoever hit them.
 """
 
 from __future__ import annotations
@@ -151,8 +153,9 @@ def _run_loop(
 def _compile(version: int) -> tuple[Callable[..., None], ...]:
     """The three functions that Python calls.
 
-    numba's cache on disk looks at one file only; as a variable of the enclosing function, `version` (a digest of all
-    sources of the simulator) is part of the cache's key, so a change in any of them compiles anew.
+    numba's cache on disk looks at one file only; as a variable of the enclosing function, `version`
+    (a digest of all sources of the simulator) is part of the cache's key, so a change in any of
+    them compiles anew.
     """
 
     @njit(cache=True, nogil=True, _nrt=False)
@@ -203,7 +206,9 @@ def _compile(version: int) -> tuple[Callable[..., None], ...]:
                 f, k, c, events = state.floats[b], state.ints[b], state.counters[b], state.events[b]
                 load(battle, b, f, k, c, tables)
                 for u in range(order.shape[1]):
-                    give_order(f, k, u, order[b, u], target[b, u], x[b, u], y[b, u], n_agents, tables)
+                    give_order(
+                        f, k, u, order[b, u], target[b, u], x[b, u], y[b, u], n_agents, tables
+                    )
                 for _ in range(loops):
                     _run_loop(f, k, c, events, state.rng, b, n_agents, jitter, ground, tables)
                 store(battle, b, f, k)
@@ -219,7 +224,9 @@ def _compile(version: int) -> tuple[Callable[..., None], ...]:
                     target = -1
                     if k[ALIVE, u] == 1:
                         target = k[TARGET, u]
-                        if (k[ORDER, u] == ORDER_ATTACK or k[ORDER, u] == ORDER_HEAL) and is_living(k, k[SUBJECT, u]):
+                        if (k[ORDER, u] == ORDER_ATTACK or k[ORDER, u] == ORDER_HEAL) and is_living(
+                            k, k[SUBJECT, u]
+                        ):
                             target = k[SUBJECT, u]
                     out[b, u] = target if is_living(k, target) else -1
 

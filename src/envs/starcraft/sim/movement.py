@@ -48,7 +48,9 @@ _GOLDEN = 2.399963229728653
 
 @njit(**INNER)
 def _in_the_way(f: Array, k: Array, u: int, x: float, y: float, n_near: int) -> bool:
-    """Whether at (x, y) unit u would be inside, and deeper than now, one of the bodies listed near it."""
+    """Whether at (x, y) unit u would be inside, and deeper than now, one of the bodies listed near
+    it.
+    """
     for i in range(n_near):
         w = k[NEARBY, i]
         dx, dy = x - f[X, w], y - f[Y, w]
@@ -62,8 +64,12 @@ def _in_the_way(f: Array, k: Array, u: int, x: float, y: float, n_near: int) -> 
 
 
 @njit(**INNER)
-def move(f: Array, k: Array, c: Array, u: int, n_agents: int, ground: Ground, tables: t.Tables) -> None:
-    """One loop of u's way to its goal: straight, or turned to one side as far as bodies that stand in it demand."""
+def move(
+    f: Array, k: Array, c: Array, u: int, n_agents: int, ground: Ground, tables: t.Tables
+) -> None:
+    """One loop of u's way to its goal: straight, or turned to one side as far as bodies that stand
+    in it demand.
+    """
     kind = k[TYPE, u]
     x, y = f[X, u], f[Y, u]
     goal_x, goal_y = f[GOAL_X, u], f[GOAL_Y, u]
@@ -112,7 +118,9 @@ def move(f: Array, k: Array, c: Array, u: int, n_agents: int, ground: Ground, ta
         while turn <= TURNS:
             cos, sin = _COS[turn], side * _SIN[turn]
             new_x, new_y = x + dx * cos - dy * sin, y + dx * sin + dy * cos
-            if is_open(ground.open, bit, new_x, new_y) and not _in_the_way(f, k, u, new_x, new_y, n_near):
+            if is_open(ground.open, bit, new_x, new_y) and not _in_the_way(
+                f, k, u, new_x, new_y, n_near
+            ):
                 f[X, u], f[Y, u] = new_x, new_y
                 k[SIDE, u] = side
                 k[LAST_TURN, u] = turn
@@ -123,14 +131,19 @@ def move(f: Array, k: Array, c: Array, u: int, n_agents: int, ground: Ground, ta
 
 
 @njit(**INNER)
-def _push(f: Array, k: Array, u: int, dx: float, dy: float, ground: Ground, tables: t.Tables) -> None:
+def _push(
+    f: Array, k: Array, u: int, dx: float, dy: float, ground: Ground, tables: t.Tables
+) -> None:
     bit = int(tables.unit[k[TYPE, u], t.CROSSES])
     f[X, u], f[Y, u] = slide(ground.open, bit, f[X, u], f[Y, u], dx, dy)
 
 
 @njit(**INNER)
-def push_apart(f: Array, k: Array, c: Array, n_agents: int, ground: Ground, tables: t.Tables) -> float:
-    """Parts overlapping bodies: units that attack and buildings stay, and enemies do not push who stands.
+def push_apart(
+    f: Array, k: Array, c: Array, n_agents: int, ground: Ground, tables: t.Tables
+) -> float:
+    """Parts overlapping bodies: units that attack and buildings stay, and enemies do not push who
+    stands.
 
     Returns the largest overlap that it met, as a part of the two bodies.
     """
@@ -162,13 +175,20 @@ def push_apart(f: Array, k: Array, c: Array, n_agents: int, ground: Ground, tabl
                 angle = _GOLDEN * (u + w)
                 dx, dy = math.cos(angle), math.sin(angle)
             stays_u, stays_w = k[FIRM, u] == 1, k[FIRM, w] == 1
-            if not stays_u and not stays_w and k[MOVES, u] != k[MOVES, w] and other_side(u, w, n_agents):
+            if (
+                not stays_u
+                and not stays_w
+                and k[MOVES, u] != k[MOVES, w]
+                and other_side(u, w, n_agents)
+            ):
                 stays_u, stays_w = k[MOVES, u] == 0, k[MOVES, w] == 0
             if stays_u == stays_w:
                 stays_u, stays_w = f[SPEED, u] <= 0.0, f[SPEED, w] <= 0.0
             share = 0.5 if stays_u == stays_w else 0.0 if stays_u else 1.0
             _push(f, k, u, -dx * overlap * share, -dy * overlap * share, ground, tables)
-            _push(f, k, w, dx * overlap * (1.0 - share), dy * overlap * (1.0 - share), ground, tables)
+            _push(
+                f, k, w, dx * overlap * (1.0 - share), dy * overlap * (1.0 - share), ground, tables
+            )
     return worst
 
 

@@ -1,4 +1,5 @@
-"""Ways around walls: what of a terrain can be walked, and shortest ways between its cells, computed once.
+"""Ways around walls: what of a terrain can be walked, and shortest ways between its cells, computed
+once.
 
 A unit's centre stays in open cells. Cell c = 32 i + j covers x in [i, i + 1), y in [j, j + 1).
 """
@@ -17,14 +18,17 @@ CELLS = SIZE * SIZE
 # bits of `Ground.open`
 OPEN_TO_GROUND = 1
 OPEN_TO_CLIFF_WALKERS = 2
-# Thickest wall (cells) that counts as a cliff between two levels rather than as the edge of the field.
+# Thickest wall (cells) that counts as a cliff between two levels rather than as the edge of the
+# field.
 CLIFF_WIDTH = 2
-# A unit that is sent into a wall stops this far from it; numbers smaller than the map are kept off its edge by it too.
+# A unit that is sent into a wall stops this far from it; numbers smaller than the map are kept off
+# its edge by it too.
 MARGIN = 1e-3
 _DIAGONAL = math.sqrt(2.0)
 
-# For functions that are called from compiled code only. They allocate nothing, and counting references to the arrays
-# that they pass on would take four times as long as the rest of their work.
+# For functions that are called from compiled code only. They allocate nothing, and counting
+# references to the arrays that they pass on would take four times as long as the rest of their
+# work.
 INNER = {"nogil": True, "forceinline": True, "_nrt": False}
 
 
@@ -34,8 +38,9 @@ class Ground(NamedTuple):
     open: uint8 [1024], bits OPEN_TO_GROUND and OPEN_TO_CLIFF_WALKERS.
     simple: int64 [1], 1 where every way is a straight line along which a unit slides at the walls.
     nearest: int16 [1024], the open cell nearest to each cell.
-    ahead, next: int16 [1024, 1024] (goal cell, own cell): the farthest cell on the shortest way whose centre is seen
-        from the own cell's centre, and the neighbour on it; -1 without a way. One element where `simple`.
+    ahead, next: int16 [1024, 1024] (goal cell, own cell): the farthest cell on the shortest way
+        whose centre is seen from the own cell's centre, and the neighbour on it; -1 without a way.
+        One element where `simple`.
     """
 
     open: np.ndarray
@@ -68,7 +73,9 @@ def _make_ground(cells: bytes) -> Ground:
 
 
 def _cliffs(walkable: np.ndarray) -> np.ndarray:
-    """Blocked cells with walkable ground on two opposite sides, at most `CLIFF_WIDTH` blocked cells apart."""
+    """Blocked cells with walkable ground on two opposite sides, at most `CLIFF_WIDTH` blocked cells
+    apart.
+    """
 
     def near(grid: np.ndarray) -> np.ndarray:
         found = np.zeros_like(grid)
@@ -107,8 +114,12 @@ def is_open(opened: np.ndarray, bit: int, x: float, y: float) -> bool:
 
 
 @njit(**INNER)
-def slide(opened: np.ndarray, bit: int, x: float, y: float, dx: float, dy: float) -> tuple[float, float]:
-    """Where (x, y) gets by moving (dx, dy): into open cells only, along a wall where one is in the way."""
+def slide(
+    opened: np.ndarray, bit: int, x: float, y: float, dx: float, dy: float
+) -> tuple[float, float]:
+    """Where (x, y) gets by moving (dx, dy): into open cells only, along a wall where one is in the
+    way.
+    """
     if is_open(opened, bit, x + dx, y + dy):
         return x + dx, y + dy
     if is_open(opened, bit, x + dx, y):
@@ -120,7 +131,9 @@ def slide(opened: np.ndarray, bit: int, x: float, y: float, dx: float, dy: float
 
 @njit(**INNER)
 def sees(opened: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> bool:
-    """Whether the straight line between two points stays in cells open to ground units (grid walk, Amanatides-Woo)."""
+    """Whether the straight line between two points stays in cells open to ground units (grid walk,
+    Amanatides-Woo).
+    """
     i, j = int(x0), int(y0)
     goal_i, goal_j = int(x1), int(y1)
     dx, dy = x1 - x0, y1 - y0
@@ -163,7 +176,9 @@ def _is_simple(opened: np.ndarray) -> bool:
                 if distance < 0.5:
                     arrived = True
                     break
-                new_x, new_y = slide(opened, OPEN_TO_GROUND, x, y, dx / distance * 0.25, dy / distance * 0.25)
+                new_x, new_y = slide(
+                    opened, OPEN_TO_GROUND, x, y, dx / distance * 0.25, dy / distance * 0.25
+                )
                 if abs(new_x - x) + abs(new_y - y) < 0.01:
                     break
                 x, y = new_x, new_y
@@ -174,7 +189,9 @@ def _is_simple(opened: np.ndarray) -> bool:
 
 @njit(cache=True, nogil=True)
 def _fill_ways(opened: np.ndarray, ahead: np.ndarray, following: np.ndarray) -> None:
-    """Dijkstra from every goal cell over the 8 neighbours (no corner is cut), then the farthest cell in sight."""
+    """Dijkstra from every goal cell over the 8 neighbours (no corner is cut), then the farthest
+    cell in sight.
+    """
     length = np.empty(CELLS)
     done = np.empty(CELLS, dtype=np.bool_)
     heap = np.empty(8 * CELLS, dtype=np.int64)
@@ -207,7 +224,10 @@ def _fill_ways(opened: np.ndarray, ahead: np.ndarray, following: np.ndarray) -> 
                     neighbour = ni * SIZE + nj
                     if done[neighbour] or not opened[neighbour] & OPEN_TO_GROUND:
                         continue
-                    if not opened[ni * SIZE + j] & OPEN_TO_GROUND or not opened[i * SIZE + nj] & OPEN_TO_GROUND:
+                    if (
+                        not opened[ni * SIZE + j] & OPEN_TO_GROUND
+                        or not opened[i * SIZE + nj] & OPEN_TO_GROUND
+                    ):
                         continue
                     along = length[cell] + (_DIAGONAL if di != 0 and dj != 0 else 1.0)
                     if along < length[neighbour] - 1e-9:
@@ -222,7 +242,11 @@ def _fill_ways(opened: np.ndarray, ahead: np.ndarray, following: np.ndarray) -> 
             for _ in range(CELLS):
                 beyond = following[goal, seen]
                 if beyond == seen or not sees(
-                    opened, cell // SIZE + 0.5, cell % SIZE + 0.5, beyond // SIZE + 0.5, beyond % SIZE + 0.5
+                    opened,
+                    cell // SIZE + 0.5,
+                    cell % SIZE + 0.5,
+                    beyond // SIZE + 0.5,
+                    beyond % SIZE + 0.5,
                 ):
                     break
                 seen = beyond
@@ -231,7 +255,9 @@ def _fill_ways(opened: np.ndarray, ahead: np.ndarray, following: np.ndarray) -> 
 
 @njit(**INNER)
 def nearest_open_point(ground: Ground, x: float, y: float) -> tuple[float, float]:
-    """The point itself, moved into the map, or the nearest point of the nearest cell that is open to ground units."""
+    """The point itself, moved into the map, or the nearest point of the nearest cell that is open
+    to ground units.
+    """
     x, y = min(max(x, MARGIN), SIZE - MARGIN), min(max(y, MARGIN), SIZE - MARGIN)
     cell = cell_of(x, y)
     if not ground.open[cell] & OPEN_TO_GROUND:
@@ -241,11 +267,14 @@ def nearest_open_point(ground: Ground, x: float, y: float) -> tuple[float, float
 
 
 @njit(**INNER)
-def waypoint(ground: Ground, x: float, y: float, goal_x: float, goal_y: float) -> tuple[float, float]:
-    """The point that a ground unit at (x, y) heads for on its way to the goal: in a straight line, without a wall.
+def waypoint(
+    ground: Ground, x: float, y: float, goal_x: float, goal_y: float
+) -> tuple[float, float]:
+    """The point that a ground unit at (x, y) heads for on its way to the goal: in a straight line,
+    without a wall.
 
-    A goal that cannot be stood on is replaced by the nearest point of the nearest open cell; where no way leads, the
-    unit's own place is returned.
+    A goal that cannot be stood on is replaced by the nearest point of the nearest open cell; where
+    no way leads, the unit's own place is returned.
     """
     goal_x, goal_y = nearest_open_point(ground, goal_x, goal_y)
     if ground.simple[0] or sees(ground.open, x, y, goal_x, goal_y):

@@ -1,6 +1,8 @@
-"""What the compiled code knows of a battle, as rows of two arrays per battle, and small helpers on them.
+"""What the compiled code knows of a battle, as rows of two arrays per battle, and small helpers on
+them.
 
-In all compiled functions f, k, c are `State.floats[b]`, `State.ints[b]` and `State.counters[b]`, and u, v, w units.
+In all compiled functions f, k, c are `State.floats[b]`, `State.ints[b]` and `State.counters[b]`,
+and u, v, w units.
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ class State(NamedTuple):
     """What else is known of B battles: rows and columns as above.
 
     floats: float64 [B, FLOATS, N]. ints: int64 [B, INTS, N]. counters: int64 [B, COUNTERS].
-    events: int64 [B, MAX_PENDING N, EVENT_COLUMNS]. rng: uint64 [B], state of each battle's generator, never 0.
+    events: int64 [B, MAX_PENDING N, EVENT_COLUMNS]. rng: uint64 [B], state of each battle's
+        generator, never 0.
     """
 
     floats: Array

@@ -58,7 +58,8 @@ NO_SPLASH, SPLASH_CIRCLE, SPLASH_ARC, SPLASH_LINE = range(4)
 _SPLASH = {"circle": SPLASH_CIRCLE, "arc": SPLASH_ARC, "line": SPLASH_LINE}
 
 N_TYPES = len(UNIT_NAMES)
-# A unit's hits that have been launched and not landed; an attack's last hit lands within its period, see `_check`.
+# A unit's hits that have been launched and not landed; an attack's last hit lands within its
+# period, see `_check`.
 MAX_PENDING = 4
 
 
@@ -128,7 +129,11 @@ def _unit_row(unit: UnitType) -> list[float]:
         SEPARATION: unit.separation_radius,
         SPEED: unit.speed * per_loop,
         BODY: BODY_AIR if unit.flying else BODY_ABOVE if above else BODY_GROUND,
-        CROSSES: 0 if unit.flying else OPEN_TO_CLIFF_WALKERS if unit.cliff_walker else OPEN_TO_GROUND,
+        CROSSES: 0
+        if unit.flying
+        else OPEN_TO_CLIFF_WALKERS
+        if unit.cliff_walker
+        else OPEN_TO_GROUND,
         HEAL_RATE: heal.health_per_s * per_loop if heal else 0.0,
         HEAL_COST: heal.energy_per_health if heal else 0.0,
         HEAL_RANGE: heal.range if heal else 0.0,
@@ -176,7 +181,8 @@ def _damage(unit: UnitType, weapon: Weapon, victim: UnitType) -> float:
 
 
 def _check(unit: UnitType, weapon: Weapon) -> None:
-    """The compiled code keeps at most `MAX_PENDING` hits per unit: those of an attack must land before the next.
+    """The compiled code keeps at most `MAX_PENDING` hits per unit: those of an attack must land
+    before the next.
 
     Raises:
         ValueError: they would not.
@@ -186,4 +192,6 @@ def _check(unit: UnitType, weapon: Weapon) -> None:
         flight = (weapon.range + weapon.range_slop) * LOOPS_PER_SECOND / weapon.projectile_speed
     # the period may be a loop shorter (jitter), both ends are rounded up
     if weapon.hit_delays[-1] + flight + 3 > weapon.cooldown or 2 * weapon.hits > MAX_PENDING:
-        raise ValueError(f"{unit.name}, {weapon.name}: hits of two attacks would be under way at once")
+        raise ValueError(
+            f"{unit.name}, {weapon.name}: hits of two attacks would be under way at once"
+        )

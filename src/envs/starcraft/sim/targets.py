@@ -1,4 +1,6 @@
-"""Whom units with a will of their own take on: the enemies, which no one gives orders after the first."""
+"""Whom units with a will of their own take on: the enemies, which no one gives orders after the
+first.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +39,28 @@ from envs.starcraft.sim.state import (
     other_side,
 )
 
-# A unit on its way to a target looks this often (loops) for one that its weapon reaches at once, and more seldom for
-# one that is merely nearer. The game's own periods are not known: with these, SMAC's heuristic wins about as often as
-# it does in the game (2s3z, 10m_vs_11m, 5m_vs_6m); looking for the nearest all the time makes the enemies too strong.
+# A unit on its way to a target looks this often (loops) for one that its weapon reaches at once,
+# and more seldom for one that is merely nearer. The game's own periods are not known: with these,
+# SMAC's heuristic wins about as often as it does in the game (2s3z, 10m_vs_11m, 5m_vs_6m); looking
+# for the nearest all the time makes the enemies too strong.
 REACH_PERIOD = 4
 NEARER_PERIOD = 32
 
 
 @njit(**INNER)
-def _scan(f: Array, k: Array, u: int, first: int, last: int, n_living: int, everywhere: bool, tables: t.Tables) -> int:
-    """The unit of range(first, last) that u takes on: those that can strike back at it first, then the nearest."""
+def _scan(
+    f: Array,
+    k: Array,
+    u: int,
+    first: int,
+    last: int,
+    n_living: int,
+    everywhere: bool,
+    tables: t.Tables,
+) -> int:
+    """The unit of range(first, last) that u takes on: those that can strike back at it first, then
+    the nearest.
+    """
     kind = k[TYPE, u]
     best, best_gap, best_armed = -1, np.inf, False
     for i in range(n_living):
@@ -74,8 +88,9 @@ def _acquire(f: Array, k: Array, u: int, v: int) -> None:
 
 @njit(**INNER)
 def look_around(f: Array, k: Array, c: Array, u: int, n_agents: int, tables: t.Tables) -> None:
-    """Target of a unit with a will of its own: kept until it dies or leads beyond the leash; on the way to it another
-    may be taken instead, see `REACH_PERIOD`."""
+    """Target of a unit with a will of its own: kept until it dies or leads beyond the leash; on the
+    way to it another may be taken instead, see `REACH_PERIOD`.
+    """
     first, last = (n_agents, k.shape[1]) if u < n_agents else (0, n_agents)
     if k[HUNTS, u] == 1 and not is_living(k, k[SUBJECT, u]):
         k[SUBJECT, u] = _scan(f, k, u, first, last, c[N_LIVING], True, tables)
@@ -103,12 +118,17 @@ def look_around(f: Array, k: Array, c: Array, u: int, n_agents: int, tables: t.T
 def _reaches(f: Array, k: Array, u: int, v: int, tables: t.Tables) -> bool:
     """Whether u can hit v from where it stands."""
     kind = k[TYPE, u]
-    return gap_between(f, u, v) <= tables.weapon[kind, tables.weapon_for[kind, k[TYPE, v]], t.RANGE] + EPS
+    return (
+        gap_between(f, u, v)
+        <= tables.weapon[kind, tables.weapon_for[kind, k[TYPE, v]], t.RANGE] + EPS
+    )
 
 
 @njit(**INNER)
 def look_for_patient(f: Array, k: Array, c: Array, u: int, n_agents: int, tables: t.Tables) -> None:
-    """Autocast of a medivac: the friend with the lowest fraction of health, then the nearest; one healer each."""
+    """Autocast of a medivac: the friend with the lowest fraction of health, then the nearest; one
+    healer each.
+    """
     kind = k[TYPE, u]
     target = k[TARGET, u]
     if is_living(k, target) and f[HEALTH, target] < f[HEALTH_MAX, target] and f[ENERGY, u] > 0.0:
@@ -129,17 +149,25 @@ def look_for_patient(f: Array, k: Array, c: Array, u: int, n_agents: int, tables
         taken = False
         for j in range(c[N_LIVING]):
             other = k[LIVING, j]
-            if other != u and k[TARGET, other] == v and tables.unit[k[TYPE, other], t.HEAL_RATE] > 0.0:
+            if (
+                other != u
+                and k[TARGET, other] == v
+                and tables.unit[k[TYPE, other], t.HEAL_RATE] > 0.0
+            ):
                 taken = True
         fraction = f[HEALTH, v] / f[HEALTH_MAX, v]
-        if not taken and (fraction < best_fraction or (fraction == best_fraction and gap < best_gap)):
+        if not taken and (
+            fraction < best_fraction or (fraction == best_fraction and gap < best_gap)
+        ):
             best, best_fraction, best_gap = v, fraction, gap
     k[TARGET, u] = best
 
 
 @njit(**INNER)
 def respond(f: Array, k: Array, c: Array, n_agents: int, tables: t.Tables) -> None:
-    """Units with a will of their own turn on who hit them, and call friends near them who have nothing to do."""
+    """Units with a will of their own turn on who hit them, and call friends near them who have
+    nothing to do.
+    """
     for i in range(c[N_LIVING]):
         v = k[LIVING, i]
         source = k[HIT_BY, v]

@@ -1,0 +1,1 @@
+"""DAC: dynamics-aware contexts for fully decentralised Q-learning."""

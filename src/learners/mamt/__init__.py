@@ -1,0 +1,1 @@
+"""MAMT and what it stands on: MAAC, mirror descent, trust regions."""

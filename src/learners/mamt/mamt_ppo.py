@@ -1,0 +1,134 @@
+"""MAMT-PPO: on-policy PPO in place of mirror descent (Li et al., ICLR 2022, appendix H)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from controllers.actor_controller import ActorMAC
+from learners.base import log_by_agent
+from learners.mamt.trust_region import Situation, check_rows, make_situation, make_split
+from learners.ppo_learner import AttentionPPOLearner, Rollout, Rows
+from modules.agents.policy_agent import PolicyAgent
+from utils.errors import ConfigError
+
+
+class MAMTPPOLearner(AttentionPPOLearner):
+    """MA-PPO whose clip range is the agent's own: `ppo_clip` times delta_i / (delta / A).
+
+    An equal split is MA-PPO. Before every step of the policies the trust regions learn from some of
+    the batch; the old policies are those that collected it, and how far the present ones are from
+    them at the last step is noted (`consecutive_kl`).
+
+    Args:
+        mac: an `ActorMAC` with `mlp_policy`.
+        scheme, logger: as for every learner.
+        args: as for `AttentionPPOLearner`; further `trust_region_batch_size` (so many transitions
+            of a batch the trust regions are learned from; 0: all), and what
+            `learners.mamt.trust_region` reads.
+
+    Raises:
+        ConfigError: a setting that does not fit.
+    """
+
+    own_policies = True
+
+    def __init__(
+        self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
+    ) -> None:
+        super().__init__(mac, scheme, logger, args)
+        if not isinstance(mac.agent, PolicyAgent):
+            raise ConfigError(
+                f"learner '{args.learner}' needs agent=mlp_policy, got '{args.agent}'"
+            )
+        check_rows(args, args.batch_size // args.ppo_minibatches)  # episodes, of one step at least
+        self.split = make_split(args, self.optimise)
+        self.modules |= self.split.modules
+        # In evaluation mode, as the policies while they are compared with it.
+        self.old_policy = copy.deepcopy(mac.agent).requires_grad_(False).eval()
+        self._figures: dict[str, Tensor] = {}
+
+    def train(
+        self, batch: Any, t_env: int, episode_num: int, per_weight: Tensor | None = None
+    ) -> None:
+        """Several updates on a batch of fresh episodes; see `Learner.train`."""
+        self.old_policy.load_state_dict(self.mac.agent.state_dict())
+        super().train(batch, t_env, episode_num, per_weight)
+        self._figures = {}
+
+    def update(self, rows: Rows, rollout: Rollout, t_env: int) -> dict[str, Tensor]:
+        """A round of the trust regions before the steps of policies and critic."""
+        situation = self.situation(rows)
+        self._figures = self.split.learn(situation, t_env)
+        self._figures |= {
+            "trust_region": self.split.sizes(),
+            "consecutive_kl": situation.kl.mean(0),
+        }
+        return super().update(rows, rollout, t_env)
+
+    def clip_range(self) -> Tensor:
+        """[A]."""
+        return (
+            self.args.ppo_clip
+            * self.args.n_agents
+            * self.split.sizes()
+            / self.args.trust_region_delta
+        )
+
+    @torch.no_grad()
+    def situation(self, rows: Rows) -> Situation:
+        """What the trust regions learn from: random rows, with actions drawn from the present
+        policies.
+        """
+        cur, policy_net = rows.steps.cur, self.mac.agent
+        obs = rows.steps.pack(rows.batch["obs"])[cur]
+        picked = torch.randperm(len(obs), device=obs.device)[
+            : self.args.trust_region_batch_size or len(obs)
+        ]
+        obs, avail, replayed = obs[picked], rows.avail[cur][picked], rows.actions[cur][picked]
+        outputs = policy_net.logits(obs)
+        policy = self.mac.policy(outputs, avail)
+        actions = policy.sample()
+        if self.args.continuous_actions:
+            samples = policy.sample(self.args.mc_actions)
+            values = self.critic(obs, actions, samples).all_q
+            baselines = values.mean(-1)
+        else:
+            samples, values = None, self.critic(obs, actions).all_q
+            baselines = (policy.probs * values).sum(-1)
+        return make_situation(
+            self.critic,
+            obs=obs,
+            avail_actions=avail,
+            replayed=replayed,
+            actions=actions,
+            samples=samples,
+            outputs=outputs,
+            old_outputs=self.old_policy.logits(obs),
+            values=values,
+            baselines=baselines,
+        )
+
+    def log_means(self, t_env: int, **values: Tensor) -> None:
+        """Beside PPO's figures those of the trust regions at the last step, per agent and pair as
+        lists.
+        """
+        if self.log_due(t_env):
+            for name, value in (values | self._figures).items():
+                self.logger.log_stat(name, value.mean().item(), t_env)
+            log_by_agent(self.logger, self._figures, t_env)
+
+    # -- devices and files -------------------------------------------------------------------------
+    def cuda(self) -> None:
+        """Moves all networks to the GPU."""
+        super().cuda()
+        self.old_policy.cuda()
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """File name stem -> optimiser."""
+        return super().optimisers() | self.split.optimisers

@@ -1,0 +1,1 @@
+"""S2Q: successive sub-value Q-learning."""

@@ -1,0 +1,75 @@
+"""The commands behind the results on environments of other packages: every run of them is a valid
+configuration.
+"""
+
+import numpy as np
+import pytest
+from experiments import battle, packages
+
+from analysis.runs import Episodes, Run, Series
+from utils.config import build_config, check_config
+
+
+def test_every_run_is_a_valid_configuration():
+    seen = set()
+    for task in packages.TASKS.values():
+        for label in task.methods:
+            for job in packages.jobs_of(task, label, task.steps, (1, 2)):
+                settings = [f"{key}={value}" for key, value in job.settings.items()]
+                config = build_config(job.algorithm, job.environment, settings)
+                check_config(config)
+                assert config["env_args"]["map_name"] == task.map_name
+                seen.add((config["name"], config["env_config"]))
+    assert seen == {("qmix", "smax"), ("vdn", "smax"), ("s2q", "gfootball"), ("qmix", "gfootball")}
+
+
+def test_every_run_of_the_battles_is_a_valid_configuration(tmp_path):
+    opponents, trained = tmp_path / "iql", tmp_path / "isac"
+    (trained / "checkpoints").mkdir(parents=True)
+    jobs = [battle.opponents_job(10), battle.transfer_job(opponents, trained, 256, 64, 3)]
+    jobs += [job for n in battle.SIZES for job in battle.jobs_of(opponents, n, 4000, (1, 2))]
+    configs = []
+    for job in jobs:
+        configs.append(
+            build_config(
+                job.algorithm, job.environment, [f"{k}={v}" for k, v in job.settings.items()]
+            )
+        )
+        check_config(configs[-1])
+    play, transfer, *learning = configs
+    # What has learned in self-play can play any number of agents.
+    assert (play["share_params"], play["obs_agent_id"], play["env_args"]["opponents"]) == (
+        True,
+        False,
+        "self",
+    )
+    assert (
+        transfer["evaluate"],
+        transfer["checkpoint_agents"],
+        transfer["env_args"]["n_agents"],
+    ) == (True, 64, 256)
+    assert [config["env_args"]["n_agents"] for config in learning] == [12, 12, 64, 64]
+    assert {config["env_args"]["opponent_path"] for config in learning} == {str(opponents)}
+
+
+def test_table_of_the_larger_battle(tmp_path):
+    values = dict(zip(battle.FIGURES, (0.25, 200.0, 12.5, -3.21), strict=True))
+    metrics = {
+        name: Series(np.array([0, 100]), np.array([np.nan, value]))
+        for name, value in values.items()
+    }
+    config = {
+        "checkpoint_path": "results/sacred/f2a2_isac/battle/7/checkpoints",
+        "env_args": {"n_agents": 256},
+    }
+    returns = {"test_returns": Episodes(np.array([100]), [[1.0, 2.0, 3.0, 4.0]])}
+    (row,) = battle.transfer_table(
+        [(64, Run(tmp_path, config, "COMPLETED", metrics, returns))]
+    ).splitlines()[2:]
+    assert row == "| 64 | 256 | 7 | 4 | 25 % | 200.0 | 12.5 | -3.2 |"
+
+
+def test_runs_that_name_a_folder_are_not_published(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        battle.main(["--published"])
+    assert "cannot be published" in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""Agent networks against torch's own layers, agent by agent and step by step."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from learner_fixtures import LENGTHS, N_ACTIONS, N_AGENTS, make_args
+from torch import nn
+
+from components.steps import Steps
+from modules.agents import REGISTRY as AGENTS
+from modules.agents.rnn_agent import RNNAgent
+
+INPUTS, HIDDEN = 9, 6
+NAMES = ("rnn", "n_rnn", "mlp", "central_rnn")
+
+
+def make_agent(name, **overrides):
+    torch.manual_seed(0)
+    args = make_args("ow_qmix", central_action_embed=2, **overrides)
+    return AGENTS[name](INPUTS, args)
+
+
+def make_sequences():
+    """Inputs [B, T, A, F] of ragged episodes and their steps."""
+    torch.manual_seed(1)
+    steps = Steps(torch.tensor(LENGTHS), max(LENGTHS))
+    return torch.randn(len(LENGTHS), max(LENGTHS), N_AGENTS, INPUTS), steps
+
+
+def loop(agent, x):
+    """Inputs [B, T, A, F] -> outputs [B, T, A, U], by `forward` as PyMARL's controllers call it."""
+    b, outputs = len(x), []
+    hidden = agent.init_hidden().unsqueeze(0).expand(b, N_AGENTS, -1)
+    for t in range(x.shape[1]):
+        inputs = x[:, t] if type(agent) is AGENTS["n_rnn"] else x[:, t].reshape(b * N_AGENTS, -1)
+        out, hidden = agent(inputs, hidden)
+        outputs.append(out.view(b, N_AGENTS, -1))
+    return torch.stack(outputs, dim=1)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_unroll_equals_steps(name, share):
+    agent = make_agent(name, share_params=share)
+    x, steps = make_sequences()
+    out = agent.unroll(steps.pack(x), steps)
+    assert out.shape == (sum(LENGTHS), N_AGENTS, N_ACTIONS * (2 if name == "central_rnn" else 1))
+    expected = steps.pack(loop(agent, x))
+    assert torch.allclose(out, expected, atol=1e-5)
+    assert torch.allclose(agent.head(agent.unroll_hidden(steps.pack(x), steps)), out, atol=1e-6)
+    weights = torch.randn_like(out)
+    params = list(agent.parameters())
+    mine = torch.autograd.grad((out * weights).sum(), params)
+    theirs = torch.autograd.grad((expected * weights).sum(), params)
+    for grad, other in zip(mine, theirs, strict=True):
+        assert torch.allclose(grad, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rnn", "n_rnn", "mlp"])
+def test_one_step_equals_torch_layers(name):
+    agent = make_agent(name)
+    torch.manual_seed(2)
+    x, h = torch.randn(2, N_AGENTS, INPUTS), torch.randn(2, N_AGENTS, HIDDEN)
+    out, new = agent.step(x, h)
+    state = agent.state_dict()
+
+    def layer(key, value):
+        return F.linear(value, state[f"{key}.weight"], state[f"{key}.bias"])
+
+    cell = nn.GRUCell(HIDDEN, HIDDEN)
+    if name != "mlp":
+        cell.load_state_dict(
+            {k.removeprefix("rnn."): v for k, v in state.items() if k.startswith("rnn.")}
+        )
+    for b in range(2):
+        for i in range(N_AGENTS):
+            features = layer("fc1", x[b, i]).relu()
+            if name == "mlp":
+                expected, expected_h = layer("fc3", layer("fc2", features).relu()), h[b, i]
+            else:
+                expected_h = cell(features.unsqueeze(0), h[b, i].unsqueeze(0))[0]
+                expected = layer("fc2", expected_h)
+            assert torch.allclose(out[b, i], expected, atol=1e-6)
+            assert torch.allclose(new[b, i], expected_h, atol=1e-6)
+
+
+def test_parameters_are_pymarls():
+    names = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    names |= {f"rnn.{name}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    shapes = {name: tuple(value.shape) for name, value in make_agent("rnn").state_dict().items()}
+    assert shapes.keys() == names
+    assert shapes["fc1.weight"] == (HIDDEN, INPUTS)
+    assert shapes["rnn.weight_ih"] == shapes["rnn.weight_hh"] == (3 * HIDDEN, HIDDEN)
+    assert shapes["rnn.bias_ih"] == shapes["rnn.bias_hh"] == (3 * HIDDEN,)
+    assert shapes["fc2.weight"] == (N_ACTIONS, HIDDEN)
+    assert make_agent("n_rnn").state_dict().keys() == names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_weights_equal_separate_networks(name):
+    agent = make_agent(name, share_params=False)
+    x, steps = make_sequences()
+    out = agent.unroll(steps.pack(x), steps)
+    for i in range(N_AGENTS):
+        single = make_agent(name, n_agents=1)
+        single.load_state_dict({key: value[i] for key, value in agent.state_dict().items()})
+        expected = single.unroll(steps.pack(x[:, :, i : i + 1]), steps)
+        assert torch.allclose(out[:, i : i + 1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_weights_do_not_touch_each_other(name):
+    agent = make_agent(name, share_params=False)
+    x, steps = make_sequences()
+
+    def gradient_of_agent_0():
+        agent.zero_grad()
+        agent.unroll(steps.pack(x), steps)[:, 0].pow(2).sum().backward()
+        return [param.grad.clone() for param in agent.parameters()]
+
+    before = gradient_of_agent_0()
+    for grad in before:
+        assert grad[0].abs().max() > 0
+        assert grad[1:].abs().max() == 0
+    with torch.no_grad():
+        for param in agent.parameters():
+            param[1:].normal_()
+    for old, new in zip(before, gradient_of_agent_0(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_agents_with_own_weights_start_different():
+    weight = make_agent("rnn", share_params=False).fc1.weight
+    assert not torch.equal(weight[0], weight[1])
+
+
+def test_central_agent_has_e_outputs_per_action():
+    agent = make_agent("central_rnn")
+    assert isinstance(agent, RNNAgent)
+    assert agent.fc2.out_features == N_ACTIONS * 2
+
+
+def test_sequences_do_not_mix():
+    """What happens in one episode changes nothing in another one."""
+    agent = make_agent("rnn")
+    x, steps = make_sequences()
+    before = steps.unpack(agent.unroll(steps.pack(x), steps))
+    x[1] += 1
+    after = steps.unpack(agent.unroll(steps.pack(x), steps))
+    assert not torch.allclose(before[1], after[1])
+    others = [0, 2, 3, 4]
+    assert torch.allclose(before[others], after[others], atol=1e-6)
