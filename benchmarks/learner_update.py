@@ -30,8 +30,7 @@ def episode_lengths(kind: str, episodes: int, steps: int) -> np.ndarray:
     """Filled steps of every episode: all `steps` ("full"), or spread as in training ("spread").
 
     Spread: `steps` times Beta(2, 3), whose mean is 0.4, at its (i + 0.5) / n quantiles, at least 2,
-        the longest exactly
-    `steps`; in random order.
+    the longest exactly `steps`; in random order.
     """
     if kind == "full":
         return np.full(episodes, steps)

@@ -60,9 +60,9 @@ class Walk:
         """What encoder and decoder see.
 
         The agent knows its position and action. Positions reach 30 where a wind moves it by 1.5:
-            they are standardised,
-        and the next observation is given as the change of position, or the contexts would first of
-        all divide the line into parts. The task of this section has no reward: it is 0.
+        they are standardised, and the next observation is given as the change of position, or the
+        contexts would first of all divide the line into parts. The task of this section has no
+        reward: it is 0.
         """
         where, moves = self.positions[:-1], np.diff(self.positions)
         columns = ((where - where.mean()) / where.std(), self.actions, moves)

@@ -1,9 +1,8 @@
 """Many seeds to one number or one curve: interquartile mean with a stratified bootstrap interval.
 
 Source of the method: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-    Precipice", NeurIPS
-2021: percentile bootstrap that resamples the runs of every task separately, interquartile mean over
-    all runs and tasks.
+Precipice", NeurIPS 2021: percentile bootstrap that resamples the runs of every task separately,
+interquartile mean over all runs and tasks.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
     lowest and highest.
 
     With fewer than 4 values nothing is cut: it is the plain mean. With 4 it is the mean of the
-        middle 2, with 5 of the
-    middle 3, with 8 of the middle 4.
+    middle 2, with 5 of the middle 3, with 8 of the middle 4.
     """
     return stats.trim_mean(x, 0.25, axis=axis)
 
@@ -86,9 +84,8 @@ def interval(
     their stratum.
 
     A stratum is a task: the runs of one task never stand in for those of another. Within a stratum
-        whole runs are
-    resampled, the same ones for every column. A stratum of a single run has nothing to resample and
-    stays as it is.
+    whole runs are resampled, the same ones for every column. A stratum of a single run has nothing
+    to resample and stays as it is.
 
     Args:
         strata: arrays [n_i, ...] with the runs of one task each along the first axis; the other

@@ -27,8 +27,7 @@ def masked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
     equals.
 
     For training: nothing is checked, which would wait for the GPU. Where no action is available
-        (after the end of an
-    episode) it is action 0.
+    (after the end of an episode) it is action 0.
     """
     return torch.where(avail_actions != 0, scores.detach(), -torch.inf).argmax(dim=-1)
 
@@ -196,8 +195,7 @@ class MultinomialActionSelector:
         """What training samples from at the current epsilon, for learners.
 
         Mixed as logarithms: of an action that a policy has all but given up, the probability may be
-            0 in floating
-        point, but its logarithm and the gradient of that are finite.
+        0 in floating point, but its logarithm and the gradient of that are finite.
 
         Args:
             policy: [..., U].

@@ -23,14 +23,12 @@ class ActorMAC(BasicMAC):
     (`test_greedy`) or a sample.
 
     `forward` and `unroll` give what the network puts out: logits [..., A, U], or means and log
-        standard deviations
-    [..., A, 2U]; `policy` makes distributions of them. While acting the network is in evaluation
-    mode, in training episodes too (batch norm then uses its running statistics): a learner that
-    wants training mode sets it.
+    standard deviations [..., A, 2U]; `policy` makes distributions of them. While acting the network
+    is in evaluation mode, in training episodes too (batch norm then uses its running statistics): a
+    learner that wants training mode sets it.
 
     Discrete actions: the selector `multinomial`, with `epsilon_*` mixing in the uniform policy.
-        Continuous ones:
-    samples of a squashed Gaussian, without epsilon.
+    Continuous ones: samples of a squashed Gaussian, without epsilon.
 
     Args:
         scheme, groups: of the episode batch.

@@ -42,10 +42,9 @@ class S2QMAC(NMAC):
     """Acts on the sub-value functions Q_0..Q_K (S2Q, sections 4.2 and 4.3).
 
     Training: with probability `s2q_fixed_prob` an environment follows Q_0 for the whole episode.
-        Otherwise one k is
-    drawn at every step for all its agents; each then takes its part of the greedy joint action
-    a_k*, or explores as the action selector says. Evaluation: Q_0 alone; the encoder is not read,
-    unless its latent is a message (`s2q_comm`).
+    Otherwise one k is drawn at every step for all its agents; each then takes its part of the
+    greedy joint action a_k*, or explores as the action selector says. Evaluation: Q_0 alone; the
+    encoder is not read, unless its latent is a message (`s2q_comm`).
 
     Args:
         scheme, groups: of the episode batch.

@@ -45,9 +45,8 @@ class GymmaEnv(ArrayEnv):
     it is all observations one after the other, unpadded.
 
     The episode is over when no agent is left: by the task's own rules if the last ones terminated,
-        otherwise cut. It is
-    also cut after `time_limit` steps. At its end the agents that were still there show their last
-    observation.
+    otherwise cut. It is also cut after `time_limit` steps. At its end the agents that were still
+    there show their last observation.
 
     Every reset passes the environment a seed drawn from a Generator of our own, whose state is all
     there is to save.

@@ -131,8 +131,7 @@ class Policy:
     """The greedy actions of a policy that this project trained, e.g. by IQL.
 
     It takes all agents of a team through its controller as in training. torch is imported here: an
-        environment
-    needs it only with these opponents.
+    environment needs it only with these opponents.
 
     Args:
         path: a run's folder (its newest checkpoint) or the folder of one checkpoint.
@@ -400,12 +399,10 @@ class BattleEnv(GymmaEnv):
     how it is shown.
 
     21 actions: moves to the 13 cells within a distance of 2 (the sixth is to stay), attacks on the
-        8 neighbours. An
-    agent observes 13 x 13 cells in 5 channels: walls, and presence and health of its own and of the
-        other team. The
-    dead have zero observations and action 0 alone. Rewards are individual, the state is the map. A
-    battle ends when a team is dead, and is cut after `time_limit` steps. `info`: `battle_won`,
-    `dead_allies`, `dead_enemies`.
+    8 neighbours. An agent observes 13 x 13 cells in 5 channels: walls, and presence and health of
+    its own and of the other team. The dead have zero observations and action 0 alone. Rewards are
+    individual, the state is the map. A battle ends when a team is dead, and is cut after
+    `time_limit` steps. `info`: `battle_won`, `dead_allies`, `dead_enemies`.
 
     Args:
         seed: of this environment's random stream.

@@ -16,12 +16,11 @@ class MultiAgentEnv:
     `env_args` as keywords, `seed` among them.
 
     Individual sizes: agents whose observations or action sets are smaller than the largest say so
-        by adding `obs_sizes`
-    and `action_sizes` (A ints each) to `get_env_info()`; their lists may then be shorter, or padded
-    already. Individual rewards: add `individual_rewards: True`; `step` then returns A rewards.
-    Continuous actions: add `continuous_actions: True`; U is then the number of entries of the
-    longest action, `step` takes float32 [A, U] from -1 to 1 (padded), and all of an agent's own
-    entries are available.
+    by adding `obs_sizes` and `action_sizes` (A ints each) to `get_env_info()`; their lists may then
+    be shorter, or padded already. Individual rewards: add `individual_rewards: True`; `step` then
+    returns A rewards. Continuous actions: add `continuous_actions: True`; U is then the number of
+    entries of the longest action, `step` takes float32 [A, U] from -1 to 1 (padded), and all of an
+    agent's own entries are available.
     """
 
     n_agents: int

@@ -34,10 +34,9 @@ class PredatorPrey(VectorEnv):
     by time only.
 
     Observation of agent i: own (x, y), one-hot of i, and (x, y) of every prey relative to the
-        agent's. State: (x, y) of
-    all predators, then of all prey. x grows to the right, y downwards. Actions: 0 left, 1 right, 2
-        up, 3 down, 4 stop.
-    `info`: `captures` and `sole_hunts` of the episode so far, summed over prey and steps.
+    agent's. State: (x, y) of all predators, then of all prey. x grows to the right, y downwards.
+    Actions: 0 left, 1 right, 2 up, 3 down, 4 stop. `info`: `captures` and `sole_hunts` of the
+    episode so far, summed over prey and steps.
 
     Args:
         n_envs: B.

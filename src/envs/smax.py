@@ -200,8 +200,7 @@ class Smax(VectorEnv):
     of the enemies' health that was taken in the step, and `won_battle_bonus`.
 
     Actions: 0 to 3 move (up, right, down, left), 4 stops (all that dead agents can do), 5 + e
-        attacks enemy e, if it is
-    in range.
+    attacks enemy e, if it is in range.
 
     Every episode's course depends on a key that is drawn from the environment's own stream and on
     the actions. How many environments are computed at once may change the rounding of the last

@@ -20,16 +20,15 @@ class SwitchingWind(VectorEnv):
     mode. One agent.
 
     The mode changes every `switch_every` steps. The paper does not say in which order: "shuffled"
-        draws an order of all
-    modes for each episode (every mode occurs once in DAC's 60 steps, none follows itself), "fixed"
-    takes the order of `winds`; a longer episode runs through the same order again.
+    draws an order of all modes for each episode (every mode occurs once in DAC's 60 steps, none
+    follows itself), "fixed" takes the order of `winds`; a longer episode runs through the same
+    order again.
 
     Actions: index j of `n_actions` is the j-th of evenly spaced values from -1 to 1;
-        `step_continuous` takes the values
-    themselves. Observation and state: the position, which starts at 0. Reward: minus the distance
-        from 0 after the step
-    (the paper trains no policy here; staying near the start is what the wind prevents). Episodes
-    end by time only. `info`: `mode`, the index in `winds` of the wind that blew in the last step.
+    `step_continuous` takes the values themselves. Observation and state: the position, which starts
+    at 0. Reward: minus the distance from 0 after the step (the paper trains no policy here; staying
+    near the start is what the wind prevents). Episodes end by time only. `info`: `mode`, the index
+    in `winds` of the wind that blew in the last step.
 
     Args:
         n_envs: B.

@@ -2,8 +2,7 @@
 another critic.
 
 PPO: Schulman et al. 2017. MAPPO (a critic on the state; value normalisation, clipped Huber loss):
-    Yu et al. 2022. IPPO
-(a critic on what the agent sees): de Witt et al. 2020.
+Yu et al. 2022. IPPO (a critic on what the agent sees): de Witt et al. 2020.
 """
 
 from __future__ import annotations

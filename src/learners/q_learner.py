@@ -44,8 +44,7 @@ class QLearner(Learner):
     """TD learning of a joint value that a mixer builds from the agents' values.
 
     Without a mixer and without parameter sharing the agents learn as if each were alone: nothing of
-        an agent's loss,
-    gradient or clipping depends on another agent's data or weights.
+    an agent's loss, gradient or clipping depends on another agent's data or weights.
 
     Raises:
         ConfigError: individual rewards or `hysteretic_beta` with a mixer, or that is not in [0, 1].
@@ -253,7 +252,7 @@ def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) ->
     and agents.
 
     Only a prioritised buffer reads it: without its `per_weight` (PyMARL2 trains with it then) the
-        dict is empty.
+    dict is empty.
     """
     if per_weight is None:
         return {}

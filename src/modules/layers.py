@@ -2,9 +2,8 @@
 products.
 
 A group is whatever has weights of its own: an agent without parameter sharing, a sub-value function
-    of S2Q. With one
-group the parameters have the names and shapes of `nn.Linear` and `nn.GRUCell`, so PyMARL's model
-files load.
+of S2Q. With one group the parameters have the names and shapes of `nn.Linear` and `nn.GRUCell`, so
+PyMARL's model files load.
 """
 
 from __future__ import annotations

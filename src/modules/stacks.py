@@ -29,8 +29,8 @@ class FirstOf:
     without copying them.
 
     For computing without gradients: `first(stack)` returns `single`, whose weights are the stack's
-        own memory until the
-    next call. It is callable, so that `utils.state` does not take it for state: it holds none.
+    own memory until the next call. It is callable, so that `utils.state` does not take it for
+    state: it holds none.
 
     Args:
         single: a network of the kind that is stacked, with one group.

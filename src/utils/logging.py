@@ -1,10 +1,9 @@
 """What a run says: on the console, in its result files, to Sacred and TensorBoard.
 
 `metrics.jsonl` is the source of truth: one JSON object per line, `{"t": steps, "key": name,
-    "value": number or list}`.
-Sacred's info holds the same numbers in PyMARL's form (lists `key` and `key_T`) and is rebuilt from
-that file when a run is resumed. Wall-clock figures go to `timing.jsonl` only, so that equal seeds
-give equal metrics and equal info.
+"value": number or list}`. Sacred's info holds the same numbers in PyMARL's form (lists `key` and
+`key_T`) and is rebuilt from that file when a run is resumed. Wall-clock figures go to
+`timing.jsonl` only, so that equal seeds give equal metrics and equal info.
 """
 
 from __future__ import annotations
@@ -234,7 +233,7 @@ class Logger:
         console_logger: where `print_recent_stats` and warnings go.
 
     A figure is recorded once per key and t: a second value at the same t as the last one is left
-        out.
+    out.
     """
 
     def __init__(self, console_logger: logging.Logger) -> None:

@@ -78,8 +78,7 @@ def needed_by_environments(modules: Sequence[str]) -> list[str]:
     """Those of the loaded plug-ins that processes with environments have to load.
 
     Left out are the ones that define learners, controllers, networks, ... and no environment: they
-        would make every
-    worker load torch (190 MB and seconds each).
+    would make every worker load torch (190 MB and seconds each).
     """
     needed = []
     for name in map(str, modules):

@@ -2,9 +2,8 @@
 checkpoint.
 
 Learners and controllers do not list what has to be saved: `capture` walks over their attributes and
-    keeps networks,
-optimisers, tensors, numbers and random generators, also those of a plug-in that knows nothing of
-checkpoints.
+keeps networks, optimisers, tensors, numbers and random generators, also those of a plug-in that
+knows nothing of checkpoints.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ class ValueNorm(nn.Module):
     """Exponential moving mean and mean square with debiasing, to learn values at unit scale.
 
     The averages are buffers in float64: the variance is a difference of large numbers where returns
-        are far from 0.
+    are far from 0.
 
     Args:
         input_shape: shape of one value, an int or a tuple.

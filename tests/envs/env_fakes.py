@@ -20,9 +20,8 @@ class CountingEnv(MultiAgentEnv):
     """Deterministic but for one random number per step, drawn from its seed.
 
     obs of agent a: [t, a, action of a in the last step, last draw]; state: [t, sum of actions, last
-        draw]; an action is
-    available if it has the parity of t + a (action 0 always is). The reward is sum(actions) + t.
-    The episode ends by itself after `length` steps, or is cut at `limit`.
+    draw]; an action is available if it has the parity of t + a (action 0 always is). The reward is
+    sum(actions) + t. The episode ends by itself after `length` steps, or is cut at `limit`.
 
     Args:
         length: steps until the episode terminates.

@@ -172,8 +172,7 @@ class Scripted(ParallelEnv):
     """Agents a, b, c; `ends[agent] = (step, how)` takes an agent out.
 
     Observations: number of the agent and step, c sees this twice. Actions are numbered from 5.
-        Agent b's masks come
-    with its observation, c's in its info.
+    Agent b's masks come with its observation, c's in its info.
     """
 
     metadata = {"name": "scripted"}

@@ -18,9 +18,8 @@ class Slow:
     """One environment in plain loops, on (x, y) tuples.
 
     It shares with the fast one only the order in which random numbers are drawn: at the start of an
-        episode one per
-    body for its cell, then per step one per predator (smaller ones move earlier) and one per prey
-    (its move or its new cell).
+    episode one per body for its cell, then per step one per predator (smaller ones move earlier)
+    and one per prey (its move or its new cell).
     """
 
     def __init__(self, rng, penalty, grid_size, n_predators, n_prey, episode_limit, scaled):

@@ -1,10 +1,8 @@
 """The packages of SMACv2 and SMAC-Hard as environments.
 
 Neither package was at hand: what runs here are small fakes with the interface that is used
-    (constructor, PyMARL's
-methods, and where they draw: SMACv2's distributions from numpy Generators of their own, made
-    without a seed, and from
-Python's global generator).
+(constructor, PyMARL's methods, and where they draw: SMACv2's distributions from numpy Generators of
+their own, made without a seed, and from Python's global generator).
 """
 
 import random

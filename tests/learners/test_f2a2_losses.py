@@ -2,9 +2,8 @@
 expectations.
 
 Two agents, each with its own tables: two situations s, three own actions a, two actions b of the
-    other. All
-probabilities are multiples of a quarter, so a batch with every case as often as it is probable has
-means that are exact expectations.
+other. All probabilities are multiples of a quarter, so a batch with every case as often as it is
+probable has means that are exact expectations.
 """
 
 import itertools

@@ -2,8 +2,8 @@
 batching.
 
 Relay: at each step every agent sees a colour; the team scores when all pull the lever of their
-    colour, and wins after
-enough scores. Lever 0 does nothing and is always there; a lever just pulled rests for one step.
+colour, and wins after enough scores. Lever 0 does nothing and is always there; a lever just pulled
+rests for one step.
 """
 
 import numpy as np

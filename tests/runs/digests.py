@@ -1,8 +1,8 @@
 """Do short runs still write the same figures? One run per learner family and runner, compared byte
 for byte.
 
-    python tests/digests.py record FILE [--jobs 2] [--only NAME ...]
-    python tests/digests.py compare FILE [--jobs 2] [--only NAME ...]
+python tests/digests.py record FILE [--jobs 2] [--only NAME ...] python tests/digests.py compare
+FILE [--jobs 2] [--only NAME ...]
 
 `record` writes the SHA-256 of every run's `metrics.jsonl`; `compare` makes the runs again and lists
 those whose digest differs. Digests hold for one machine and one version of torch (products are
@@ -34,8 +34,12 @@ TRANSITIONS = (
     "batch_size=64 steps_per_update=50 updates_per_step=1 t_max=1500 batch_size_run=4 "
     "buffer_size=200"
 )
-MODELS = "moa_trajectories=20 warmup_episodes=20 moa_natural_batch=64 recent_transitions=64"
+MODELS = (
+    "moa_trajectories=20 moa_character_batch=8 warmup_episodes=20 "
+    "moa_natural_batch=64 recent_transitions=64"
+)
 SIM = "runner=vector batch_size_run=4 t_max=900 batch_size=8 buffer_size=64"
+GREEDY = f"{SIM} epsilon_anneal_time=300"
 Q = f"{EPISODES} t_max=1500"
 
 # name -> algorithm, environment, settings
@@ -69,28 +73,36 @@ CASES: dict[str, tuple[str, str, str]] = {
     "dac_predator": ("dac", "predator_prey", Q),
     "dac_phi": ("dac_phi", "predator_prey", Q),
     "lola": ("lola", "spread", TRANSITIONS),
-    "s2q_3m": ("s2q", "sc2sim", SIM),
-    "s2q_comm": ("s2q_comm", "sc2sim", SIM),
-    "s2q_vdn": ("s2q_vdn", "sc2sim", SIM),
-    "s2q_qplex": ("s2q_qplex", "sc2sim", SIM),
-    "s2q_independent": ("s2q_independent", "sc2sim", SIM),
-    "s2q_no_soft": ("s2q_no_soft", "sc2sim", SIM),
-    "s2q_no_wtd": ("s2q_no_wtd", "sc2sim", SIM),
-    "s2q_oracle": ("s2q_oracle", "sc2sim", SIM),
-    "s2q_random": ("s2q_random", "sc2sim", SIM),
+    "s2q_3m": ("s2q", "sc2sim", GREEDY),
+    "s2q_comm": ("s2q_comm", "sc2sim", GREEDY),
+    "s2q_vdn": ("s2q_vdn", "sc2sim", GREEDY),
+    "s2q_qplex": ("s2q_qplex", "sc2sim", GREEDY),
+    "s2q_independent": ("s2q_independent", "sc2sim", GREEDY),
+    "s2q_no_soft": ("s2q_no_soft", "sc2sim", GREEDY),
+    "s2q_no_wtd": ("s2q_no_wtd", "sc2sim", GREEDY),
+    "s2q_oracle": ("s2q_oracle", "sc2sim", f"{GREEDY} s2q_temperature=0.001"),
+    "s2q_random": ("s2q_random", "sc2sim", GREEDY),
     "maddpg": ("maddpg", "spread", TRANSITIONS),
-    "ippo": ("ippo", "sc2sim", SIM),
-    "mappo": ("mappo", "sc2sim", SIM),
-    "ma_ppo": ("ma_ppo", "spread", "batch_size=8 batch_size_run=8 buffer_size=8 t_max=1500"),
+    "ippo": ("ippo", "sc2sim", f"{SIM} batch_size=4"),
+    "mappo": ("mappo", "sc2sim", f"{SIM} batch_size=4"),
+    "ma_ppo": (
+        "ma_ppo",
+        "spread",
+        "batch_size=8 batch_size_run=8 buffer_size=8 accumulated_episodes=8 t_max=1500",
+    ),
     "maac": ("maac", "spread", TRANSITIONS),
     "maac_3m": ("maac", "sc2sim", f"{TRANSITIONS} common_reward=True"),
     "mamd": ("mamd", "spread", TRANSITIONS),
-    "mamd_op": ("mamd_op", "spread", TRANSITIONS),
-    "mamt": ("mamt", "spread", TRANSITIONS),
-    "mamt_fixed": ("mamt_fixed", "spread", TRANSITIONS),
-    "mamt_random": ("mamt_random", "spread", TRANSITIONS),
-    "mamt_ws": ("mamt_ws", "spread", TRANSITIONS),
-    "mamt_ppo": ("mamt_ppo", "spread", "batch_size=8 batch_size_run=8 buffer_size=8 t_max=1500"),
+    "mamd_op": ("mamd_op", "spread3_sep", TRANSITIONS),
+    "mamt": ("mamt", "spread", f"{TRANSITIONS} env_args.n_agents=3"),
+    "mamt_fixed": ("mamt_fixed", "spread", f"{TRANSITIONS} env_args.n_agents=3"),
+    "mamt_random": ("mamt_random", "spread", f"{TRANSITIONS} env_args.n_agents=3"),
+    "mamt_ws": ("mamt_ws", "spread", f"{TRANSITIONS} env_args.n_agents=3"),
+    "mamt_ppo": (
+        "mamt_ppo",
+        "spread",
+        "batch_size=8 batch_size_run=8 buffer_size=8 accumulated_episodes=8 t_max=1500",
+    ),
     "coma": ("coma", "rover_tower", "t_max=1500"),
     "ma_ac": ("ma_ac", "rover_tower", "t_max=1500"),
     "f2a2_sac": ("f2a2_sac", "rover_tower", f"{TRANSITIONS} {MODELS}"),

@@ -33,14 +33,12 @@ class RoverTower(ParticleEnv):
     0.04).
 
     Observation of a rover: one-hot of its tower [P], one-hot of the symbol its tower said in the
-        last step [5], zero at
-    the start, own position, own velocity. Of a tower: one-hot of its rover [P], positions of the
-        rover and the goal.
-    State: positions and velocities of the rovers, positions of towers and landmarks, per rover the
-        one-hots of its
-    tower [P] and its goal [L], per tower the one-hot of what it said [5]. Actions of a rover: 0
-    none, 1 -x, 2 +x, 3 -y, 4 +y; of a tower: the symbol. `info`: `steps_at_goal`, how often a rover
-    was at its goal so far, and `rovers_at_goal`, how many are there after the last step.
+    last step [5], zero at the start, own position, own velocity. Of a tower: one-hot of its rover
+    [P], positions of the rover and the goal. State: positions and velocities of the rovers,
+    positions of towers and landmarks, per rover the one-hots of its tower [P] and its goal [L], per
+    tower the one-hot of what it said [5]. Actions of a rover: 0 none, 1 -x, 2 +x, 3 -y, 4 +y; of a
+    tower: the symbol. `info`: `steps_at_goal`, how often a rover was at its goal so far, and
+    `rovers_at_goal`, how many are there after the last step.
 
     Args:
         n_envs: B.

@@ -32,22 +32,20 @@ class Spread(ParticleEnv):
     """B worlds with as many agents as landmarks.
 
     Reward of agent i: minus the sum over the landmarks of the distance to the closest agent, -1 for
-        each agent it
-    touches, and -1 for itself (the original counts every agent as in contact with itself). The maps
-    of appendix D split agents and landmarks into groups that have nothing to do with each other;
-    everything above is within a group, agents of different groups pass through each other, and an
-    agent that is alone in its group counts no collision:
+    each agent it touches, and -1 for itself (the original counts every agent as in contact with
+    itself). The maps of appendix D split agents and landmarks into groups that have nothing to do
+    with each other; everything above is within a group, agents of different groups pass through
+    each other, and an agent that is alone in its group counts no collision:
 
     - spread, spread3_ful: one group.
     - spread3_mix: agents 0 and 2 with landmarks 0 and 2; agent 1 with landmark 1.
     - spread3_sep: agent i with landmark i.
 
     Observation: own velocity, own position, landmarks and other agents relative to the own
-        position, and two zeros
-    (an unused channel) for each other agent. State: positions and velocities of the agents,
-    positions of the landmarks. Actions: 0 none, 1 -x, 2 +x, 3 -y, 4 +y. `info`: `collisions`, pairs
-    in contact, summed over the steps; `landmarks_covered`, landmarks with an agent of their group
-    within 0.1 of them, of the last step.
+    position, and two zeros (an unused channel) for each other agent. State: positions and
+    velocities of the agents, positions of the landmarks. Actions: 0 none, 1 -x, 2 +x, 3 -y, 4 +y.
+    `info`: `collisions`, pairs in contact, summed over the steps; `landmarks_covered`, landmarks
+    with an agent of their group within 0.1 of them, of the last step.
 
     Args:
         n_envs: B.

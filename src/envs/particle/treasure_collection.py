@@ -44,14 +44,12 @@ class TreasureCollection(ParticleEnv):
        drawn anew. Then every loaded hunter that touches its bank unloads.
 
     Observation: own position, own velocity, hunters: one-hot of the colour they hold [C]; the other
-        agents, nearest
-    first: relative position, velocity, one-hot of the colour a hunter holds [C], one-hot of a
-        bank's colour [C]; the
-    treasures, nearest first: relative position, one-hot of the colour [C]. State: positions and
-        velocities of all
-    agents, one-hots of what the hunters hold, positions and one-hots of the treasures. Actions: 0
-    none, 1 -x, 2 +x, 3 -y, 4 +y. `info`: `pick_ups` and `deliveries` of the episode so far;
-    `collisions`, pairs of hunters in contact, summed over the steps.
+    agents, nearest first: relative position, velocity, one-hot of the colour a hunter holds [C],
+    one-hot of a bank's colour [C]; the treasures, nearest first: relative position, one-hot of the
+    colour [C]. State: positions and velocities of all agents, one-hots of what the hunters hold,
+    positions and one-hots of the treasures. Actions: 0 none, 1 -x, 2 +x, 3 -y, 4 +y. `info`:
+    `pick_ups` and `deliveries` of the episode so far; `collisions`, pairs of hunters in contact,
+    summed over the steps.
 
     Args:
         n_envs: B.

@@ -2,5 +2,5 @@
 the engines behind it.
 
 Sources: Samvelyan et al. 2019 (SMAC), Ellis et al. 2023 (SMACv2), Wang et al. 2020 (NDQ, the
-    SMAC-Comm maps).
+SMAC-Comm maps).
 """

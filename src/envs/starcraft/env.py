@@ -32,8 +32,7 @@ class Simulation(VectorEnv):
     environments on them share.
 
     `info`: battle_won (1.0 only in the step that wins), dead_allies, dead_enemies; where opponents
-        are mixed, opponent
-    (position in `opponents.SCRIPTS`).
+    are mixed, opponent (position in `opponents.SCRIPTS`).
 
     Args:
         n_envs: B.
@@ -236,8 +235,8 @@ class SC2Sim(Simulation):
         seed: battle b's course depends on it, on b and on the actions only.
         map_name: one of `facts.map_names()`.
         difficulty: of the enemies; the simulator plays SMAC's default "7" only.
-        opponents, opponent_weights: who plays the enemies, see `opponents.Opponents`.
-        the others: see `Simulation`, `interface.Options` and config/envs/sc2sim.yaml.
+        opponents, opponent_weights: who plays the enemies, see `opponents.Opponents`. the others:
+            see `Simulation`, `interface.Options` and config/envs/sc2sim.yaml.
 
     Raises:
         ConfigError: an unknown map, a value out of range.

@@ -1,8 +1,8 @@
 """What is known of the maps and units: dataclasses over the files in `data/`.
 
 Coordinates: x to the right (east), y up (north), origin lower left, in cells. Times in game loops
-    (16 per game second),
-speeds and rates per game second, ranges from edge to edge unless said otherwise.
+(16 per game second), speeds and rates per game second, ranges from edge to edge unless said
+otherwise.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Creation:
     """One creation call of the map's script: `count` units at the map's spawn number `spawn`.
 
     `together`: all at the point drawn for that spawn in this episode (which other calls share);
-        else a draw per unit.
+    else a draw per unit.
     """
 
     unit: str

@@ -218,7 +218,7 @@ class Interface:
     """The rules of SMAC between a `Battle` and a `VectorEnv`'s arrays.
 
     An episode: `begin`, `observe`, then per step `give_orders`, the engine's step, `score`,
-        `observe`.
+    `observe`.
 
     Args:
         info: the map.
@@ -230,9 +230,8 @@ class Interface:
 
     Attributes:
         n_actions, obs_size, state_size: U, O, S. With obs_timestep_number O is the length of the
-            vector that comes, one more than SMAC reports.
-        order (int8 [B, A]), target (int64 [B, A], unit index), target_x, target_y (float64 [B, A]):
-        for the engine.
+            vector that comes, one more than SMAC reports. order (int8 [B, A]), target (int64 [B,
+            A], unit index), target_x, target_y (float64 [B, A]): for the engine.
         executed: int64 [B, A], the actions behind the orders: the given ones, or the heuristic's.
         last_action: int64 [B, A], the given ones of the last step, -1 before the first.
         steps: int64 [B], of the running episode.

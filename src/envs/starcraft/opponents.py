@@ -77,9 +77,8 @@ class Opponents:
     Attributes:
         script: int64 [B], position in `SCRIPTS`.
         names: the scripts that may be drawn.
-        commands: whether there is ever an order to give.
-        order (int8), target (int64), target_x, target_y (float64): [B, N], for the engine, after
-        `command`.
+        commands: whether there is ever an order to give. order (int8), target (int64), target_x,
+            target_y (float64): [B, N], for the engine, after `command`.
 
     Raises:
         ConfigError: an unknown script, weights that are no weights.

@@ -41,7 +41,7 @@ class Scene:
     """One moment of one battle; arrays of N units, the agents first.
 
     `target`: int64, the unit that each attacks or heals, -1: none. `text`: the line above the
-        picture.
+    picture.
     """
 
     type: np.ndarray
@@ -66,7 +66,7 @@ class Painter:
     the type.
 
     Above each unit are its bars: energy, shield, health. The part of the map that nobody can walk
-        on is cut off.
+    on is cut off.
     """
 
     def __init__(self, info: MapInfo) -> None:

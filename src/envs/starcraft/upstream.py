@@ -206,8 +206,8 @@ class SC2V2Env(UpstreamEnv):
             package's maps, e.g. "10gen_terran", and then `capability_config` says it all.
         capability_config: what is drawn in every episode, in SMACv2's form; changes the scenario's.
         module: where the package has its wrapper.
-        kwargs: further arguments of the package's environment.
-        the others: see config/envs/sc2v2.yaml.
+        kwargs: further arguments of the package's environment. the others: see
+            config/envs/sc2v2.yaml.
 
     Raises:
         ConfigError: an unknown scenario, an argument that the installed version does not have.
@@ -280,8 +280,8 @@ class SC2HardEnv(UpstreamEnv):
         seed: of the game and the scripts.
         map_name: one of the package's maps, e.g. "3m".
         module: where the package has its environment.
-        kwargs: further arguments of the package's environment, e.g. the chances of its scripts.
-        the others: see config/envs/sc2hard.yaml.
+        kwargs: further arguments of the package's environment, e.g. the chances of its scripts. the
+            others: see config/envs/sc2hard.yaml.
 
     Raises:
         ConfigError: an argument that the installed version does not have.

@@ -123,9 +123,8 @@ class SC2SimV2(Simulation):
         map_name: one of `facts.scenario_names()`, e.g. "zerg_10_vs_11".
         capability_config: SMACv2's description of teams and places, see config/envs/sc2sim_v2.yaml.
         use_unit_ranges: sight and shooting range by the agent's type; else 9 and 6.
-        opponents, opponent_weights: who plays the enemies, see `opponents.Opponents`.
-        difficulty, the others: see `Simulation`, `interface.V2Options` and
-            config/envs/sc2sim_v2.yaml.
+        opponents, opponent_weights: who plays the enemies, see `opponents.Opponents`. difficulty,
+            the others: see `Simulation`, `interface.V2Options` and config/envs/sc2sim_v2.yaml.
 
     Raises:
         ConfigError: an unknown scenario, a value out of range.

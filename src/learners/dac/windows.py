@@ -15,8 +15,8 @@ class Windows:
     """Index of the windows of k transitions that end with each of the M transitions of a batch.
 
     Transitions are rows in the order of `steps.cur` and `steps.nxt`: time-major, longest episode
-        first. A window never
-    reaches into another episode; near the start of its own the first places are missing.
+    first. A window never reaches into another episode; near the start of its own the first places
+    are missing.
 
     Args:
         steps: the filled steps of the batch; what is padded is in no window.

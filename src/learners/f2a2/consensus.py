@@ -240,10 +240,9 @@ class Links:
     """The edges over which agents exchange parameters at each update.
 
     An exchange is mutual: an agent that takes its consensus step exchanges copies with all its
-        neighbours, and each of
-    them averages over what it got. So the averaging weights stay symmetric, which keeps the sum of
-    the dual variables at zero; otherwise the agents would agree on something else than the optimum
-    of the summed objectives.
+    neighbours, and each of them averages over what it got. So the averaging weights stay symmetric,
+    which keeps the sum of the dual variables at zero; otherwise the agents would agree on something
+    else than the optimum of the summed objectives.
     """
 
     def __init__(self, topology: Topology, intervals: Intervals) -> None:
@@ -348,9 +347,8 @@ class PrimalDual(nn.Module):
     5.4, algorithm 1).
 
     At every update: gradients of the agents' objectives into `.grad` of their copies;
-        `add_gradients_`; a step of their
-    optimiser; `consensus_step`. The beta of an update rises linearly from 0 at the first one to
-    `beta`.
+    `add_gradients_`; a step of their optimiser; `consensus_step`. The beta of an update rises
+    linearly from 0 at the first one to `beta`.
 
     An agent's average starts as its own copy and counts only once the agent has exchanged anything,
     so that what is never exchanged binds nobody.

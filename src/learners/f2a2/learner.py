@@ -538,9 +538,8 @@ class F2A2Learner(Learner):
         its TD error.
 
         Further: `consensus_error`, of the critics' copies; `sent_parameters` and `sent_bytes`, what
-            an agent has sent
-        of its copies (or, where there is one for all, of their gradients) in the mean so far;
-        `sent_bytes_total`, observations and actions included.
+        an agent has sent of its copies (or, where there is one for all, of their gradients) in the
+        mean so far; `sent_bytes_total`, observations and actions included.
         """
         figures["policy_entropy"] = policy.entropy().detach().mean(0)
         if self.consensus:

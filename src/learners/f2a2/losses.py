@@ -31,8 +31,7 @@ def joint_weights(alpha_1: float, alpha_2: float, joint: float) -> Weights:
     """alpha_1 and alpha_2 in both gradients, with what is new in the joint objective times `joint`.
 
     1: propositions 3 to 6. 0: J_actor alone moves actors and J_critic alone critics, block
-        coordinate descent, the
-    paper's ablation "w/o JOINT" (F2A2, section 6.4).
+    coordinate descent, the paper's ablation "w/o JOINT" (F2A2, section 6.4).
 
     In between because both terms are harmful where they prevail, and a ratio of the alphas that
     makes one of them small makes the other one large: alpha_1 grad Q lowers the cost of what the

@@ -1,8 +1,7 @@
 """What an update of F2A2 reads, whatever the batch is: transitions with their histories, as M rows.
 
 What agents know of each other has passed a `learners.f2a2.consensus.Channel`: `heard` for
-    transitions, `told_of` for
-episodes.
+transitions, `told_of` for episodes.
 """
 
 from __future__ import annotations

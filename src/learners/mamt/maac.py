@@ -2,9 +2,8 @@
 "Actor-Attention-Critic").
 
 The base of MAMT: "MAMT" in the docstrings is "Dealing with Non-Stationarity in MARL via
-    Trust-Region Decomposition" (Li
-et al., ICLR 2022). An update is one step of the critic, one of the policies, and a soft update of
-the target networks.
+Trust-Region Decomposition" (Li et al., ICLR 2022). An update is one step of the critic, one of the
+policies, and a soft update of the target networks.
 """
 
 from __future__ import annotations
@@ -220,8 +219,7 @@ class MAACLearner(Learner):
         (`log_by_agent`).
 
         Further per agent: `policy_entropy` and `attention_entropy`, the mean over rows and heads of
-            the entropy of the
-        weights that it gives to the others [nat].
+        the entropy of the weights that it gives to the others [nat].
         """
         attention, step = figures.pop("attention"), figures.pop("step")
         with torch.no_grad():

@@ -80,10 +80,8 @@ class S2QLearner(MaxQLearner):
     """S2Q on one of three backbones (`s2q_backbone`).
 
     `wqmix`: QMIX mixers and an unrestricted Q* with a target network, as `MaxQLearner` has them.
-        `vdn` and `qplex` have
-    no Q* of their own: Q_0 and a target network of it stand in for it (S2Q, appendix G.3), and the
-        loss of Q* is that
-    of Q_0.
+    `vdn` and `qplex` have no Q* of their own: Q_0 and a target network of it stand in for it (S2Q,
+    appendix G.3), and the loss of Q* is that of Q_0.
 
     Args:
         mac: an `S2QMAC`.

@@ -23,11 +23,10 @@ class PolicyAgent(nn.Module):
     `mlp_policy`.
 
     An agent reads its own observation alone. Agents may have observations and action sets of
-        different size: both are
-    zero padded to the largest, and padding adds nothing. The outputs are logits [N, A, U] (those of
-    padded actions mean nothing: they are never available) or, where actions are continuous, means
-    and logarithms of standard deviations [N, A, 2U]; `components.distributions.policy_distribution`
-    makes policies of them.
+    different size: both are zero padded to the largest, and padding adds nothing. The outputs are
+    logits [N, A, U] (those of padded actions mean nothing: they are never available) or, where
+    actions are continuous, means and logarithms of standard deviations [N, A, 2U];
+    `components.distributions.policy_distribution` makes policies of them.
 
     With `share_params` all agents have one network, whose batch norm takes the rows of all agents
     together.

@@ -49,8 +49,7 @@ class HyperHead(nn.Module):
     (DAC, Fig. 4c).
 
     The hypernetworks are linear: from a one-hot context they can make any weights. They are
-        initialised so that the
-    layer starts in the range of an `nn.Linear`.
+    initialised so that the layer starts in the range of an `nn.Linear`.
     """
 
     def __init__(self, args: SimpleNamespace) -> None:

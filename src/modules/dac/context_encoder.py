@@ -20,9 +20,8 @@ class ContextEncoder(nn.Module):
     side.
 
     Its input is the flattened window: for each of k transitions, the oldest first, the agent's
-        observation, its action
-    (one-hot), the reward and the next observation; zeros in place of transitions before the
-    episode's start.
+    observation, its action (one-hot), the reward and the next observation; zeros in place of
+    transitions before the episode's start.
 
     Args:
         obs_size: O.
@@ -88,8 +87,7 @@ class _LaggedProducts(torch.autograd.Function):
     it.
 
     A convolution over time that knows where episodes begin: x [A, M, D], weight [A, H, k, D] -> [A,
-        M, H]. There is no
-    gradient for x.
+    M, H]. There is no gradient for x.
     """
 
     @staticmethod

@@ -20,7 +20,7 @@ class DynamicsDecoder(nn.Module):
     each agent.
 
     The hidden layers of both are side by side in `fc1`: its first half is read by `fc_s`, the
-        second by `fc_r`.
+    second by `fc_r`.
 
     Args:
         obs_size: O.

@@ -2,9 +2,8 @@
 side by side.
 
 Copy i values the actions of agent i alone: Q_i(o, a_-i, .). All parameters are [A, C, ...], one set
-    for each of A
-agents and C critics (twins). What the agents are to agree on (`shared_parameters`) has the same
-shape in all copies.
+for each of A agents and C critics (twins). What the agents are to agree on (`shared_parameters`)
+has the same shape in all copies.
 
 All are built as `Critic(scheme, args, n_critics)` and called as `critic(obs, joint)`: observations
 [M, A, O], one-hot joint actions [A, M, A, U] as agent i sees or imagines them -> values [A, C, M,

@@ -43,10 +43,9 @@ class OtherAgentModels(nn.Module):
     estimate, and an unbiased gradient of it.
 
     `moa_common`: what the agents know of j is the same data, and models that start equal (a seed
-        agreed on beforehand)
-    and learn from the same data stay equal. Then one of them is computed for all agents: G = A
-        models, model j for
-    agent j. Otherwise G = A (A - 1), for the ordered pairs (i, j) row by row.
+    agreed on beforehand) and learn from the same data stay equal. Then one of them is computed for
+    all agents: G = A models, model j for agent j. Otherwise G = A (A - 1), for the ordered pairs
+    (i, j) row by row.
 
     Args:
         obs_sizes: O of every agent; the padding behind it must be zero.

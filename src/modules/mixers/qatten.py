@@ -81,8 +81,7 @@ class QattenMixer(nn.Module):
 
         Returns:
             Q_tot [..., 1], and a scalar: the mean squared attention logit, summed over the heads
-                (scaled by 0.001 in
-            their experiments).
+            (scaled by 0.001 in their experiments).
         """
         q = as_rows(agent_qs, self.n_agents)
         s = context_rows(states, self.state_dim, q.shape[0])

@@ -52,8 +52,8 @@ class S2QAgent(RNNAgent, _Stacked):
     """Utilities of the K + 1 sub-value functions of S2Q, each fc1 - ReLU - GRU - fc2.
 
     With `args.s2q_comm` the head also reads a message z that is the same for all agents:
-        concatenated to the GRU's
-    output (`s2q_comm_merge: concat`), or mapped to its size and added to it (`add`).
+    concatenated to the GRU's output (`s2q_comm_merge: concat`), or mapped to its size and added to
+    it (`add`).
 
     Args:
         input_shape: F.

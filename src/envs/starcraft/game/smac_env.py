@@ -47,8 +47,8 @@ class SmacEnv(MultiAgentEnv):
     """oxwhirl's `StarCraft2Env`, which launches and restarts its game by itself.
 
     After a lost connection it says that the episode has ended, with nothing in info: here that is
-        `env_error`. Its
-    games end with this process, as ours do: pysc2 launches them through `client.LeashedLinux`.
+    `env_error`. Its games end with this process, as ours do: pysc2 launches them through
+    `client.LeashedLinux`.
 
     Args:
         seed: SMAC can only be seeded when it is made.

@@ -5,10 +5,10 @@ They work on ranges of battles and touch nothing but those battles, so threads m
 by side.
 
 One game loop: (1) cooldowns, regeneration; (2) units that act by themselves look for targets; (3)
-    every unit starts,
-continues or breaks off an attack or a heal, or says where it wants to go; (4) movement, around
-standing units and walls; (5) overlapping bodies are pushed apart; (6) the hits of this loop land,
-all at once; (7) deaths, banelings burst; units that act by themselves answer to whoever hit them.
+every unit starts, continues or breaks off an attack or a heal, or says where it wants to go; (4)
+movement, around standing units and walls; (5) overlapping bodies are pushed apart; (6) the hits of
+this loop land, all at once; (7) deaths, banelings burst; units that act by themselves answer to
+whoever hit them.
 """
 
 from __future__ import annotations

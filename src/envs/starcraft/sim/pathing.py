@@ -35,12 +35,11 @@ INNER = {"nogil": True, "forceinline": True, "_nrt": False}
 class Ground(NamedTuple):
     """A terrain as the compiled code reads it.
 
-    open: uint8 [1024], bits OPEN_TO_GROUND and OPEN_TO_CLIFF_WALKERS.
-    simple: int64 [1], 1 where every way is a straight line along which a unit slides at the walls.
-    nearest: int16 [1024], the open cell nearest to each cell.
-    ahead, next: int16 [1024, 1024] (goal cell, own cell): the farthest cell on the shortest way
-        whose centre is seen from the own cell's centre, and the neighbour on it; -1 without a way.
-        One element where `simple`.
+    open: uint8 [1024], bits OPEN_TO_GROUND and OPEN_TO_CLIFF_WALKERS. simple: int64 [1], 1 where
+    every way is a straight line along which a unit slides at the walls. nearest: int16 [1024], the
+    open cell nearest to each cell. ahead, next: int16 [1024, 1024] (goal cell, own cell): the
+    farthest cell on the shortest way whose centre is seen from the own cell's centre, and the
+    neighbour on it; -1 without a way. One element where `simple`.
     """
 
     open: np.ndarray

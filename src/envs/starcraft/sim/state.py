@@ -108,9 +108,9 @@ class Battle(NamedTuple):
 class State(NamedTuple):
     """What else is known of B battles: rows and columns as above.
 
-    floats: float64 [B, FLOATS, N]. ints: int64 [B, INTS, N]. counters: int64 [B, COUNTERS].
-    events: int64 [B, MAX_PENDING N, EVENT_COLUMNS]. rng: uint64 [B], state of each battle's
-        generator, never 0.
+    floats: float64 [B, FLOATS, N]. ints: int64 [B, INTS, N]. counters: int64 [B, COUNTERS]. events:
+    int64 [B, MAX_PENDING N, EVENT_COLUMNS]. rng: uint64 [B], state of each battle's generator,
+    never 0.
     """
 
     floats: Array
