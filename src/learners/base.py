@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from components.episode_buffer import EpisodeBatch, ReplayBuffer
+from learners.needs import Needs
 from utils.errors import ConfigError, Diverged
+from utils.ranges import Range, check_ranges
 
 OPTIMISERS = ("rmsprop", "adam")
 
@@ -128,30 +130,23 @@ class Learner:
     Attributes:
         modules: name -> network that is saved as `NAME.th` beside the controller's `agent.th`.
         targets: (online, target) pairs of networks or controllers, kept equal by `update_targets`.
+        needs: what it needs of the settings, the controller and its agent network.
+        ranges: key -> what values of the learner's own keys must be.
         continuous_actions: whether it can train agents whose actions are real numbers.
-        own_policies: whether every agent must have a policy of its own.
 
     Raises:
-        ConfigError: the environment's actions are continuous, or policies are shared, and it cannot
-            do that.
+        ConfigError: the settings, the controller or the environment's actions do not fit.
     """
 
+    needs = Needs()
+    ranges: ClassVar[Mapping[str, Range]] = {}
     continuous_actions = False
-    own_policies = False
 
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        if args.continuous_actions and not self.continuous_actions:
-            raise ConfigError(
-                f"learner '{args.learner}' needs discrete actions, those of environment "
-                f"'{args.env}' are continuous: "
-                "choose maac, mamt, maddpg or ma_ppo"
-            )
-        if args.share_params and self.own_policies:
-            raise ConfigError(
-                f"learner '{args.learner}' trains a policy for every agent: set share_params=False"
-            )
+        self.check_settings(args)
+        self.needs.check_built(mac, args)
         self.args = args
         self.mac = mac
         self.scheme = scheme
@@ -160,6 +155,23 @@ class Learner:
         self.targets: list[tuple[Any, Any]] = []
         self.last_target_update_episode = 0
         self.log_stats_t = -args.learner_log_interval - 1
+
+    @classmethod
+    def check_settings(cls, args: SimpleNamespace) -> None:
+        """Checks `needs` and `ranges`, and what of settings depends on one another.
+
+        Called before anything is built: a subclass that adds to it cannot rely on networks.
+
+        Raises:
+            ConfigError: a setting does not fit.
+        """
+        cls.needs.check_settings(args)
+        check_ranges(vars(args), cls.ranges)
+        if args.continuous_actions and not cls.continuous_actions:
+            raise ConfigError(
+                f"learner '{args.learner}' needs discrete actions, those of environment "
+                f"'{args.env}' are continuous: choose maac, mamt, maddpg or ma_ppo"
+            )
 
     def with_target(self, online: Any) -> Any:
         """A frozen copy of a network or controller, registered for `update_targets`."""

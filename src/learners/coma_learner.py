@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,10 @@ from components.distributions import MaskedCategorical
 from components.episode_buffer import EpisodeBatch
 from controllers.actor_controller import ActorMAC
 from learners.base import Learner, make_optimiser, parts_of
+from learners.needs import Needs
 from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.critics.counterfactual import CounterfactualCritic
-from utils.errors import ConfigError
+from utils.ranges import COUNT
 
 
 class COMALearner(Learner):
@@ -37,10 +38,20 @@ class COMALearner(Learner):
         ConfigError: a setting that does not fit.
     """
 
+    needs = Needs(
+        mac=ActorMAC,
+        settings={"replay": "latest", "common_reward": True, "mixer": None},
+        why={
+            "replay": "it learns on-policy",
+            "common_reward": "its critic values the team's reward",
+            "mixer": "it has a critic instead of mixed action values",
+        },
+    )
+    ranges: ClassVar = {"critic_hidden_dim": COUNT, "hard_target_interval": COUNT}
+
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.critic = CounterfactualCritic(scheme, args)
         self.modules["critic"] = self.critic
@@ -104,21 +115,3 @@ class COMALearner(Learner):
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""
         return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}
-
-
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    if not isinstance(mac, ActorMAC):
-        raise ConfigError(f"coma_learner needs mac=actor_mac, got '{args.mac}'")
-    if args.replay != "latest":
-        raise ConfigError(f"COMA learns on-policy: set replay=latest instead of '{args.replay}'")
-    if not args.common_reward:
-        raise ConfigError("COMA's critic values the team's reward: set common_reward=True")
-    if args.mixer is not None:
-        raise ConfigError(
-            "COMA has a critic instead of mixed action values: set mixer=null instead of "
-            f"'{args.mixer}'"
-        )
-    if args.hard_target_interval < 1:
-        raise ConfigError(
-            f"hard_target_interval is {args.hard_target_interval}; it must be at least 1"
-        )

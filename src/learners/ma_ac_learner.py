@@ -28,6 +28,7 @@ from learners.f2a2.consensus import (
     flat_copies,
     make_links,
 )
+from learners.needs import Needs
 from modules.f2a2.critics import CentralCopies
 from utils.errors import ConfigError
 
@@ -52,7 +53,7 @@ class NetworkedActorCriticLearner(Learner):
         ConfigError: a setting that does not fit.
     """
 
-    own_policies = True
+    needs = Needs(settings={"share_params": False})
 
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from components.transitions import Transitions
 from controllers.maddpg_controller import MADDPGMAC
 from learners.base import Learner, make_optimiser, parts_of
+from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics.joint import JointCritic
 from utils.errors import ConfigError
@@ -39,7 +40,7 @@ class MADDPGLearner(Learner):
     """
 
     continuous_actions = True
-    own_policies = True
+    needs = Needs(settings={"share_params": False})
 
     def __init__(
         self, mac: MADDPGMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace

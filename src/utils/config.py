@@ -16,7 +16,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,18 @@ from typing import Any
 import yaml
 
 from utils.errors import ConfigError, UserError
+from utils.ranges import (
+    COUNT,
+    FINITE_POSITIVE,
+    NAME,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SMOOTHING,
+    Range,
+    check_ranges,
+    one_of,
+)
 from utils.registry import nearest
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
@@ -389,111 +401,87 @@ def _update_for_scenario(merger: _Merger, scenario: str, algorithm: str) -> None
 # --- Checks ---
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A condition on the value of one key, and how it reads after "must be"."""
-
-    holds: Callable[[Any], bool]
-    text: str
-
-
-def _at_least(low: int) -> Rule:
-    return Rule(lambda value: value >= low, f"at least {low}")
-
-
-def _one_of(*choices: object) -> Rule:
-    return Rule(lambda value: value in choices, f"one of {', '.join(map(str, choices))}")
-
-
-_COUNT = _at_least(1)
-_PROBABILITY = Rule(lambda value: 0 <= value <= 1, "between 0 and 1")
-_POSITIVE = Rule(lambda value: value > 0, "greater than 0")
-_FINITE_POSITIVE = Rule(lambda value: 0 < value < math.inf, "greater than 0 and finite")
-_SMOOTHING = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
-_NAME = Rule(lambda value: bool(value.strip()), "a name, not an empty string")
-
-# Names of plug-ins (runner, mac, learner, ...) are not here: their registries know them, plug-ins
-# of the user included.
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        (
-            *(
-                "repeat_id",
-                "t_max",
-                "acting_threads",
-                "batch_size_run",
-                "epsilon_anneal_time",
-                "test_interval",
-            ),
-            *(
-                "test_nepisode",
-                "log_interval",
-                "runner_log_interval",
-                "learner_log_interval",
-                "save_model_interval",
-            ),
-            *(
-                "keep_checkpoints",
-                "updates_per_collection",
-                "buffer_size",
-                "batch_size",
-                "target_update_interval",
-            ),
-            *("rnn_hidden_dim", "mixing_embed_dim", "hypernet_embed", "updates_per_step"),
-        ),
-        _COUNT,
-    ),
-    **dict.fromkeys(
-        (
-            *(
-                "learner_threads",
-                "load_step",
-                "checkpoint_agents",
-                "accumulated_episodes",
-                "steps_per_update",
-            ),
-            *(
-                "max_env_restarts",
-                "weight_decay",
-                "warmup_episodes",
-                "transition_history",
-                "recent_transitions",
-            ),
-        ),
-        _at_least(0),
-    ),
-    **dict.fromkeys(
-        ("epsilon_start", "epsilon_finish", "gamma", "td_lambda", "target_tau"), _PROBABILITY
-    ),
-    **dict.fromkeys(("env_timeout", "grad_norm_clip"), _POSITIVE),
-    **dict.fromkeys(("lr", "optim_eps"), _FINITE_POSITIVE),
-    **dict.fromkeys(
-        ("runner", "mac", "agent", "action_selector", "local_results_path", "name", "env_config"),
-        _NAME,
-    ),
-    "optim_alpha": _SMOOTHING,
-    "seed": Rule(lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
-    "hypernet_layers": _one_of(1, 2),
-    "optimizer": _one_of("rmsprop", "adam"),
-    "replay": _one_of("episodes", "transitions", "latest"),
-    "buffer_dtype": _one_of("float32", "float16"),
-    "reward_scalarisation": _one_of("sum", "mean"),
-    "agent_output_type": _one_of("q", "pi_logits"),
+# Names of plug-ins (runner, mac, learner, ...) only have to be names: their registries know them,
+# plug-ins of the user included. Keys of algorithms have their ranges in their learners.
+RANGES: dict[str, Range] = {
+    # run
+    "name": NAME,
+    "env_config": NAME,
+    "repeat_id": COUNT,
+    "seed": Range(lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
+    "t_max": COUNT,
+    "acting_threads": COUNT,
+    "learner_threads": NOT_NEGATIVE,
+    # environment
+    "reward_scalarisation": one_of("sum", "mean"),
+    "env_timeout": POSITIVE,
+    "max_env_restarts": NOT_NEGATIVE,
+    # collecting episodes
+    "runner": NAME,
+    "batch_size_run": COUNT,
+    "mac": NAME,
+    "action_selector": NAME,
+    "epsilon_start": PROBABILITY,
+    "epsilon_finish": PROBABILITY,
+    "epsilon_anneal_time": COUNT,
+    # evaluation
+    "test_interval": COUNT,
+    "test_nepisode": COUNT,
+    # results, logging
+    "local_results_path": NAME,
+    "log_interval": COUNT,
+    "runner_log_interval": COUNT,
+    "learner_log_interval": COUNT,
+    # checkpoints
+    "save_model_interval": COUNT,
+    "keep_checkpoints": COUNT,
+    "load_step": NOT_NEGATIVE,
+    "checkpoint_agents": NOT_NEGATIVE,
+    # replay buffer
+    "buffer_size": COUNT,
+    "buffer_dtype": one_of("float32", "float16"),
+    "replay": one_of("episodes", "transitions", "latest"),
+    "batch_size": COUNT,
+    "accumulated_episodes": NOT_NEGATIVE,
+    "updates_per_collection": COUNT,
+    "steps_per_update": NOT_NEGATIVE,
+    "updates_per_step": COUNT,
+    "warmup_episodes": NOT_NEGATIVE,
+    "transition_history": NOT_NEGATIVE,
+    "recent_transitions": NOT_NEGATIVE,
+    # optimisation
+    "gamma": PROBABILITY,
+    "lr": FINITE_POSITIVE,
+    "optimizer": one_of("rmsprop", "adam"),
+    "optim_alpha": SMOOTHING,
+    "optim_eps": FINITE_POSITIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "grad_norm_clip": POSITIVE,
+    "target_update_interval": COUNT,
+    "target_tau": PROBABILITY,
+    # targets of value-based learners
+    "td_lambda": PROBABILITY,
+    "hysteretic_beta": PROBABILITY,
+    # networks
+    "agent": NAME,
+    "agent_output_type": one_of("q", "pi_logits"),
+    "rnn_hidden_dim": COUNT,
+    "mixing_embed_dim": COUNT,
+    "hypernet_embed": COUNT,
+    "hypernet_layers": one_of(1, 2),
+    "qmix_pos_func": one_of("abs", "softplus", "quadratic"),
 }
 
 OBSERVERS = ("mongo", "sql")
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Checks ranges and choices (`RULES`) and keys that depend on each other.
+    """Checks ranges and choices (`RANGES`) and keys that depend on each other.
 
     Raises:
         ConfigError: naming the key, the rule and the value.
     """
-    for key, rule in RULES.items():
-        value = config[key]
-        if value is not None and not rule.holds(value):
-            raise ConfigError(f"{key} must be {rule.text}, got {value!r}")
+    check_ranges(config, RANGES)
     for key, what in (("env", "environment"), ("learner", "algorithm")):
         if not config.get(key):
             raise ConfigError(f"the {what}'s yaml file sets no '{key}'")

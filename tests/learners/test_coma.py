@@ -102,7 +102,7 @@ def test_targets_follow_at_intervals():
     ("settings", "message"),
     [
         ({"mac": "basic_mac"}, "needs mac=actor_mac"),
-        ({"replay": "episodes"}, "set replay=latest instead of 'episodes'"),
+        ({"replay": "episodes"}, "needs replay=latest"),
         ({"common_reward": False}, "common_reward=True"),
         ({"mixer": "qmix"}, "mixer=null"),
         ({"hard_target_interval": 0}, "at least 1"),

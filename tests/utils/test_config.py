@@ -14,7 +14,7 @@ import yaml
 from utils import config as config_module
 from utils.config import (
     CONFIG_DIR,
-    RULES,
+    RANGES,
     build_config,
     check_results_folder,
     convert,
@@ -345,7 +345,7 @@ def test_keys_that_depend_on_each_other(files):
 
 def test_every_rule_holds_for_the_defaults_and_has_a_key():
     defaults = load_file(CONFIG_DIR / "default.yaml")
-    for key, rule in RULES.items():
+    for key, rule in RANGES.items():
         assert key in defaults, f"rule for {key}, which is no key"
         if defaults[key] is not None:
             assert rule.holds(defaults[key]), key

@@ -19,6 +19,7 @@ from components.distributions import Policy, policy_distribution
 from components.transitions import Transitions
 from controllers.actor_controller import ActorMAC
 from learners.base import Learner, log_by_agent, make_optimiser, parts_of
+from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
@@ -68,7 +69,7 @@ class MAACLearner(Learner):
     """
 
     continuous_actions = True
-    own_policies = True
+    needs = Needs(settings={"share_params": False})
 
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace

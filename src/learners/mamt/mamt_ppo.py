@@ -13,6 +13,7 @@ from torch import Tensor
 from controllers.actor_controller import ActorMAC
 from learners.base import log_by_agent
 from learners.mamt.trust_region import Situation, check_rows, make_situation, make_split
+from learners.needs import Needs
 from learners.ppo_learner import AttentionPPOLearner, Rollout, Rows
 from modules.agents.policy_agent import PolicyAgent
 from utils.errors import ConfigError
@@ -36,7 +37,7 @@ class MAMTPPOLearner(AttentionPPOLearner):
         ConfigError: a setting that does not fit.
     """
 
-    own_policies = True
+    needs = Needs(settings={"share_params": False})
 
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
