@@ -131,7 +131,7 @@ class MAACLearner(Learner):
         figures |= self.policy_step(step, t_env)
         self.soft_update_targets(self.args.target_tau)
         if self.log_due(t_env):
-            self.log(figures, t_env)
+            self.log(figures, step, t_env)
 
     # -- critic ------------------------------------------------------------------------------------
     def critic_step(self, batch: Transitions, t_env: int) -> dict[str, Tensor]:
@@ -216,7 +216,6 @@ class MAACLearner(Learner):
             "loss_policy": losses.detach(),
             "grad_norm": grad_norm,
             "advantage_abs": step.advantage.abs().mean(0),
-            "step": step,
         }
 
     def policy_bracket(self, step: PolicyStep) -> Tensor:
@@ -240,14 +239,14 @@ class MAACLearner(Learner):
         return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}
 
     # -- figures -----------------------------------------------------------------------------------
-    def log(self, figures: dict[str, Any], t_env: int) -> None:
+    def log(self, figures: dict[str, Tensor], step: PolicyStep, t_env: int) -> None:
         """Logs means over the agents, and what is one value per agent or pair also as a list
         (`log_by_agent`).
 
         Further per agent: `policy_entropy` and `attention_entropy`, the mean over rows and heads of
         the entropy of the weights that it gives to the others [nat].
         """
-        attention, step = figures.pop("attention"), figures.pop("step")
+        attention = figures.pop("attention")
         with torch.no_grad():
             # From samples that are there: a run must not depend on how often it logs.
             figures["policy_entropy"] = step.policy.entropy(step.samples).mean(0)

@@ -140,7 +140,7 @@ class LearnedSplit:
         | | what | from what |
         | --- | --- | --- |
         | eq. 5 | coefficients C | the critic's values of what others could have done |
-        | eq. 6 | divergences D_i | C, and every agent's models of the others beside their policies |
+        | eq. 6 | divergences D_i | C, and every agent's models of the others beside these |
         | eq. 6 | a step of these models | the actions that the others took in the batch |
         | eq. 7 | `trd_steps` steps of TRD-Net | the sum of the D_i |
         | eq. 8 | a step of the sizes delta_i | values after mirror steps, less TRD-Net's estimate |
