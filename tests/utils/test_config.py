@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from utils import config as config_module
+from utils import config_files
 from utils.config import (
     CONFIG_DIR,
     RANGES,
@@ -289,7 +290,7 @@ def test_an_empty_file_has_no_keys_and_merge_keys_work(tmp_path):
 
 
 def test_list_configs_shows_the_first_comment(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_module, "CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(config_files, "CONFIG_DIR", tmp_path)
     (tmp_path / "algs").mkdir()
     (tmp_path / "algs" / "b.yaml").write_text("\n# The second one.\n# More.\nx: 1\n")
     (tmp_path / "algs" / "a.yaml").write_text("x: 1\n")
