@@ -16,10 +16,12 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from utils.config_files import (
     CONFIG_DIR,
@@ -48,6 +50,7 @@ from utils.ranges import (
 from utils.registry import nearest
 
 _WRITE_TEST_BYTES = 64 * 1024
+_ORIGIN_COLUMN = 40
 # What torch.save says instead of the operating system's error when its file cannot be written to
 # the end.
 _TORCH_WRITE_ERRORS = (
@@ -306,10 +309,40 @@ def trace_config(
     for key, path in (("name", alg_path), ("env_config", env_path)):
         if not config[key]:
             config[key], merger.origins[key] = path.stem, f"the name of {shown_path(path)}"
+    if config["seed"] is None:
+        merger.origins["seed"] = "the system's random numbers"
+    merger.origins["env_args.seed"] = "seed"
     for key in ("local_results_path", "checkpoint_path", "resume"):
         config[key] = os.path.expanduser(config[key])
     check_config(config)
     return config, merger.origins
+
+
+def describe_config(config: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    """The config as yaml, one line per value with a comment that says where it comes from, in the
+    order of the files. (As a file behind `with`, it gives the same config again.)
+
+    Args:
+        config, origins: as from `trace_config`.
+    """
+    return "".join(
+        f"{line:<{_ORIGIN_COLUMN}}  # from {origin}\n" if origin else f"{line}\n"
+        for line, origin in _described(config, origins, "")
+    )
+
+
+def _described(
+    mapping: Mapping[str, Any], origins: Mapping[str, str], prefix: str
+) -> Iterator[tuple[str, str]]:
+    indent = "  " * prefix.count(".")
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{key}:", ""
+            yield from _described(value, origins, f"{prefix}{key}.")
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+            shown = text.removesuffix("...\n").rstrip("\n")
+            yield f"{indent}{key}: {shown}", origins[f"{prefix}{key}"]
 
 
 def _update(merger: _Merger, updates: Iterable[str]) -> None:
