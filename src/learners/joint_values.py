@@ -42,7 +42,7 @@ class FollowedValue(ABC):
         self.modules: dict[str, nn.Module] = {}
         self.targets: list[tuple[Any, Any]] = []
         self.target_mac: Any
-        self.target_mixer: nn.Module
+        self.target_mixer: Any
 
     @property
     def params(self) -> list[nn.Parameter]:

@@ -47,7 +47,7 @@ class QLearner(Learner):
     ) -> None:
         super().__init__(mac, scheme, logger, args)
         self.params = list(mac.parameters())
-        self.mixer = None if args.mixer is None else MIXERS[args.mixer](args)
+        self.mixer: Any = None if args.mixer is None else MIXERS[args.mixer](args)
         self.decentralised = self.mixer is None and not args.share_params
         if self.mixer is not None:
             self.modules["mixer"] = self.mixer
@@ -74,7 +74,7 @@ class QLearner(Learner):
         it.
         """
         self.target_mac = self.with_target(self.mac)
-        self.target_mixer = None if self.mixer is None else self.with_target(self.mixer)
+        self.target_mixer: Any = None if self.mixer is None else self.with_target(self.mixer)
 
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None

@@ -135,7 +135,8 @@ def test_both():
 # -- every shipped algorithm -----------------------------------------------------------------------
 
 
-CONFIGS = {name: build_config(name, "matrix_game") for name in list_configs("algs")}
+# An environment that mamd_op knows too.
+CONFIGS = {name: build_config(name, "spread3_sep") for name in list_configs("algs")}
 
 
 def numbers_of(config):

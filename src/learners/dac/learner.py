@@ -191,7 +191,7 @@ class DACLearner(Learner):
         parts = parts_of(batch, targets=targets, q=q_taken)
         grad_norm = self.optimise(self.optimiser, self.params, loss_value, t_env, parts)
         loss_context = loss_rec + args.dac_beta * loss_kl
-        if args.dac_value_trains_encoder:
+        if contexts.grad is not None:  # with dac_value_trains_encoder
             loss_context = loss_context + _without_value((contexts.grad * sampled).sum((1, 2)))
         parts = parts_of(batch, reconstruction=loss_rec, divergence=loss_kl)
         context_grad_norm = self.optimise(

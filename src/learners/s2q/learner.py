@@ -8,6 +8,7 @@ Suboptimal Actions to Follow Shifting Optima in Multi-Agent Reinforcement Learni
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -161,7 +162,7 @@ class S2QLearner(Learner):
         delta = sub_values - errors_to
         decoded, logits = self.mac.decoder(z[cur])
         losses = {
-            "loss_td": sum(rows.mean(loss) for loss in weights * delta.pow(2)),
+            "loss_td": reduce(torch.add, map(rows.mean, weights * delta.pow(2))),
             **self.q_star.losses(q_star, targets, rows),
             "state_loss": F.mse_loss(decoded, rows.state[cur]),
             "choice_loss": F.cross_entropy(logits, choice),
@@ -174,7 +175,7 @@ class S2QLearner(Learner):
             "w_to_use": weights,
             "choice_of_first": choice[:, 0],
         }
-        return Losses(sum(losses.values()), figures, rows.errors(delta[0]))
+        return Losses(reduce(torch.add, losses.values()), figures, rows.errors(delta[0]))
 
     def weights(self, delta: Tensor, q_star: Tensor, best: Tensor) -> Tensor:
         """Weights of the squared errors, each 1 or alpha (S2Q, eq. C.5).
