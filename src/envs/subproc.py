@@ -212,7 +212,9 @@ def _shut_down(workers: list[_Worker], fds: list[int], owner: int) -> None:
 
 
 def _start_message(
-    factory: Callable[..., MultiAgentEnv], env_args: dict[str, Any], plugins: Sequence[str]
+    factory: Callable[..., MultiAgentEnv],
+    env_args: dict[str, Any],
+    worker_setup: Callable[[], None] | None,
 ) -> dict[str, Any]:
     preparation = spawn.get_preparation_data("environment")
     keys = {"name", "sys_path", "sys_argv", "dir", "orig_dir"}
@@ -230,7 +232,7 @@ def _start_message(
         "preparation": {key: value for key, value in preparation.items() if key in keys},
         "factory": pickled,
         "env_args": env_args,
-        "plugins": list(plugins),
+        "setup": pickle.dumps(worker_setup),
     }
 
 
@@ -245,7 +247,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
     Args:
         factory, env_args, n_envs, seed, role, max_env_restarts: see `AdapterVectorEnv`; `factory`
             is pickled by name.
-        plugins: modules that workers load first (config key `plugins`).
+        worker_setup: what every worker does first, e.g. load plug-ins; pickled by name.
         env_timeout: seconds; may be changed later on.
 
     Raises:
@@ -263,7 +265,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         seed: int,
         role: str,
         max_env_restarts: int = 5,
-        plugins: Sequence[str] = (),
+        worker_setup: Callable[[], None] | None = None,
         env_timeout: float = 120.0,
     ) -> None:
         self.env_timeout = env_timeout
@@ -272,7 +274,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._memory_fd: int | None = None
         self._usable = True
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._fds, os.getpid())
-        self._start_message = _start_message(factory, env_args, plugins)
+        self._start_message = _start_message(factory, env_args, worker_setup)
         super().__init__(factory, env_args, n_envs, seed, role, max_env_restarts)
 
     @property

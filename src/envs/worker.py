@@ -113,10 +113,9 @@ def _serve(line: _Line) -> None:
     host = None
     try:
         spawn.prepare(start["preparation"])
-        if start["plugins"]:
-            from utils.plugins import load_plugins
-
-            load_plugins(start["plugins"])
+        setup = pickle.loads(start["setup"])
+        if setup is not None:
+            setup()
         host = EnvHost(pickle.loads(start["factory"]), start["env_args"], start["seed"])
         line.send(BUILT + pickle.dumps(host.spec))
         memory_fd = line.receive_fd()

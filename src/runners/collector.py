@@ -16,8 +16,8 @@ from components.episode_buffer import EpisodeBatch
 from components.transitions import OBSERVED
 from envs import make_vector_env
 from envs.vector_env import VectorEnv
+from plugins import loader_for_workers
 from utils.errors import RunFailure
-from utils.plugins import needed_by_environments
 from utils.seeding import derive_seed, isolated_global_rng
 
 COLLECTED = (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
@@ -71,7 +71,7 @@ class Collector:
             args.seed,
             self.backend,
             role,
-            plugins=needed_by_environments(args.plugins),
+            worker_setup=loader_for_workers(args.plugins),
             env_timeout=args.env_timeout,
             max_env_restarts=args.max_env_restarts,
         )

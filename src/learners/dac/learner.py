@@ -23,9 +23,9 @@ from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.dac_controller import DACMAC
 from learners.base import Learner, make_optimiser, parts_of
-from learners.dac.windows import Windows
 from learners.q_learner import episode_errors
 from modules.dac import ContextEncoder, DynamicsDecoder
+from modules.dac.windows import Windows
 from utils.errors import ConfigError
 
 
