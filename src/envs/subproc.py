@@ -297,7 +297,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
                     broken[b] = str(error)
             self._replace(broken)
             waiting = broken
-        return self._workers[0].spec
+        return self._workers[0].wait_until_built(_Deadline(self.env_timeout))
 
     def _new_worker(self, b: int) -> _Worker:
         return _Worker({**self._start_message, "seed": self._host_seed(b)}, alive_fd=self._fds[0])
@@ -314,8 +314,13 @@ class SubprocVectorEnv(AdapterVectorEnv):
         return worker.map_arrays(mmap.mmap(self._memory_fd, size), layout)
 
     def _attach(self) -> None:
-        for b, one in enumerate(self._workers):
-            one.attach(self._memory_fd, self.spec, self.n_envs, b)
+        for b in range(self.n_envs):
+            self._hand_memory(b)
+
+    def _hand_memory(self, b: int) -> None:
+        """Sends worker b the shared memory, where that is there already."""
+        if self._memory_fd is not None:
+            self._workers[b].attach(self._memory_fd, self.spec, self.n_envs, b)
 
     def _reset(self, mask: np.ndarray) -> None:
         waiting = np.flatnonzero(mask).tolist()
@@ -400,8 +405,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
                 self._drop_episode(b)
             self._count_failure(b, cause)
             self._workers[b] = self._new_worker(b)
-            if self._memory_fd is not None:
-                self._workers[b].attach(self._memory_fd, self.spec, self.n_envs, b)
+            self._hand_memory(b)
         self._usable = True
 
     def close(self) -> None:

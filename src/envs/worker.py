@@ -41,7 +41,8 @@ def memory_size(layout: Layout) -> int:
 
 def map_arrays(memory: mmap.mmap, layout: Layout) -> dict[str, np.ndarray]:
     """The arrays of `layout`, one after the other in `memory`."""
-    arrays, offset = {}, 0
+    arrays: dict[str, np.ndarray] = {}
+    offset = 0
     for name, (shape, dtype) in layout.items():
         count = int(np.prod(shape))
         arrays[name] = np.frombuffer(memory, dtype, count, offset).reshape(shape)

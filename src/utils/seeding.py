@@ -43,7 +43,9 @@ def get_global_rng_state() -> dict[str, Any]:
     """
     import torch
 
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state = np.random.get_state()  # noqa: NPY002
+    assert isinstance(state, tuple)
+    name, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),

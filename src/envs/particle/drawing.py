@@ -23,6 +23,9 @@ GREY: Colour = (150, 150, 150)
 WHITE: Colour = (255, 255, 255)
 
 
+Point = Sequence[float] | np.ndarray  # x, y
+
+
 class Canvas:
     """A square of the plane around the origin; coordinates and radii in its units, widths of lines
     in pixels.
@@ -38,7 +41,7 @@ class Canvas:
 
     def disc(
         self,
-        centre: Sequence[float],
+        centre: Point,
         radius: float,
         fill: Colour | None,
         line: Colour = BLACK,
@@ -50,7 +53,7 @@ class Canvas:
 
     def square(
         self,
-        centre: Sequence[float],
+        centre: Point,
         radius: float,
         fill: Colour | None,
         line: Colour = BLACK,
@@ -62,17 +65,13 @@ class Canvas:
         """
         self._shape(self._pen.rectangle, centre, radius, fill, line, width, label)
 
-    def cross(
-        self, centre: Sequence[float], radius: float, colour: Colour, width: float = 2
-    ) -> None:
+    def cross(self, centre: Point, radius: float, colour: Colour, width: float = 2) -> None:
         """A diagonal cross."""
         x, y = centre
         self.line((x - radius, y - radius), (x + radius, y + radius), colour, width)
         self.line((x - radius, y + radius), (x + radius, y - radius), colour, width)
 
-    def line(
-        self, start: Sequence[float], end: Sequence[float], colour: Colour, width: float = 1
-    ) -> None:
+    def line(self, start: Point, end: Point, colour: Colour, width: float = 1) -> None:
         """A straight line."""
         self._pen.line(
             (*self._at(start), *self._at(end)), fill=colour, width=round(width * OVERSAMPLING)
@@ -85,7 +84,7 @@ class Canvas:
     def _shape(
         self,
         shape: Callable[..., None],
-        centre: Sequence[float],
+        centre: Point,
         radius: float,
         fill: Colour | None,
         line: Colour,
@@ -107,7 +106,7 @@ class Canvas:
                 (x, y), label, fill=line if fill in (None, WHITE) else WHITE, font=font, anchor="mm"
             )
 
-    def _at(self, point: Sequence[float]) -> tuple[float, float]:
+    def _at(self, point: Point) -> tuple[float, float]:
         return (float(point[0]) + HALF_WIDTH) * self._scale, (
             HALF_WIDTH - float(point[1])
         ) * self._scale
