@@ -33,7 +33,8 @@ def seed_globals(seed: int) -> None:
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - plug-ins written for PyMARL draw from the global generator
+    # Plug-ins written for PyMARL draw from the global generator.
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
 
 

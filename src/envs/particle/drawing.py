@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
+Point = Sequence[float] | np.ndarray  # x, y
 
 SIZE = 420  # pixels
 HALF_WIDTH = 1.4  # of the square shown; bodies start within 1
@@ -21,9 +22,6 @@ PALETTE: tuple[Colour, ...] = (
 BLACK: Colour = (40, 40, 40)
 GREY: Colour = (150, 150, 150)
 WHITE: Colour = (255, 255, 255)
-
-
-Point = Sequence[float] | np.ndarray  # x, y
 
 
 class Canvas:
