@@ -60,7 +60,8 @@ def load_smax() -> ModuleType:
         ) from error
     import jax
 
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    # JAX gives its settings their names while it is imported.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     return smax
 
