@@ -37,6 +37,9 @@ class CopiedLinear(nn.Module):
         used: bool [product of lead, n_in], the inputs that are no padding; None: all.
     """
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(
         self,
         n_in: int,
@@ -83,9 +86,8 @@ class CopiedLinear(nn.Module):
         view = copy.copy(self)
         view.lead = (self.lead[0], 1, *self.lead[2:])
         view._parameters = {}
-        view.weight, view.bias = (
-            None if param is None else param[:, :1] for param in (self.weight, self.bias)
-        )
+        view.weight = self.weight[:, :1]
+        view.bias = None if self.bias is None else self.bias[:, :1]
         return view
 
 
@@ -153,7 +155,11 @@ class CriticCopies(nn.Module):
             return self
         view = copy.copy(self)
         view.lead = (self.n_agents, 1)
-        view._modules = {name: layer.first_critics() for name, layer in self._modules.items()}
+        view._modules = {
+            name: layer.first_critics()
+            for name, layer in self.named_children()
+            if isinstance(layer, CopiedLinear)
+        }
         return view
 
     def shared_parameters(self, scope: str) -> dict[str, nn.Parameter]:
@@ -203,6 +209,8 @@ class AttentionCopies(CriticCopies):
         ConfigError: one agent alone, or heads that do not divide the width.
     """
 
+    others: Tensor  # int64 [A, A - 1], of every agent, in order
+
     scopes = {"paper": ("query", "key", "value"), "encoders": ("query", "key", "value", "encoder")}
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace, n_critics: int) -> None:
@@ -229,7 +237,7 @@ class AttentionCopies(CriticCopies):
         self.head1 = CopiedLinear(2 * width, width, self.lead)
         self.head2 = CopiedLinear(width, u, self.lead)
         others = (~torch.eye(a, dtype=torch.bool)).nonzero()[:, 1].view(a, a - 1)
-        self.register_buffer("others", others, persistent=False)  # of every agent, in order
+        self.register_buffer("others", others, persistent=False)
 
     def observe(self, obs: Tensor) -> _Seen:
         x = _normalised(obs.transpose(0, 1))
@@ -279,6 +287,7 @@ class AttentionCopies(CriticCopies):
         """Weights [A, C, J, H, O + U] and biases [A, C, J, H] of the encoders that are in use:
         nobody has its own.
         """
+        assert self.encoder.bias is not None
         agents = torch.arange(self.n_agents, device=self.others.device).unsqueeze(1)
         weight, bias = (
             p.transpose(1, 2)[agents, self.others] for p in (self.encoder.weight, self.encoder.bias)
@@ -295,6 +304,8 @@ class CentralCopies(CriticCopies):
     an own first and an own last one. Observations pass batch norm without affine parameters, as in
     MAAC's version of MADDPG.
     """
+
+    numbers: Tensor  # [A, A], the identity
 
     scopes = {"paper": None, "hidden": ("fc2",)}
 

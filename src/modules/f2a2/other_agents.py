@@ -61,6 +61,14 @@ class OtherAgentModels(nn.Module):
         ConfigError: a single agent, or a setting out of range.
     """
 
+    subjects: Tensor
+    models: Tensor
+    others: Tensor
+    character: Tensor
+    trajectory_obs: Tensor
+    trajectory_actions: Tensor
+    trajectory_filled: Tensor
+
     def __init__(self, obs_sizes: Sequence[int], n_actions: int, args: SimpleNamespace) -> None:
         super().__init__()
         _check(len(obs_sizes), args)
