@@ -1,6 +1,4 @@
-"""What agents that learn alone believe the others do: models of their policies after the theory of
-mind (F2A2).
-"""
+"""The networks of F2A2: agents' copies of critics, and their models of what other agents do."""
 
 from modules.f2a2.histories import (
     Histories,
