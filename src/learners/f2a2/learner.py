@@ -37,7 +37,7 @@ from learners.f2a2.instantiations import RANGES as INSTANTIATION_RANGES
 from learners.f2a2.instantiations import REGISTRY as INSTANTIATIONS
 from learners.f2a2.instantiations import Actions, Instantiation, Values, values_of
 from learners.f2a2.losses import joint_weights
-from learners.f2a2.view import AgentsView, Reading, as_one_agent, view_of
+from learners.f2a2.view import AgentsView, Reading, view_of
 from learners.needs import Needs
 from learners.returns import lambda_targets, last_actions, taken_or_policy
 from modules.agents.policy_agent import PolicyAgent
@@ -193,7 +193,7 @@ class F2A2Learner(Learner):
         """One update of all agents; see `Learner.train`. `per_weight` has no meaning here."""
         for mac in (self.mac, self.target_mac):
             mac.agent.train()  # batch norm with the statistics of the batch
-        view = self._view(batch)
+        view = view_of(batch, self._reading())
         policy = self._policy(view.logits, view.avail)
         # Line 10 of algorithm 1: actions and what they lead to.
         replayed, resampled = self._actions_with_targets(view, policy)
@@ -209,21 +209,18 @@ class F2A2Learner(Learner):
         if self.log_due(t_env):
             self._log(figures, policy, t_env)
 
-    def _view(self, batch: Transitions | EpisodeBatch) -> AgentsView:
-        """All that the update reads of a batch; what agents know of each other is received here."""
+    def _reading(self) -> Reading:
+        """How this update reads its batch."""
         models, args = self.models, self.args
-        view = view_of(
-            batch,
-            Reading(
-                self.mac,
-                self.target_mac,
-                channel=self.channel if self.critic.reads_others else None,
-                history=0 if models is None else args.transition_history,
-                models_learn=models is not None and self.updates % args.moa_interval == 0,
-                moments=self.reward_moments if args.standardise_rewards else None,
-            ),
+        return Reading(
+            self.mac,
+            self.target_mac,
+            channel=self.channel if self.critic.reads_others else None,
+            history=0 if models is None else args.transition_history,
+            models_learn=models is not None and self.updates % args.moa_interval == 0,
+            moments=self.reward_moments if args.standardise_rewards else None,
+            one_agent=args.share_params,
         )
-        return as_one_agent(view) if args.share_params else view
 
     def _policy(self, logits: Tensor, avail: Tensor) -> MaskedCategorical:
         """What is learned, [M, A, U]; on-policy that is what acts, its share of random actions

@@ -15,21 +15,8 @@ from components.transitions import Transitions
 from controllers.f2a2_controller import F2A2MAC
 from learners.f2a2.consensus import Channel
 from learners.returns import FilledSteps, filled_steps
-from modules.f2a2 import Histories, episode_histories, histories_of, next_histories_of
+from modules.f2a2 import Histories, episode_histories
 from utils.rl_utils import RunningMeanStd
-
-# Entries of transitions -> under what name they pass the channel, and their axis of agents.
-_OF_CRITICS = {
-    "obs": ("observations", 1),
-    "next_obs": ("observations", 1),
-    "actions": ("actions", 1),
-}
-_OF_MODELS = {
-    "avail_actions": ("avail_actions", 1),
-    "next_avail_actions": ("avail_actions", 1),
-    "past_obs": ("observations", 2),
-    "past_actions": ("actions", 2),
-}
 
 
 class AgentsView(NamedTuple):
@@ -68,59 +55,69 @@ class Reading(NamedTuple):
     # Moments of the rewards so far, to standardise by; None: rewards are learned as they are.
     # Transitions know the moments of the whole replay buffer, which are taken instead.
     moments: RunningMeanStd | None
+    one_agent: bool  # whether all agents have their networks in common
+
+    def receive(self, name: str, values: Tensor, dim: int = 1) -> Tensor:
+        """What the agents have, with A entries along `dim`, as all of them know it: it has passed
+        the channel under this name, if there is one.
+        """
+        return values if self.channel is None else self.channel.share(name, values, dim)
 
 
 def view_of(batch: Transitions | EpisodeBatch, reading: Reading) -> AgentsView:
     """What agents know of a batch; the others' part of it passes the channel here."""
-    if isinstance(batch, Transitions):
-        return _view_of_transitions(batch, reading)
-    return _view_of_episodes(batch, reading)
+    of_kind = _view_of_transitions if isinstance(batch, Transitions) else _view_of_episodes
+    view = of_kind(batch, reading)
+    return _as_one_agent(view) if reading.one_agent else view
 
 
 # -- Transitions drawn from a replay buffer --------------------------------------------------------
 def _view_of_transitions(batch: Transitions, reading: Reading) -> AgentsView:
-    received, models = batch, reading.history > 0
-    if reading.channel is not None:
-        received = _receive(
-            batch, reading.channel, {**_OF_CRITICS, **(_OF_MODELS if models else {})}
-        )
-    rewards = received["reward"] if reading.moments is None else received.standardised_rewards()
-    logits = reading.mac.agent.logits(received["obs"])
+    obs = reading.receive("observations", batch["obs"])
+    next_obs = reading.receive("observations", batch["next_obs"])
+    actions = reading.receive("actions", batch["actions"])
+    avail, next_avail = batch["avail_actions"], batch["next_avail_actions"]
+    history = next_history = None
+    if reading.history:
+        # For models alone: what others could have done.
+        avail = reading.receive("avail_actions", avail)
+        next_avail = reading.receive("avail_actions", next_avail)
+        history = _with_past(batch, obs, avail, reading)
+        next_history = history.moved_on(actions, next_obs, next_avail)
+    rewards = batch["reward"] if reading.moments is None else batch.standardised_rewards()
+    logits = reading.mac.agent.logits(obs)
     with torch.no_grad():
-        next_logits = reading.target_mac.agent.logits(received["next_obs"])
+        next_logits = reading.target_mac.agent.logits(next_obs)
     return AgentsView(
-        received["obs"],
-        received["next_obs"],
-        received["avail_actions"],
-        received["next_avail_actions"],
-        received["actions"],
-        received["behaviour"],
-        _costs(rewards, received["obs"].shape[1]),
-        1 - received["terminated"].squeeze(-1),
+        obs,
+        next_obs,
+        avail,
+        next_avail,
+        actions,
+        batch["behaviour"],
+        _costs(rewards, obs.shape[1]),
+        1 - batch["terminated"].squeeze(-1),
         logits,
         next_logits,
-        histories_of(received) if models else None,
-        next_histories_of(received) if models else None,
-        _newest(batch.recent, reading.channel) if reading.models_learn else None,
+        history,
+        next_history,
+        _newest(batch.recent, reading) if reading.models_learn else None,
     )
 
 
-def _receive(
-    batch: Transitions, channel: Channel, passing: dict[str, tuple[str, int]]
-) -> Transitions:
-    """The transitions with the entries `passing` as every agent has received them."""
-    passed = {
-        entry: channel.share(name, batch[entry], dim) for entry, (name, dim) in passing.items()
-    }
-    return Transitions({**batch, **passed}, batch.reward_mean, batch.reward_std)
+def _with_past(batch: Transitions, obs: Tensor, avail: Tensor, reading: Reading) -> Histories:
+    """The steps of transitions with those before them."""
+    past_obs = reading.receive("observations", batch["past_obs"], 2)
+    past_actions = reading.receive("actions", batch["past_actions"], 2)
+    return Histories(obs, avail, past_obs, past_actions, batch["past_filled"])
 
 
-def _newest(recent: Transitions, channel: Channel) -> tuple[Histories, Tensor]:
+def _newest(recent: Transitions, reading: Reading) -> tuple[Histories, Tensor]:
     """What models learn from: the newest transitions, of which what came next is not read."""
-    entries = {**_OF_CRITICS, **_OF_MODELS}
-    now = {entry: how for entry, how in entries.items() if not entry.startswith("next_")}
-    received = _receive(recent, channel, now)
-    return histories_of(received), received["actions"]
+    obs = reading.receive("observations", recent["obs"])
+    actions = reading.receive("actions", recent["actions"])
+    avail = reading.receive("avail_actions", recent["avail_actions"])
+    return _with_past(recent, obs, avail, reading), actions
 
 
 # -- Whole episodes --------------------------------------------------------------------------------
@@ -158,15 +155,14 @@ def _view_of_episodes(batch: EpisodeBatch, reading: Reading) -> AgentsView:
 
 def _receive_steps(filled: FilledSteps, reading: Reading) -> tuple[FilledSteps, Histories | None]:
     """The steps as every agent has received them, and their histories."""
-    obs, avail, actions, channel = filled.obs, filled.avail, filled.actions, reading.channel
-    if channel is not None:
-        obs, actions = channel.share("observations", obs, 1), channel.share("actions", actions, 1)
-        # For models alone: what others could have done.
-        avail = channel.share("avail_actions", avail, 1) if reading.history else avail
-    received = filled._replace(obs=obs, avail=avail, actions=actions)
+    obs = reading.receive("observations", filled.obs)
+    actions = reading.receive("actions", filled.actions)
     if not reading.history:
-        return received, None
-    return received, episode_histories(obs, avail, actions, filled.steps, reading.history)
+        return filled._replace(obs=obs, actions=actions), None
+    # For models alone: what others could have done.
+    avail = reading.receive("avail_actions", filled.avail)
+    history = episode_histories(obs, avail, actions, filled.steps, reading.history)
+    return filled._replace(obs=obs, avail=avail, actions=actions), history
 
 
 def _standardised(rewards: Tensor, moments: RunningMeanStd | None) -> Tensor:
@@ -184,7 +180,7 @@ def _costs(rewards: Tensor, n_agents: int) -> Tensor:
 
 
 # -- Agents with networks in common ----------------------------------------------------------------
-def as_one_agent(view: AgentsView) -> AgentsView:
+def _as_one_agent(view: AgentsView) -> AgentsView:
     """The transitions of agents that have everything in common, as those of one: A = 1, with M * A
     rows, an agent's beside the next one's. Nobody is modelled.
     """
