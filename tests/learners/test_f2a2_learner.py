@@ -718,6 +718,7 @@ def test_a_step_of_some_leaves_weights_and_moments_of_the_others():
         ("sac", {"alpha_1": 0.0}, "alpha_1 must be greater than 0"),
         ("sac", {"joint_scale": -0.1}, "joint_scale must be at least 0, got -0.1"),
         ("sac", {"policy_logit_penalty": -1.0}, "policy_logit_penalty must be at least 0, got -1"),
+        ("sac", RECURRENT, "needs agent=mlp_policy .*set replay=episodes"),
         ("sac", {"agent": "rnn"}, "set policy_logit_penalty=0.*, got agent=rnn"),
         (
             "sac",

@@ -60,6 +60,10 @@ SHARED_PARAMETERS = Needs(
 LOGIT_PENALTY = Needs(
     agent=PolicyAgent, why={"agent": "with another agent set policy_logit_penalty=0"}
 )
+SINGLE_TRANSITIONS = Needs(
+    agent=PolicyAgent,
+    why={"agent": "agents with a memory learn from episodes: set replay=episodes"},
+)
 
 
 class F2A2Learner(Learner):
@@ -128,6 +132,8 @@ class F2A2Learner(Learner):
         super().__init__(mac, scheme, logger, args)
         if args.policy_logit_penalty:
             LOGIT_PENALTY.check_built(mac, args)
+        if args.replay == "transitions":
+            SINGLE_TRANSITIONS.check_built(mac, args)
         self.algorithm: Instantiation = INSTANTIATIONS[args.f2a2_algorithm](
             args, joint_weights(args.alpha_1, args.alpha_2, args.joint_scale if args.joint else 0.0)
         )

@@ -89,19 +89,19 @@ def _view_of_transitions(batch: Transitions, reading: Reading) -> AgentsView:
     with torch.no_grad():
         next_logits = reading.target_mac.agent.logits(next_obs)
     return AgentsView(
-        obs,
-        next_obs,
-        avail,
-        next_avail,
-        actions,
-        batch["behaviour"],
-        _costs(rewards, obs.shape[1]),
-        1 - batch["terminated"].squeeze(-1),
-        logits,
-        next_logits,
-        history,
-        next_history,
-        _newest(batch.recent, reading) if reading.models_learn else None,
+        obs=obs,
+        next_obs=next_obs,
+        avail=avail,
+        next_avail=next_avail,
+        actions=actions,
+        behaviour=batch["behaviour"],
+        costs=_costs(rewards, obs.shape[1]),
+        goes_on=1 - batch["terminated"].squeeze(-1),
+        logits=logits,
+        next_logits=next_logits,
+        history=history,
+        next_history=next_history,
+        modelled=_newest(batch.recent, reading) if reading.models_learn else None,
     )
 
 
@@ -130,26 +130,24 @@ def _view_of_episodes(batch: EpisodeBatch, reading: Reading) -> AgentsView:
             next_logits = reading.target_mac.unroll(batch, steps)
     behaviour = steps.pack_transitions(batch["behaviour"])
     filled, history = _receive_steps(filled, reading)
-    now, following = (
-        None if history is None else history.rows(rows) for rows in (steps.cur, steps.nxt)
-    )
-    actions = filled.actions[steps.cur]
+    cur, nxt, actions = steps.cur, steps.nxt, filled.actions[steps.cur]
+    now, following = (None if history is None else history.rows(rows) for rows in (cur, nxt))
     return AgentsView(
-        filled.obs[steps.cur],
-        filled.obs[steps.nxt],
-        filled.avail[steps.cur],
-        filled.avail[steps.nxt],
-        actions,
-        behaviour,
-        _costs(_standardised(filled.rewards, reading.moments), filled.obs.shape[1]),
-        filled.goes_on,
-        filled.logits[steps.cur],
-        next_logits[steps.nxt],
-        now,
-        following,
-        (now, actions) if reading.models_learn else None,
-        filled,
-        history,
+        obs=filled.obs[cur],
+        next_obs=filled.obs[nxt],
+        avail=filled.avail[cur],
+        next_avail=filled.avail[nxt],
+        actions=actions,
+        behaviour=behaviour,
+        costs=_costs(_standardised(filled.rewards, reading.moments), filled.obs.shape[1]),
+        goes_on=filled.goes_on,
+        logits=filled.logits[cur],
+        next_logits=next_logits[nxt],
+        history=now,
+        next_history=following,
+        modelled=(now, actions) if reading.models_learn else None,
+        filled=filled,
+        filled_history=history,
     )
 
 
@@ -190,14 +188,14 @@ def _as_one_agent(view: AgentsView) -> AgentsView:
         return x.flatten(0, 1).unsqueeze(1)
 
     return AgentsView(
-        rows(view.obs),
-        rows(view.next_obs),
-        rows(view.avail),
-        rows(view.next_avail),
-        view.actions.reshape(-1, 1),
-        rows(view.behaviour),
-        view.costs.t().reshape(1, -1),
-        view.goes_on.repeat_interleave(len(view.costs)),
-        rows(view.logits),
-        rows(view.next_logits),
+        obs=rows(view.obs),
+        next_obs=rows(view.next_obs),
+        avail=rows(view.avail),
+        next_avail=rows(view.next_avail),
+        actions=view.actions.reshape(-1, 1),
+        behaviour=rows(view.behaviour),
+        costs=view.costs.t().reshape(1, -1),
+        goes_on=view.goes_on.repeat_interleave(len(view.costs)),
+        logits=rows(view.logits),
+        next_logits=rows(view.next_logits),
     )
