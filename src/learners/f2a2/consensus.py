@@ -142,8 +142,8 @@ class Channel:
         """
         sent = [self.sent(name) for name in copies]
         return {
-            "sent_parameters": sum(traffic.numbers for traffic in sent).float(),
-            "sent_bytes": sum(traffic.bytes for traffic in sent).float(),
+            "sent_parameters": torch.stack([traffic.numbers for traffic in sent]).sum(0).float(),
+            "sent_bytes": torch.stack([traffic.bytes for traffic in sent]).sum(0).float(),
             "sent_bytes_total": self.total().bytes.float(),
         }
 
@@ -239,7 +239,7 @@ class Intervals:
         self._left -= 1
         due = self._left <= 0
         for agent in np.flatnonzero(due):
-            self._left[agent] = self._draw(agent)
+            self._left[agent] = self._draw(int(agent))
         return torch.from_numpy(due)
 
 

@@ -280,8 +280,9 @@ class F2A2Learner(Learner):
             own: [A, M, U], one-hot.
             known: int64 [M, A], what stands in for the others' actions where there are no models
                 (`moa: False`).
+            history: what the models read; None where there are none.
         """
-        if self.models is None:
+        if self.models is None or history is None:
             return joint_actions(known, self.args.n_actions)
         joint = self.models.imagine(history, own.argmax(-1).t())
         return F.one_hot(joint, self.args.n_actions).float()
@@ -373,6 +374,7 @@ class F2A2Learner(Learner):
             parts.append((resampled, resampled.target is not None))
         values = self._values(view.obs, parts)
         q, error, target = values[0].q, values[0].error, replayed.target
+        assert target is not None
         loss = self.algorithm.critic_loss(values[0], values[-1])
         inputs = {"costs": view.costs, "observations": view.obs, "targets": target, "q": q}
         norm = self._descend("critic", loss, t_env, inputs)
@@ -434,6 +436,7 @@ class F2A2Learner(Learner):
 
     def _model_step(self, histories: Histories, actions: Tensor, t_env: int) -> dict[str, Tensor]:
         """One step of the models of the others, on actions int64 [N, A] that were taken."""
+        assert self.models is not None
         out = self.models.loss(histories, actions)
         params, inputs = list(self.models.parameters()), {"observations": histories.obs}
         self.optimise(self.model_optimiser, params, out.loss, t_env, inputs)
@@ -550,7 +553,7 @@ def _step_some(optimiser: torch.optim.Optimizer, params: list[nn.Parameter], due
             )
 
 
-def _moments(optimiser: torch.optim.Optimizer, param: nn.Parameter) -> list[Tensor]:
+def _moments(optimiser: torch.optim.Optimizer, param: Tensor) -> list[Tensor]:
     return [value for value in optimiser.state[param].values() if value.shape == param.shape]
 
 

@@ -66,8 +66,10 @@ class Reading(NamedTuple):
 
 def view_of(batch: Transitions | EpisodeBatch, reading: Reading) -> AgentsView:
     """What agents know of a batch; the others' part of it passes the channel here."""
-    of_kind = _view_of_transitions if isinstance(batch, Transitions) else _view_of_episodes
-    view = of_kind(batch, reading)
+    if isinstance(batch, Transitions):
+        view = _view_of_transitions(batch, reading)
+    else:
+        view = _view_of_episodes(batch, reading)
     return _as_one_agent(view) if reading.one_agent else view
 
 
@@ -101,7 +103,7 @@ def _view_of_transitions(batch: Transitions, reading: Reading) -> AgentsView:
         next_logits=next_logits,
         history=history,
         next_history=next_history,
-        modelled=_newest(batch.recent, reading) if reading.models_learn else None,
+        modelled=_newest(batch, reading) if reading.models_learn else None,
     )
 
 
@@ -112,8 +114,10 @@ def _with_past(batch: Transitions, obs: Tensor, avail: Tensor, reading: Reading)
     return Histories(obs, avail, past_obs, past_actions, batch["past_filled"])
 
 
-def _newest(recent: Transitions, reading: Reading) -> tuple[Histories, Tensor]:
+def _newest(batch: Transitions, reading: Reading) -> tuple[Histories, Tensor]:
     """What models learn from: the newest transitions, of which what came next is not read."""
+    recent = batch.recent
+    assert recent is not None
     obs = reading.receive("observations", recent["obs"])
     actions = reading.receive("actions", recent["actions"])
     avail = reading.receive("avail_actions", recent["avail_actions"])
@@ -145,7 +149,7 @@ def _view_of_episodes(batch: EpisodeBatch, reading: Reading) -> AgentsView:
         next_logits=next_logits[nxt],
         history=now,
         next_history=following,
-        modelled=(now, actions) if reading.models_learn else None,
+        modelled=(now, actions) if now is not None and reading.models_learn else None,
         filled=filled,
         filled_history=history,
     )
