@@ -105,7 +105,7 @@ class Instantiation:
         settings={"replay": ("transitions", "episodes"), "share_params": False},
         why={
             "replay": "of the instantiations of F2A2 only coma learns on-policy",
-            "share_params": "of the instantiations of F2A2 only the agents of isac share policies",
+            "share_params": "only the agents of isac share policies",
         },
     )
     n_critics = 1
