@@ -27,6 +27,11 @@ from utils.errors import ConfigError
 from utils.registry import Registry
 
 
+def joint_actions(actions: Tensor, n_actions: int) -> Tensor:
+    """Joint actions that all agents know, as critics read them: int64 [M, A] -> [A, M, A, U]."""
+    return F.one_hot(actions, n_actions).float().expand(actions.shape[1], -1, -1, -1)
+
+
 class CopiedLinear(nn.Module):
     """Linear layers for every agent, critic and further axes: [A, C, *inner, M, n_in] -> [A, C,
     *inner, M, n_out].
@@ -206,7 +211,7 @@ class AttentionCopies(CriticCopies):
         args: further `attention_heads`.
 
     Raises:
-        ConfigError: one agent alone, or heads that do not divide the width.
+        ConfigError: there is one agent alone, or the heads do not divide the width.
     """
 
     others: Tensor  # int64 [A, A - 1], of every agent, in order
@@ -220,7 +225,7 @@ class AttentionCopies(CriticCopies):
             raise ConfigError(
                 "critic 'attention' needs other agents to attend to, but there is only one agent"
             )
-        if self.heads < 1 or width % self.heads:
+        if width % self.heads:
             raise ConfigError(
                 f"attention_heads ({self.heads}) must divide critic_hidden_dim ({width})"
             )
