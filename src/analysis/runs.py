@@ -118,7 +118,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """All config values with dotted keys."""
-        return dict(_flatten(self.config))
+        return dict(flatten(self.config))
 
     def finite(self, metric: str) -> Series | None:
         """The finite points of a metric, or None where there are none; points left out are warned
@@ -270,10 +270,10 @@ def _has(run: Run, key: str) -> bool:
     return True
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -330,15 +330,24 @@ def _has_content(folder: Path) -> bool:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where the file is missing (no warning) or broken (warned)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         _log.warning("%s cannot be read: %s", path, error)
         return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        _log.warning("%s does not hold a JSON object", path)
-        return None
+        raise ValueError("it does not hold a JSON object")
     return content
 
 
