@@ -120,8 +120,9 @@ class Callbacks:
         )
 
     def differences(self, chosen: list[str]) -> tuple[Any, ...]:
-        """Columns and rows of the differing settings."""
-        return views.differences(self._index, chosen or [])
+        """Columns and rows of the differing settings, a note, and the table's style."""
+        found = views.differences(self._index, chosen or [])
+        return *found, {"display": "none" if found.note else "block", "height": None}
 
     # --- A run's page ---
 
@@ -302,6 +303,8 @@ def _chosen(app: Dash, callbacks: Callbacks) -> None:
     @app.callback(
         Output("differences", "columnDefs"),
         Output("differences", "rowData"),
+        Output("differences-note", "children"),
+        Output("differences", "style"),
         Input("chosen", "data"),
     )
     def differences(chosen: list[str]) -> tuple[Any, ...]:

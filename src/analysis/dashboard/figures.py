@@ -18,6 +18,7 @@ POINTS = 1000  # of a line: more than a screen has room for
 _BAND = 0.2  # opacity of an interval
 _INK = {"light": "#1f2933", "dark": "#e4e7eb"}
 _GRID = {"light": "#e4e7eb", "dark": "#323f4b"}
+_LIGHTER = {"#0072B2": "#7D95FF", "#000000": "#FFFFFF", "#D55E00": "#FF7F3F", "#009E73": "#2FC99A"}
 _PARTS = {
     "environment": "#0072B2",
     "acting": "#56B4E9",
@@ -172,25 +173,24 @@ def _layout(theme: str, **own: Any) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": _INK[theme], "family": "system-ui, sans-serif", "size": 12},
         "margin": {"l": 52, "r": 12, "t": 34, "b": 42},
-        "legend": {"orientation": "h", "y": -0.22, "x": 0, "font": {"size": 11}},
+        "legend": {"orientation": "h", "y": -0.27, "x": 0, "font": {"size": 11}},
         "hoverlabel": {"namelength": -1},
         "height": 340,
         **own,
     }
     for name in ("xaxis", "yaxis"):
         layout[name] = {**axis, "automargin": True, **own.get(name, {})}
+        if "title" in layout[name]:
+            layout[name]["title"] = {"standoff": 6, **layout[name]["title"]}
     return layout
 
 
 def _looks(labels: Iterable[str], theme: str) -> dict[str, tuple[str, str]]:
-    """Colour and dash pattern of every label: those of the report, black turned to white in the
-    dark.
-    """
+    """Colour and dash pattern of every label: the report's, the dark ones lighter in the dark."""
     found = {}
     for label, (colour, dash) in looks(list(dict.fromkeys(labels))).items():
-        if theme == "dark" and colour == "#000000":
-            colour = "#FFFFFF"
-        found[label] = colour, _plotly_dash(dash)
+        shown = _LIGHTER.get(str(colour), colour) if theme == "dark" else colour
+        found[label] = str(shown), _plotly_dash(dash)
     return found
 
 

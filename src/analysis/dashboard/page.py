@@ -21,7 +21,13 @@ _GRID = {
     "animateRows": False,
     "tooltipShowDelay": 300,
 }
-_COLUMN = {"sortable": True, "resizable": True, "suppressHeaderMenuButton": True}
+_COLUMN = {
+    "sortable": True,
+    "resizable": True,
+    "wrapHeaderText": True,
+    "suppressHeaderMenuButton": True,
+    "autoHeaderHeight": True,
+}
 
 
 def layout() -> Component:
@@ -53,19 +59,13 @@ def _runs() -> list[Component]:
     return [
         html.Div(
             [
-                dcc.Input(
-                    id="search",
-                    type="search",
-                    placeholder="Search all columns",
-                    debounce=False,
-                    value="",
+                _labelled(
+                    "Search all columns", dcc.Input(id="search", type="search", value=""), "wide"
                 ),
-                dcc.Dropdown(
-                    id="columns",
-                    multi=True,
-                    placeholder="Config keys as columns",
-                    persistence=True,
-                    className="wide",
+                _labelled(
+                    "More columns",
+                    dcc.Dropdown(id="columns", multi=True, placeholder="Config keys"),
+                    "wide",
                 ),
             ],
             className="toolbar",
@@ -75,7 +75,11 @@ def _runs() -> list[Component]:
             columnDefs=table.columns(),
             rowData=None,
             getRowId="params.data.id",
-            defaultColDef={**_COLUMN, "floatingFilter": True},
+            defaultColDef={
+                **_COLUMN,
+                "floatingFilter": True,
+                "suppressFloatingFilterButton": True,
+            },
             dashGridOptions={
                 **_GRID,
                 "quickFilterText": "",
@@ -85,9 +89,10 @@ def _runs() -> list[Component]:
                     "enableClickSelection": True,
                 },
                 "selectionColumnDef": {"pinned": "left", "width": 44},
-                "overlayNoRowsTemplate": "No runs",
+                "localeText": {"noRowsToShow": "No runs"},
             },
-            className="grid runs-grid",
+            className="runs-grid",
+            style={"height": "min(58vh, 640px)", "minHeight": 320},
         ),
         html.Section(
             [
@@ -113,7 +118,7 @@ def _runs() -> list[Component]:
                         ),
                         _labelled(
                             "Groups by",
-                            dcc.Dropdown(id="by", multi=True, value=["name"], clearable=False),
+                            dcc.Dropdown(id="by", options=["name"], value=["name"], multi=True),
                             "wide",
                         ),
                         _labelled(
@@ -135,7 +140,15 @@ def _runs() -> list[Component]:
         html.Section(
             [
                 html.H3("Settings in which the chosen runs differ"),
-                _plain_grid("differences"),
+                html.P("Choose two or more runs.", id="differences-note", className="note"),
+                dag.AgGrid(
+                    id="differences",
+                    columnDefs=[],
+                    rowData=[],
+                    defaultColDef=_COLUMN,
+                    dashGridOptions={**_GRID, "domLayout": "autoHeight"},
+                    style={"display": "none"},
+                ),
             ]
         ),
     ]
@@ -143,6 +156,7 @@ def _runs() -> list[Component]:
 
 def _run() -> list[Component]:
     return [
+        dcc.Link("← All runs", href="/"),
         html.Div(id="run-head"),
         html.Section([html.H3("Go on with it"), html.Div(id="run-commands")]),
         html.Section([html.H3("Errors"), html.Div(id="run-problems")]),
@@ -172,8 +186,15 @@ def _run() -> list[Component]:
         html.Section(
             [
                 html.H3("Configuration"),
-                dcc.Input(id="settings-search", type="search", placeholder="Search", value=""),
-                _plain_grid("settings", _SETTINGS),
+                _labelled("Search", dcc.Input(id="settings-search", type="search", value="")),
+                dag.AgGrid(
+                    id="settings",
+                    columnDefs=_SETTINGS,
+                    rowData=[],
+                    defaultColDef=_COLUMN,
+                    dashGridOptions={**_GRID, "quickFilterText": ""},
+                    style={"height": 420},
+                ),
             ]
         ),
     ]
@@ -183,17 +204,6 @@ _SETTINGS = [
     {"field": "key", "headerName": "Key", "width": 260},
     {"field": "value", "headerName": "Value", "flex": 1, "minWidth": 160},
 ]
-
-
-def _plain_grid(name: str, columns: list[dict[str, Any]] | None = None) -> Component:
-    return dag.AgGrid(
-        id=name,
-        columnDefs=columns or [],
-        rowData=[],
-        defaultColDef=_COLUMN,
-        dashGridOptions={**_GRID, "overlayNoRowsTemplate": "None"},
-        className="grid plain-grid",
-    )
 
 
 def _drawing(which: str) -> list[Component]:

@@ -113,10 +113,10 @@ def columns(keys: Sequence[str] = ()) -> list[dict[str, Any]]:
         _text("status", "Status", 140, cellClassRules=_STATUS_CLASSES),
         _number("steps", "Steps", 110, "count"),
         _number("progress", "Done", 85, "percent0"),
-        _number("win_last", "Win rate, last", 105, "percent"),
-        _number("win_best", "Win rate, best", 105, "percent"),
-        _number("return_last", "Return, last", 100, "short"),
-        _number("return_best", "Return, best", 100, "short"),
+        _number("win_last", "Win rate, last", 90, "percent"),
+        _number("win_best", "Win rate, best", 90, "percent"),
+        _number("return_last", "Return, last", 88, "short"),
+        _number("return_best", "Return, best", 88, "short"),
         _number("speed", "Steps/s", 90, "count"),
         _number("eta", "ETA", 95, "duration"),
         _number("elapsed", "Time", 95, "duration"),
@@ -156,6 +156,7 @@ def _number(field: str, head: str, width: int, form: str = "") -> dict[str, Any]
         "headerName": head,
         "width": width,
         "filter": "agNumberColumnFilter",
+        "filterParams": {"defaultOption": "equals" if field == "seed" else "greaterThanOrEqual"},
         "type": "rightAligned",
     }
     if form:

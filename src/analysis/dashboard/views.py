@@ -147,35 +147,41 @@ def _labels(panels: Sequence[Panel]) -> list[str]:
     return [*single, *(curve.label for panel in panels for curve in panel.groups)]
 
 
-def differences(
-    index: Index, chosen: Sequence[str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """AG Grid's columns and rows: the config keys in which the chosen runs differ.
+class Differences(NamedTuple):
+    """AG Grid's columns and rows of the settings that differ, or why there are none."""
+
+    columns: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    note: str
+
+
+def differences(index: Index, chosen: Sequence[str]) -> Differences:
+    """The config keys in which the chosen runs differ.
 
     Up to `SIDE_BY_SIDE` runs have a column each; of more runs it is told how many have which value.
     """
     entries = index.entries(chosen)
-    settings = [dict(flatten(entry.config)) for entry in entries]
-    keys = sorted({key for one in settings for key in one})
-    differing = {
-        key: values
-        for key in keys
-        if len(set(map(str, values := [table.setting(e.config, key) for e in entries]))) > 1
-    }
-    head = [{"field": "key", "headerName": "Key", "pinned": "left", "width": 200}]
-    if len(entries) <= SIDE_BY_SIDE:
-        for i, entry in enumerate(entries):
-            head.append({"field": f"run{i}", "headerName": _short_name(entry), "width": 150})
-        rows = [
-            {"key": key, **{f"run{i}": str(value) for i, value in enumerate(values)}}
-            for key, values in differing.items()
-        ]
-        return head, rows
-    head.append({"field": "values", "headerName": "Values (runs)", "flex": 1, "minWidth": 300})
-    return head, [
-        {"key": key, "values": _tally([str(value) for value in values])}
+    if len(entries) < 2:
+        return Differences([], [], "Choose two or more runs.")
+    keys = sorted({key for entry in entries for key, _ in flatten(entry.config)})
+    found = {key: [str(table.setting(e.config, key)) for e in entries] for key in keys}
+    differing = {key: values for key, values in found.items() if len(set(values)) > 1}
+    if not differing:
+        return Differences([], [], "The chosen runs have the same settings.")
+    head: list[dict[str, Any]] = [
+        {"field": "key", "headerName": "Key", "pinned": "left", "width": 170}
+    ]
+    if len(entries) > SIDE_BY_SIDE:
+        head.append({"field": "values", "headerName": "Values (runs)", "flex": 1, "minWidth": 300})
+        tallies = [{"key": key, "values": _tally(values)} for key, values in differing.items()]
+        return Differences(head, tallies, "")
+    for i, entry in enumerate(entries):
+        head.append({"field": f"run{i}", "headerName": _short_name(entry), "width": 150})
+    rows = [
+        {"key": key, **{f"run{i}": value for i, value in enumerate(values)}}
         for key, values in differing.items()
     ]
+    return Differences(head, rows, "")
 
 
 def _tally(values: Sequence[str]) -> str:

@@ -18,7 +18,7 @@
 
   function show(theme) {
     root.dataset.theme = theme;
-    root.dataset.agThemeMode = theme === "dark" ? "dark" : "light";
+    root.dataset.agThemeMode = theme === "dark" ? "dark-blue" : "light";
     return theme;
   }
 
