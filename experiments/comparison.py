@@ -26,7 +26,9 @@ _HEAD = (
 )
 
 
-def finished_cells(experiment: Experiment, runs: Sequence[FinishedRun]) -> dict[str, dict]:
+def finished_cells(
+    experiment: Experiment, runs: Sequence[FinishedRun]
+) -> dict[str, dict[str, list[Run]]]:
     """The experiment's cells with what of them is finished; tasks and methods without a run are
     left out.
     """
