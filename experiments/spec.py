@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 from analysis.runs import flatten
 from experiments import ROOT
 from experiments.jobs import Job
-from utils.config import build_config, convert, load_file
+from utils.config import build_config, convert
+from utils.config_files import load_chain
 from utils.errors import ConfigError, UserError
 from utils.ranges import COUNT, check_ranges
 from utils.registry import nearest
@@ -292,23 +292,27 @@ def _first_comment(path: Path) -> str:
     return next((line.lstrip("# ").rstrip() for line in lines if line.startswith("#")), "")
 
 
-def _content(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     """The file's checked content, laid over that of the one it inherits from."""
-    if path in children:
-        raise ConfigError(f"{path} inherits from itself")
-    content = _checked(load_file(path), _KEYS, f"{path}: ")
+    content: dict[str, Any] = {}
+    # Parents that are given by name are in this folder: an absolute one takes the place of config/.
+    for file, own in load_chain(path, str(FOLDER)):
+        content = _merged(content, _own_content(own, file))
+    return content
+
+
+def _own_content(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    checked = _checked(content, _KEYS, f"{path}: ")
     for key, kinds, short in (
         ("methods", _METHOD_KEYS, "algorithm"),
         ("tasks", _TASK_KEYS, "environment"),
     ):
-        if key in content:
-            expand = partial(_expanded, kinds=kinds, short=short)
-            content[key] = {
-                str(label): expand(entry, where=f"{path}: {key}.{label}.")
-                for label, entry in content[key].items()
+        if key in checked:
+            checked[key] = {
+                str(label): _expanded(entry, kinds, short, f"{path}: {key}.{label}.")
+                for label, entry in checked[key].items()
             }
-    parent = content.pop("inherits", "")
-    return _merged(_content(_file_of(parent), (*children, path)), content) if parent else content
+    return checked
 
 
 def _expanded(entry: Any, kinds: Mapping[str, type], short: str, where: str) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def test_a_child_differs_in_what_it_says(path, tmp_path, monkeypatch):
     assert child.tasks["game"].seeds == (1,)
     assert child.tasks["hunt"].per_method == parent.tasks["hunt"].per_method
     (tmp_path / "whole.yaml").write_text("inherits: grandchild")
-    with pytest.raises(ConfigError, match=r"whole.yaml inherits from itself"):
+    with pytest.raises(
+        ConfigError, match="must not inherit from itself: whole -> grandchild -> _child -> whole"
+    ):
         load("whole")
 
 
@@ -105,7 +107,7 @@ def test_a_child_differs_in_what_it_says(path, tmp_path, monkeypatch):
         ("{hunt: 3}", "{hunt: three}", "paper.values.QMIX.hunt must be a number, got 'three'"),
         ("{hunt: 3}", "{hnt: 3}", "paper.values.QMIX: no task 'hnt'; did you mean 'hunt'?"),
         ("# and more", "figures: shifting_payof", "did you mean 'shifting_payoff'?"),
-        ("# and more", "inherits: starcaft", "unknown experiment 'starcaft'; did you mean"),
+        ("# and more", "inherits: starcaft", "inherits: unknown file 'starcaft'; did you mean"),
         ("# and more", "seeds: [1]", "line"),
     ],
 )  # fmt: skip
@@ -115,7 +117,7 @@ def test_a_mistake_in_the_file_is_one_line(path, old, new, message):
     with pytest.raises(ConfigError) as caught:
         load(str(path))
     assert message in str(caught.value)
-    assert str(path) in str(caught.value) or "starcaft" in message
+    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
