@@ -116,7 +116,7 @@ class Recorder:
             check_results_folder(run_dir or Path(config["local_results_path"]))
         import training  # noqa: F401 - what cannot be imported should fail before anything is written
 
-        options = dict(options or {})
+        options = {**(options or {}), "--unobserved": not observe}
         self._configure(config)
         new_folders: list[Path] = []
         self._work, self.run_dir = work, run_dir
