@@ -30,7 +30,8 @@ import numpy as np  # noqa: E402 - torch reads what is prepared when it loads
 
 from analysis.runs import Series  # noqa: E402
 from isolation import undisturbed  # noqa: E402
-from training import Session, Training  # noqa: E402
+from session import Session  # noqa: E402
+from training import Training  # noqa: E402
 from utils.checkpoints import ResumePoint, newest_readable, run_folder  # noqa: E402
 from utils.config import (  # noqa: E402
     CONFIG_DIR,

@@ -38,9 +38,9 @@ class FrozenPolicy:
         args = SimpleNamespace(**json.loads((run / "config.json").read_text()))
         args.device = "cpu"
         sizes = {"n_agents": n_agents, "n_actions": n_actions, "obs_shape": obs_size}
-        sizes |= {"obs_sizes": (obs_size,) * n_agents, "action_sizes": (n_actions,) * n_agents}
+        of_each = {"obs_sizes": (obs_size,) * n_agents, "action_sizes": (n_actions,) * n_agents}
         # Who only acts sees no state and no end of an episode.
-        describe_env(args, sizes | {"state_shape": 1, "episode_limit": 1})
+        describe_env(args, {**sizes, **of_each, "state_shape": 1, "episode_limit": 1})
         self._n_actions = n_actions
         # the step before and this one: a controller reads no others
         self._batch = new_batch(args, n_steps=2)

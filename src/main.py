@@ -252,9 +252,9 @@ def _run(
     from utils.observers import Interrupted
 
     def work(sacred_run: Any, run_dir: Path) -> float | None:
-        import training
+        import session
 
-        return training.run(sacred_run, config, get_logger(), run_dir=run_dir, resume=resume)
+        return session.run(sacred_run, config, get_logger(), run_dir=run_dir, resume=resume)
 
     run_dir, observe = resume.run_dir if resume else None, not options["--unobserved"]
     with ExitStack() as stack:

@@ -85,7 +85,7 @@ class Recorder:
         run_dir: Path | None = None,
         observe: bool = True,
         options: dict[str, Any] | None = None,
-        meta_info: Mapping[str, Any] | None = None,
+        meta_info: dict[str, Any] | None = None,
     ) -> Any:
         """Does the work; a run that fails before its first metric leaves no folder.
 
@@ -114,7 +114,7 @@ class Recorder:
 
         if observe:
             check_results_folder(run_dir or Path(config["local_results_path"]))
-        import training  # noqa: F401 - what cannot be imported should fail before anything is written
+        import session  # noqa: F401 - what cannot be imported should fail before anything is written
 
         options = {**(options or {}), "--unobserved": not observe}
         self._configure(config)
@@ -136,7 +136,7 @@ class Recorder:
                 self.experiment.observers = [self._observer, *make_observers(config)]
                 options["--id"] = run_dir.name if run_dir else options.get("--id")
             self._output = stack.enter_context(record_output())
-            self.experiment.captured_out_filter = lambda _: self._output.getvalue()
+            self.experiment.captured_out_filter = lambda _: self._output.getvalue()  # type: ignore[assignment] # Sacred has no types
             stack.enter_context(handling_signals([signal.SIGTERM], _interrupt))
             stack.enter_context(_sacred_settings())
             try:
@@ -171,6 +171,7 @@ class Recorder:
         if self._observer is not None:
             self._observer.watch(run.info)
             self.run_dir = Path(self._observer.dir)
+        assert self.run_dir is not None  # without an observer it is given
         try:
             return self._work(run, self.run_dir)
         finally:
@@ -197,7 +198,7 @@ def _new_experiment(main: Callable[[SacredRun], Any]) -> Experiment:
         ) as exc:  # no git, a repository without commits, one that belongs to somebody else, ...
             get_logger().debug("no git information recorded: %s", exc)
             experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=False)
-    experiment.logger = get_logger()
+    experiment.logger = get_logger()  # type: ignore[assignment] # Sacred has no types
 
     @experiment.main
     def train(_run: SacredRun) -> Any:
