@@ -42,6 +42,8 @@ Multi-agent reinforcement learning, compatible with PyMARL2.
 Usage:
   python src/main.py --config=ALG --env-config=ENV [with KEY=VALUE ...] [options]
                                          train, or evaluate
+  python src/main.py print_config --config=ALG --env-config=ENV [with KEY=VALUE ...]
+                                         all settings, and where each value comes from
   python src/main.py report PATH... [--by KEY] [--metric NAME]
                                          learning curves and tables
   python src/main.py doctor              check the installation
@@ -78,7 +80,7 @@ Options (Sacred's):
   -c, --comment TEXT        recorded with the run
   -i, --id ID               number of the run instead of the next free one
   -u, --unobserved          keep no results
-  -p, --print-config        print the configuration first
+  -p, --print-config        print the configuration first, and where each value comes from
   -e, --enforce_clean       refuse to run with uncommitted changes
   -b, --beat-interval SECONDS
 
@@ -208,7 +210,7 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
 
 def _train(argv: list[str]) -> int:
     from recording import Recorder, find_resume
-    from utils.config import build_config, safe_name
+    from utils.config import describe_config, safe_name, trace_config
     from utils.observers import mask_secrets
     from utils.registry import nearest
 
@@ -225,19 +227,30 @@ def _train(argv: list[str]) -> int:
     for name in _FILES:
         if not files.get(name):
             raise ConfigError(f"{name}=... is missing; --help lists the choices")
-    config = build_config(files["--config"], files["--env-config"], options["UPDATE"])
+    config, origins = trace_config(files["--config"], files["--env-config"], options["UPDATE"])
 
     unobserved, run_id = options["--unobserved"], options["--id"]
     if run_id is not None and run_id != safe_name(run_id):
         raise ConfigError(f"--id must be usable as the name of a folder, got '{run_id}'")
     if config["resume"] and (unobserved or run_id is not None):
         raise ConfigError("resume goes on with a recorded run: leave out --unobserved and --id")
+    any_seed = config["seed"] is None
     resume = find_resume(config)
+    if any_seed and resume is not None:
+        origins["seed"] = "the resumed run"
+    shown = ""
+    if options["--print-config"] or command == "print_config":
+        recorded = {**config, "observers": mask_secrets(config["observers"])}
+        shown = describe_config(recorded, origins)
+        options["--print-config"] = False  # Sacred's own does not know where values come from
     if command is not None:
-        recorder.command(command, config, options)
+        sys.stdout.write(shown)
+        if command != "print_config":
+            recorder.command(command, config, options)
         return 0
     options["UPDATE"] = mask_secrets(options["UPDATE"])
-    return _run(recorder, config, resume, options, mask_secrets(argv))
+    meta_info = {"command_line": mask_secrets(argv)}
+    return _run(recorder, config, resume, options, meta_info, shown)
 
 
 def _run(
@@ -245,15 +258,17 @@ def _run(
     config: dict[str, Any],
     resume: ResumePoint | None,
     options: dict[str, Any],
-    command_line: list[str],
+    meta_info: dict[str, Any],
+    shown: str,
 ) -> int:
-    """Trains or evaluates; the exit code."""
+    """Trains or evaluates, after printing what is to be `shown`; the exit code."""
     from utils.logging import get_logger
     from utils.observers import Interrupted
 
     def work(sacred_run: Any, run_dir: Path) -> float | None:
         import session
 
+        sys.stdout.write(shown)
         return session.run(sacred_run, config, get_logger(), run_dir=run_dir, resume=resume)
 
     run_dir, observe = resume.run_dir if resume else None, not options["--unobserved"]
@@ -262,7 +277,7 @@ def _run(
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="unobserved-"))
             run_dir = Path(folder)
         try:
-            recorder.record(config, work, run_dir, observe, options, {"command_line": command_line})
+            recorder.record(config, work, run_dir, observe, options, meta_info)
         except Interrupted as exc:
             get_logger().warning("ended by %s", signal.Signals(exc.signum).name)
             return 128 + exc.signum

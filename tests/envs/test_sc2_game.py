@@ -625,9 +625,9 @@ def test_config_and_arguments_agree():
     """Every key of sc2.yaml is an argument with the same default, and the other way round."""
     import inspect
 
-    import yaml
+    from utils.config import load_file
 
-    written = yaml.safe_load((ROOT / "src/config/envs/sc2.yaml").read_text())["env_args"]
+    written = load_file(ROOT / "src/config/envs/sc2.yaml")["env_args"]
     parameters = inspect.signature(make_env).parameters
     assert set(written) | {"seed"} == set(parameters)
     for key, value in written.items():
@@ -665,8 +665,8 @@ class StarCraft2Env:
     ):
         self.arguments = {"map_name": map_name, "seed": seed, **rest}
         self.n_agents, self.episode_limit = 2, 60
-        self.obs_timestep_number, self.obs_instead_of_state = obs_timestep_number,
-        obs_instead_of_state
+        self.obs_timestep_number = obs_timestep_number
+        self.obs_instead_of_state = obs_instead_of_state
         self.answers = [(1.5, False, {"battle_won": False}), (0, True, {})]
     def step(self, actions):
         return self.answers.pop(0)
