@@ -69,6 +69,7 @@ class Recorder:
         self._work: Callable[[SacredRun, Path], Any]
         self._begun = False
         self._observer: RunFolder | None = None
+        self._new_folders: list[Path] = []
         self._output: io.StringIO
         self.experiment = _new_experiment(self._main)
 
@@ -101,15 +102,8 @@ class Recorder:
             UserError: besides the work's own: the disk is full, Sacred refuses an option.
             Interrupted: by SIGTERM, before the work has handlers of its own.
         """
-        from utils.config import (
-            check_results_folder,
-            is_disk_full,
-            missing_folders,
-            remove_empty,
-            results_dir,
-        )
+        from utils.config import check_results_folder
         from utils.logging import record_output
-        from utils.observers import RunFolder, make_observers
         from utils.signals import handling_signals
 
         if observe:
@@ -117,48 +111,59 @@ class Recorder:
         import session  # noqa: F401 - what cannot be imported should fail before anything is written
 
         options = {**(options or {}), "--unobserved": not observe}
-        self._configure(config)
-        new_folders: list[Path] = []
         self._work, self.run_dir = work, run_dir
-
-        def discard() -> None:
-            """Removes the folder that was made for this run, unless it has metrics."""
-            if self._observer is not None and not self._wrote_metrics():
-                if self._observer.created is not None:
-                    shutil.rmtree(self._observer.created, ignore_errors=True)
-                remove_empty(new_folders)
-
+        output = self._recorded_output
+        self.experiment.captured_out_filter = output  # type: ignore[assignment] # no types in Sacred
+        self._configure(config)
+        if observe:
+            self._add_observers(config, run_dir)
+            options["--id"] = run_dir.name if run_dir else options.get("--id")
         with ExitStack() as stack:
-            if observe:
-                basedir = (run_dir.parent if run_dir else results_dir(config)).absolute()
-                new_folders = missing_folders(basedir)
-                self._observer = RunFolder(basedir, run_dir)
-                self.experiment.observers = [self._observer, *make_observers(config)]
-                options["--id"] = run_dir.name if run_dir else options.get("--id")
             self._output = stack.enter_context(record_output())
-            self.experiment.captured_out_filter = lambda _: self._output.getvalue()  # type: ignore[assignment] # Sacred has no types
             stack.enter_context(handling_signals([signal.SIGTERM], _interrupt))
             stack.enter_context(_sacred_settings())
             try:
                 return self.experiment.run(options=options, meta_info=meta_info).result
             except UserError:
-                discard()
+                self._discard()
                 raise
             except Exception as exc:
-                if is_disk_full(exc):
-                    discard()
-                    kept = self._wrote_metrics()
-                    onwards = f" and continue with resume={self.run_dir}" if kept else ""
-                    where = self.run_dir or config["local_results_path"]
-                    raise UserError(
-                        f"no space left on the disk of {where}: free some{onwards}"
-                    ) from exc
-                if not self._begun and isinstance(
-                    exc, OSError | RuntimeError | ValueError | KeyError
-                ):
-                    discard()  # Sacred refuses an option, or cannot make the folder
-                    raise UserError(f"the run cannot be started: {exc}") from exc
+                self._explain(exc, config)
                 raise
+
+    def _add_observers(self, config: Mapping[str, Any], run_dir: Path | None) -> None:
+        from utils.config import missing_folders, results_dir
+        from utils.observers import RunFolder, make_observers
+
+        basedir = (run_dir.parent if run_dir else results_dir(config)).absolute()
+        self._new_folders = missing_folders(basedir)
+        self._observer = RunFolder(basedir, run_dir)
+        self.experiment.observers = [self._observer, *make_observers(config)]
+
+    def _discard(self) -> None:
+        """Removes the folder that was made for this run, unless it has metrics."""
+        from utils.config import remove_empty
+
+        if self._observer is not None and not self._wrote_metrics():
+            if self._observer.created is not None:
+                shutil.rmtree(self._observer.created, ignore_errors=True)
+            remove_empty(self._new_folders)
+
+    def _explain(self, exc: Exception, config: Mapping[str, Any]) -> None:
+        """Raises `UserError` where it is for the user to mend what `exc` says."""
+        from utils.config import is_disk_full
+
+        if is_disk_full(exc):
+            self._discard()
+            onwards = f" and continue with resume={self.run_dir}" if self._wrote_metrics() else ""
+            where = self.run_dir or config["local_results_path"]
+            raise UserError(f"no space left on the disk of {where}: free some{onwards}") from exc
+        if not self._begun and isinstance(exc, OSError | RuntimeError | ValueError | KeyError):
+            self._discard()  # Sacred refuses an option, or cannot make the folder
+            raise UserError(f"the run cannot be started: {exc}") from exc
+
+    def _recorded_output(self, _: str = "") -> str:
+        return self._output.getvalue()
 
     def _configure(self, config: Mapping[str, Any]) -> None:
         from utils.observers import mask_secrets
@@ -176,7 +181,7 @@ class Recorder:
             return self._work(run, self.run_dir)
         finally:
             # Sacred itself forgets the end of a run that fails.
-            run.captured_out = self._output.getvalue()
+            run.captured_out = self._recorded_output()
 
     def _wrote_metrics(self) -> bool:
         """Whether there is anything worth keeping or continuing."""
