@@ -18,8 +18,8 @@ import modules.agents
 import modules.critics
 import modules.mixers
 import runners
+from plugins import load_plugins
 from utils.logging import get_logger
-from utils.plugins import load_plugins
 from utils.registry import Registry
 from utils.seeding import get_global_rng_state, set_global_rng_state
 

@@ -175,6 +175,7 @@ class Recorder:
         self._begun = True
         if self._observer is not None:
             self._observer.watch(run.info)
+            assert self._observer.dir is not None  # made when the run started
             self.run_dir = Path(self._observer.dir)
         assert self.run_dir is not None  # without an observer it is given
         try:

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from plugins import load_plugins
 from training import StopRequest, Training
 from utils.checkpoints import ResumePoint
 from utils.config import resolve_device
 from utils.logging import Logger
 from utils.memory import keep_freed_memory
 from utils.observers import Interrupted, Paused
-from utils.plugins import load_plugins
 from utils.seeding import (
     get_global_rng_state,
     isolated_global_rng,
