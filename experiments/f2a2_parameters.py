@@ -14,8 +14,7 @@ from typing import Any
 from torch import nn
 
 from analysis.report import markdown_table
-from components.transforms import OneHot
-from controllers import REGISTRY as CONTROLLERS
+from assembly import build_mac, describe_env, new_batch
 from envs import make_vector_env
 from experiments import ROOT
 from experiments.jobs import console
@@ -49,17 +48,8 @@ def networks_of(
     env = make_vector_env(args.env, {**args.env_args, "seed": 1}, 1, 1, "native", "train_env")
     info = env.get_env_info()
     env.close()
-    args.env_info, args.continuous_actions = info, False
-    args.n_agents, args.n_actions, args.obs_shape = (
-        info["n_agents"],
-        info["n_actions"],
-        info["obs_shape"],
-    )
-    scheme = {
-        "obs": {"vshape": info["obs_shape"], "group": "agents"},
-        "actions_onehot": {"vshape": (OneHot(args.n_actions).out_dim,), "group": "agents"},
-    }
-    mac = CONTROLLERS[args.mac](scheme, {"agents": args.n_agents}, args)
+    describe_env(args, info)
+    mac, scheme = build_mac(args), new_batch(args).scheme
     if algorithm == "ma_ac":
         return mac.agent, COPIES["central"](scheme, args, 1), args
     n_critics = INSTANTIATIONS[args.f2a2_algorithm].n_critics
