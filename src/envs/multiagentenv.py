@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+
+from utils.ranges import Range
 
 
 class MultiAgentEnv:
@@ -25,6 +27,9 @@ class MultiAgentEnv:
 
     n_agents: int
     episode_limit: int
+    # what entries of `env_args` must be, entries of mappings by dotted key; `make_vector_env` and
+    # constructors check it
+    ranges: ClassVar[Mapping[str, Range]] = {}
 
     def step(
         self, actions: Sequence[int] | np.ndarray

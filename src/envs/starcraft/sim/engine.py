@@ -67,7 +67,7 @@ class Engine:
         self._tables = pack(info.units)
         self._ground = make_ground(info.pathing)
         n_units = self.battle.n_units
-        self._shared = state.Battle(*(getattr(self.battle, name) for name in state.Battle._fields))
+        self._units = self.battle.units
         self._state = state.State(
             floats=np.zeros((n_envs, state.FLOATS, n_units)),
             ints=np.zeros((n_envs, state.INTS, n_units), dtype=np.int64),
@@ -110,7 +110,7 @@ class Engine:
         self._workers.run(
             kernels.create,
             mask,
-            self._shared,
+            self._units,
             self._state,
             self._kinds,
             self._points,
@@ -149,7 +149,7 @@ class Engine:
         self._workers.run(
             kernels.advance,
             mask,
-            self._shared,
+            self._units,
             self._state,
             order,
             target,
