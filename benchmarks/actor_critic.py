@@ -3,7 +3,7 @@
 `LoopedMAAC` is MAAC as its authors' code computes it, written anew: a list of networks per agent,
 one small product for each agent and head, the others' keys and values stacked for every agent. It
 starts from copies of a learner's weights and has its losses and gradients
-(`tests/test_maac_learner.py`).
+(`tests/learners/test_maac_learner.py`).
 """
 
 from __future__ import annotations

@@ -649,7 +649,7 @@ def worker_pool():
 ELSEWHERE = {
     "smax": "test_smax.py",
     "gfootball": "test_gfootball.py",
-    "battle": "test_battle.py",
+    "battle": "test_magent_battle.py",
     "sc2v2": "test_sc2_upstream.py",
     "sc2hard": "test_sc2_upstream.py",
 }

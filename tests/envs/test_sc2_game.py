@@ -665,8 +665,8 @@ class StarCraft2Env:
     ):
         self.arguments = {"map_name": map_name, "seed": seed, **rest}
         self.n_agents, self.episode_limit = 2, 60
-        self.obs_timestep_number, self.obs_instead_of_state = obs_timestep_number,
-        obs_instead_of_state
+        self.obs_timestep_number = obs_timestep_number
+        self.obs_instead_of_state = obs_instead_of_state
         self.answers = [(1.5, False, {"battle_won": False}), (0, True, {})]
     def step(self, actions):
         return self.answers.pop(0)

@@ -26,8 +26,8 @@ class StarCraft2Env:
         del self.arguments["self"]
         self.n_agents, self.n_enemies = 3, 3
         self.episode_limit = 4
-        self.obs_timestep_number, self.obs_instead_of_state = obs_timestep_number,
-        obs_instead_of_state
+        self.obs_timestep_number = obs_timestep_number
+        self.obs_instead_of_state = obs_instead_of_state
         self.t = self.lost = 0
 
     def reset(self, episode_config=None):

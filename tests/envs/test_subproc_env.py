@@ -21,7 +21,7 @@ from utils.errors import ConfigError, EnvFailure
 from utils.seeding import derive_seed
 
 TESTS = Path(__file__).resolve().parent
-SRC = TESTS.parent / "src"
+SRC = TESTS.parents[1] / "src"
 ZEROS = np.zeros((3, 3), dtype=int)
 
 
