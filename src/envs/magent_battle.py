@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from envs.gymma import GymmaEnv
+from envs.ranges import CHANCE, NUMBER, SIZE
 from utils.errors import ConfigError, MissingPackage, UserError
 from utils.registry import nearest
 from utils.seeding import derive_seed, isolated_global_rng
@@ -423,6 +424,15 @@ class BattleEnv(GymmaEnv):
     """
 
     env: Battle
+    ranges = {
+        "n_agents": SIZE,
+        "opponent_epsilon": CHANCE,
+        "time_limit": SIZE,
+        "step_reward": NUMBER,
+        "attack_penalty": NUMBER,
+        "attack_opponent_reward": NUMBER,
+        "dead_penalty": NUMBER,
+    }
 
     def __init__(
         self,

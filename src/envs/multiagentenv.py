@@ -167,3 +167,27 @@ class ArrayEnv(MultiAgentEnv):
 
     def get_total_actions(self) -> int:
         return self.arrays()[2].shape[1]
+
+
+class HostedEnv(ArrayEnv):
+    """An environment of another package, `env`: every reset gives it a seed drawn from a Generator
+    of our own, `_rng`, whose state is all there is to save.
+    """
+
+    env: Any
+    _rng: np.random.Generator
+    _closed = False
+
+    def seed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def get_rng_state(self) -> dict[str, Any]:
+        return {"rng": self._rng.bit_generator.state}
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state["rng"]
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.env.close()

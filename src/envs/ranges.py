@@ -40,7 +40,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Range:
 
 SIZE = whole(1)  # numbers of things, steps
 NUMBER = number()  # rewards
-NOT_NEGATIVE = number(0)
-POSITIVE = Range(lambda value: NUMBER.holds(value) and value > 0, "a finite number above 0")
+AMOUNT = number(0)  # weights, times
+ABOVE_ZERO = Range(lambda value: NUMBER.holds(value) and value > 0, "a finite number above 0")
 CHANCE = number(0, 1)
 SWITCH = Range(lambda value: isinstance(value, (bool, np.bool_)), "True or False")

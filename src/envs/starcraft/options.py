@@ -10,14 +10,14 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
-from envs.ranges import CHANCE, NOT_NEGATIVE, NUMBER, POSITIVE, SIZE, SWITCH, number
+from envs.ranges import ABOVE_ZERO, AMOUNT, CHANCE, NUMBER, SIZE, SWITCH, number
 from utils.ranges import Range, check_ranges
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Switch = Annotated[bool, SWITCH]
 Size = Annotated[int, SIZE]
 Number = Annotated[float, NUMBER]
-Positive = Annotated[float, POSITIVE]
+Positive = Annotated[float, ABOVE_ZERO]
 Chance = Annotated[float, CHANCE]
 
 # The simulator's scripts for the enemies.
@@ -124,7 +124,7 @@ class SimulatorOptions(Options):
     """`sc2sim`."""
 
     nested: ClassVar[Mapping[str, Range]] = {
-        f"opponent_weights.{script}": NOT_NEGATIVE for script in SCRIPTS
+        f"opponent_weights.{script}": AMOUNT for script in SCRIPTS
     }
 
     difficulty: Annotated[
@@ -172,7 +172,7 @@ class SC2Options(GameOptions):
     """`sc2`."""
 
     game_timeout: Annotated[float, number(1)] = 120.0  # s that the game may take for an answer
-    start_interval: Annotated[float, NOT_NEGATIVE] = 1.0  # s between two games' starts
+    start_interval: Annotated[float, AMOUNT] = 1.0  # s between two games' starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class SC2V2Options(HardOptions, V2Options):
 
     map_name: str = "terran_5_vs_5"  # a scenario, or one of the package's maps
     obs_own_pos: Switch = True
-    min_attack_range: Annotated[float, NOT_NEGATIVE] = 2  # with use_unit_ranges, at least
+    min_attack_range: Annotated[float, AMOUNT] = 2  # with use_unit_ranges, at least
     num_fov_actions: Size = 12  # directions of the cone
     obs_starcraft: Switch = True  # SMAC's features at all
     module: str = "smacv2.env.starcraft2.wrapper"

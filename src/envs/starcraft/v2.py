@@ -113,8 +113,7 @@ class SC2SimV2(Simulation):
     so a win may return more or less than reward_scale_rate, as in SMACv2.
 
     Args:
-        n_envs: B.
-        seed: battle b's course depends on it, on b and on the actions only.
+        n_envs, seed: see `SC2Sim`.
         options: see `options.SimulatorV2Options`.
 
     Raises:
