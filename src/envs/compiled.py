@@ -18,17 +18,16 @@ from numba import njit
 from numba.core.caching import FunctionCache
 
 
-def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Decorator: `numba.njit(cache=True, **options)`, compiled anew when any file changes on which
-    the function may depend (see `sources`).
+def kernel(function: Callable[..., Any]) -> Any:
+    """Decorator: compiles a function that fills arrays; compiled anew when any file changes on
+    which it may depend (see `sources`).
+
+    It runs outside of Python's lock and must not allocate: counting references to the arrays that
+    it passes on would take most of the time of the rules of SMAC and of the simulator.
     """
-
-    def compile_it(function: Callable[..., Any]) -> Any:
-        dispatcher = njit(**options)(function)
-        dispatcher._cache = _Cache(function)
-        return dispatcher
-
-    return compile_it
+    dispatcher = njit(nogil=True, _nrt=False)(function)
+    dispatcher._cache = _Cache(function)
+    return dispatcher
 
 
 class _Cache(FunctionCache):

@@ -6,10 +6,9 @@ import importlib
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from envs.compiled import digest, kernel, sources
+from envs.compiled import digest, sources
 from envs.starcraft import opponents
 from envs.starcraft.sim import kernels
 from envs.starcraft.smac import observations, orders, rewards
@@ -30,7 +29,7 @@ def package(tmp_path, monkeypatch):
         "compiled_toys/other.py": "",
         "compiled_toys/main.py": "from envs.compiled import kernel\n"
         "from compiled_toys.deep.helper import scaled\n\n\n"
-        "@kernel(nogil=True)\ndef run(x):\n    return scaled(x) + 1\n",
+        "@kernel\ndef run(x):\n    return scaled(x) + 1\n",
         "compiled_toys/deep/data/facts.json": "{}",
     }
     for name, text in files.items():
@@ -100,12 +99,3 @@ def test_starcraft_kernels_know_their_sources():
         wanted = {SRC / "envs" / "starcraft" / name for name in needs}
         assert wanted <= found, module
         assert SRC / "envs" / "starcraft" / "env.py" not in found
-
-
-def test_options_reach_numba():
-    @kernel(inline="always", nogil=True)
-    def double(x):
-        return 2 * x
-
-    assert double(np.float64(1.5)) == 3.0
-    assert double.targetoptions["nogil"]

@@ -294,7 +294,7 @@ def _keeps_away(units, b, u, v, strong, types):
     return 1 if outranges and units.cooldown[b, u] > RELOADING and gap < types.reach[mine] else 0
 
 
-@kernel(nogil=True)
+@kernel
 def _command(
     first, end, mask, n_agents, script, units, types, pathing, chosen, rng,
     given_order, given_target, given_x, given_y, order, target, target_x, target_y,

@@ -144,7 +144,7 @@ def _run_loop(
         respond(f, k, c, n_agents, tables)
 
 
-@kernel(nogil=True, _nrt=False)
+@kernel
 def create(
     first: int,
     end: int,
@@ -168,7 +168,7 @@ def create(
             create_units(units, b, f, k, c, state.rng, *new, n_agents, ground, tables)
 
 
-@kernel(nogil=True, _nrt=False)
+@kernel
 def advance(
     first: int,
     end: int,
@@ -208,7 +208,7 @@ def _target_of(k: Array, u: int) -> int:
     return target if is_living(k, target) else -1
 
 
-@kernel(nogil=True, _nrt=False)
+@kernel
 def find_targets(first: int, end: int, mask: Array, state: State, out: Array) -> None:
     """Writes whom every unit goes for to out [B, N]."""
     for b in range(first, end):

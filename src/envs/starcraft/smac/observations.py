@@ -67,8 +67,9 @@ def state_attributes(info: MapInfo, rules: Any) -> tuple[list[str], list[str]]:
 # kernels: (first battle, end, ...); all arrays are of all battles
 
 
-@kernel(nogil=True)
+@kernel
 def observe(first, end, mask, rules, tables, units, views, steps, last_action, obs, state, avail):
+    """Writes obs [B, A, O], state [B, S] and avail [B, A, U] of battles in `mask`."""
     for b in range(first, end):
         if not mask[b]:
             continue
@@ -147,6 +148,12 @@ def _observe_agent(b, a, rules, tables, units, views, steps, last_action, avail,
                 out[c + last_action[b, i]] = 1.0
         at += width
 
+    _put_own(b, a, rules, tables, units, views, out, at)
+
+
+@njit(inline="always")
+def _put_own(b, a, rules, tables, units, views, out, at):
+    """Writes what agent a knows of itself from out[at] on."""
     if rules.obs_own_health:
         out[at] = units.health[b, a] / units.health_max[b, a]
         at += 1
@@ -154,14 +161,14 @@ def _observe_agent(b, a, rules, tables, units, views, steps, last_action, avail,
             out[at] = units.shield[b, a] / tables.agent_shield[units.type[b, a]]
             at += 1
     if rules.obs_own_pos:
-        out[at] = x / rules.map_x
-        out[at + 1] = y / rules.map_y
+        out[at] = units.x[b, a] / rules.map_x
+        out[at + 1] = units.y[b, a] / rules.map_y
         at += 2
     if rules.conic_fov:
         out[at] = LOOK_X[views.look[b, a]]
         out[at + 1] = LOOK_Y[views.look[b, a]]
         at += 2
-    if bits > 0:
+    if rules.type_bits > 0:
         out[at + tables.agent_bit[units.type[b, a]]] = 1.0
 
 
@@ -228,16 +235,8 @@ def _find_enemies(b, rules, tables, units, views, step):
             continue
         best = 2.0
         for a in range(n_agents):
-            if not units.alive[b, a]:
-                continue
-            dx, dy = (
-                units.x[b, n_agents + k] - units.x[b, a],
-                units.y[b, n_agents + k] - units.y[b, a],
-            )
-            distance = sqrt(dx * dx + dy * dy)
-            if distance >= tables.sight[units.type[b, a]]:
-                continue
-            if rules.conic_fov and not in_cone(b, a, dx, dy, distance, views):
+            sight = tables.sight[units.type[b, a]]
+            if not (units.alive[b, a] and _sees(b, a, n_agents + k, sight, rules, units, views)):
                 continue
             place = _chance(views.draw[b], (rules.n_enemies + step) * n_agents + a)
             if place < best:

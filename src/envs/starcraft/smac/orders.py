@@ -71,7 +71,7 @@ def _move(b, a, action, rules, units, order, target_x, target_y):
     target_y[b, a] = units.y[b, a] + rules.move_amount * DY[action]
 
 
-@kernel(nogil=True)
+@kernel
 def give_orders(
     first, end, mask, rules, tables, units, views, actions, executed, last_action, order, target,
     target_x, target_y
@@ -102,7 +102,7 @@ def give_orders(
                     order[b, a] = ORDER_NONE
 
 
-@kernel(nogil=True)
+@kernel
 def heuristic(
     first, end, mask, rules, units, avail, chosen, executed, order, target, target_x, target_y
 ):  # fmt: skip

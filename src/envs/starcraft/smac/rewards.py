@@ -22,11 +22,14 @@ def _pay(gained, lost, rules):
     return max(gained, 0.0) if rules.cuts_rewards else abs(gained)
 
 
-@kernel(nogil=True)
+@kernel
 def score(
     first, end, mask, rules, units, points, counted_dead, max_reward, steps, outcome, won,
     dead_agents, dead_enemies, reward, terminated, truncated
 ):  # fmt: skip
+    """Counts one step of battles in `mask`: writes from `steps` on [B]; `points` (health and shield
+    after the last step) and `counted_dead` [B, N] are kept for the next.
+    """
     n_agents = rules.n_agents
     n_units = n_agents + rules.n_enemies
     for b in range(first, end):
