@@ -58,15 +58,15 @@ def test_variants_differ_from_mamt_in_one_key():
     for name, own in VARIANTS.items():
         variant = load_file(CONFIG_DIR / "algs" / f"{name}.yaml")
         differing = {key for key in mamt | variant if mamt.get(key) != variant.get(key)}
-        assert differing == {"name", *own} | (
-            {"trust_region_members"} if name == "mamd_op" else set()
-        ), name
+        assert differing == {*own} | ({"trust_region_members"} if name == "mamd_op" else set()), (
+            name
+        )
         assert {key: variant[key] for key in own} == own
 
 
 def test_mamt_is_maac_with_more_keys():
     maac, mamt = (load_file(CONFIG_DIR / "algs" / f"{name}.yaml") for name in ("maac", "mamt"))
-    assert {key for key in maac if mamt.get(key) != maac[key]} == {"name", "learner"}
+    assert {key for key in maac if mamt.get(key) != maac[key]} == {"learner"}
     assert set(mamt) - set(maac) == {
         *(
             "tsallis_q",

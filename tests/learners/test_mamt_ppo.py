@@ -45,7 +45,7 @@ def test_it_is_ma_ppo_with_more_keys():
     ma_ppo, mamt_ppo, mamt = (
         load_file(algs / f"{name}.yaml") for name in ("ma_ppo", "mamt_ppo", "mamt")
     )
-    assert {key for key in ma_ppo if mamt_ppo.get(key) != ma_ppo[key]} == {"name", "learner"}
+    assert {key for key in ma_ppo if mamt_ppo.get(key) != ma_ppo[key]} == {"learner"}
     more = set(mamt_ppo) - set(ma_ppo)
     assert len(more) == 14
     assert {key: mamt_ppo[key] for key in more} == {key: mamt[key] for key in more}
