@@ -17,6 +17,8 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
+OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
+
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Decorator: compiles a function that fills arrays; compiled anew when any file changes on
@@ -25,7 +27,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     It runs outside of Python's lock and must not allocate: counting references to the arrays that
     it passes on would take most of the time of the rules of SMAC and of the simulator.
     """
-    dispatcher = njit(nogil=True, _nrt=False)(function)
+    dispatcher = njit(**OPTIONS)(function)
     dispatcher._cache = _Cache(function)
     return dispatcher
 

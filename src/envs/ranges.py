@@ -20,7 +20,9 @@ def whole(low: int, high: float = math.inf) -> Range:
     limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
     return Range(
         lambda value: (
-            isinstance(value, numbers.Integral) and _is_number(value) and low <= value <= high
+            _is_number(value)
+            and isinstance(value, (int, np.integer))
+            and bool(low <= value <= high)
         ),
         f"a whole number {limits}",
     )

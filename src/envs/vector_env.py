@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from envs.multiagentenv import ArrayEnv
+from envs.multiagentenv import Actions, ArrayEnv
 from utils.ranges import Range
 from utils.seeding import derive_seed
 
@@ -372,9 +372,7 @@ class SingleEnv(ArrayEnv):
         self.n_actions = vector_env.n_actions
         self.episode_limit = vector_env.episode_limit
 
-    def step(
-        self, actions: Sequence[int] | np.ndarray
-    ) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
         env, actions = self.vector_env, np.asarray(actions)
         env.step(actions[None] if env.continuous_actions else actions.reshape(1, -1))
         info: dict[str, Any] = {

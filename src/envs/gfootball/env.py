@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from envs.gfootball import features
-from envs.multiagentenv import HostedEnv
+from envs.multiagentenv import Actions, HostedEnv
 from envs.ranges import SIZE, SWITCH
 from utils.errors import ConfigError, MissingPackage
 from utils.ranges import check_ranges
@@ -151,7 +151,7 @@ class FootballEnv(HostedEnv):
         self._observe(self.env.reset())
         return self.get_obs(), self.get_state()
 
-    def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float, bool, dict[str, Any]]:
         """Takes one action per agent.
 
         Args:

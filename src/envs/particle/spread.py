@@ -139,7 +139,7 @@ def _groups(map_name: str, n_agents: int | None) -> np.ndarray:
     """The group of every agent, int64 [A]."""
     if map_name not in GROUPS:
         raise ConfigError(f"spread: unknown map_name '{map_name}'; {nearest(map_name, GROUPS)}")
-    groups = GROUPS[map_name]
+    groups: tuple[int, ...] | None = GROUPS[map_name]
     if groups is None:
         groups = (0,) * (DEFAULT_AGENTS if n_agents is None else n_agents)
     elif n_agents not in (None, len(groups)):

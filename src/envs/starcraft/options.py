@@ -7,7 +7,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from envs.ranges import ABOVE_ZERO, AMOUNT, CHANCE, NUMBER, SIZE, SWITCH, number
@@ -18,7 +17,12 @@ Switch = Annotated[bool, SWITCH]
 Size = Annotated[int, SIZE]
 Number = Annotated[float, NUMBER]
 Positive = Annotated[float, ABOVE_ZERO]
+Amount = Annotated[float, AMOUNT]
+AtLeastOne = Annotated[float, number(1)]
 Chance = Annotated[float, CHANCE]
+OnlySeven = Annotated[
+    str, Range(lambda value: str(value) == "7", '"7", the only one that the simulator has')
+]
 
 # The simulator's scripts for the enemies.
 # attack_move: the map's one order at the start, then each unit's own choice of targets (SMAC).
@@ -127,9 +131,7 @@ class SimulatorOptions(Options):
         f"opponent_weights.{script}": AMOUNT for script in SCRIPTS
     }
 
-    difficulty: Annotated[
-        str, Range(lambda value: str(value) == "7", '"7", the only one that the simulator has')
-    ] = "7"
+    difficulty: OnlySeven = "7"
     opponents: str = "attack_move"  # who plays the enemies: a script, or "mixture"
     # with "mixture": script -> weight of being drawn; empty: all equal
     opponent_weights: Mapping[str, float] | None = None
@@ -171,8 +173,8 @@ class GameOptions(Options):
 class SC2Options(GameOptions):
     """`sc2`."""
 
-    game_timeout: Annotated[float, number(1)] = 120.0  # s that the game may take for an answer
-    start_interval: Annotated[float, AMOUNT] = 1.0  # s between two games' starts
+    game_timeout: AtLeastOne = 120.0  # s that the game may take for an answer
+    start_interval: Amount = 1.0  # s between two games' starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,18 +194,16 @@ class SC2V2Options(HardOptions, V2Options):
 
     map_name: str = "terran_5_vs_5"  # a scenario, or one of the package's maps
     obs_own_pos: Switch = True
-    min_attack_range: Annotated[float, AMOUNT] = 2  # with use_unit_ranges, at least
+    min_attack_range: Amount = 2  # with use_unit_ranges, at least
     num_fov_actions: Size = 12  # directions of the cone
     obs_starcraft: Switch = True  # SMAC's features at all
     module: str = "smacv2.env.starcraft2.wrapper"
 
 
-@cache
 def _hints(options: type[Options]) -> dict[str, Any]:
     return get_type_hints(options, include_extras=True)
 
 
-@cache
 def ranges_of(options: type[Options]) -> dict[str, Range]:
     """key -> range of a class of options, entries of mappings by dotted key."""
     hints = _hints(options).items()

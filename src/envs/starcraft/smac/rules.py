@@ -107,7 +107,7 @@ def make_rules(info: MapInfo, options: Options) -> Any:
         type_bits=info.unit_type_bits,
     )
     # each of one type whatever the user wrote: a kernel has one signature
-    return Rules(*of_map, *(kind(given[key]) for key, kind in rule_types().items()))
+    return Rules._make((*of_map, *(kind(given[key]) for key, kind in rule_types().items())))
 
 
 def make_tables(info: MapInfo, sight: np.ndarray | None, shoot: np.ndarray | None) -> Tables:
