@@ -115,7 +115,7 @@ class Simulation(VectorEnv):
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         rules = self.interface
         rules.give_orders(actions, mask, self.avail_actions)
-        given = rules
+        given: Interface | Opponents = rules
         if self.opponents.commands:
             self.opponents.command(mask, rules.order, rules.target, rules.target_x, rules.target_y)
             given = self.opponents
@@ -154,7 +154,7 @@ class Simulation(VectorEnv):
         """All random states between episodes, and what scales the rewards: with random teams the
         first one decides.
         """
-        return {**super().get_rng_state(), "max_reward": self.interface.max_reward.tolist()}
+        return {**(super().get_rng_state() or {}), "max_reward": self.interface.max_reward.tolist()}
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
         """Inverse of `get_rng_state`.

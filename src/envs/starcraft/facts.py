@@ -508,6 +508,7 @@ def scenario_names() -> tuple[str, ...]:
 def scenario(name: str) -> Scenario:
     """The SMACv2 scenario `name`; errors as in `map_info`."""
     raw = {**_entry("smacv2", "SMACv2 scenario", name), "name": name}
-    return Scenario(
-        **{f.name: tuple(v) if isinstance(v := raw[f.name], list) else v for f in fields(Scenario)}
-    )
+    values: dict[str, Any] = {
+        f.name: tuple(v) if isinstance(v := raw[f.name], list) else v for f in fields(Scenario)
+    }
+    return Scenario(**values)

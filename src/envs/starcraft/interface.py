@@ -134,7 +134,7 @@ class Interface:
         self._views.look[mask] = 0
         if self._rules.prob_obs_enemy < 1:
             self._views.finder[mask] = -1
-            for b in np.flatnonzero(mask):
+            for b in np.flatnonzero(mask).tolist():
                 self._views.draw[b] = rngs[b].integers(2**64, dtype=np.uint64)
         self.steps[mask] = 0
         self.last_action[mask] = UNKNOWN_ACTION

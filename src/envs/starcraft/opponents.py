@@ -137,7 +137,7 @@ class Opponents:
         self._chosen[mask] = -1
         if len(self.names) == 1 and self.script[0] != RANDOM_TARGET:
             return
-        for b in np.flatnonzero(mask):
+        for b in np.flatnonzero(mask).tolist():
             if len(self.names) > 1:
                 self.script[b] = np.searchsorted(self._edges, rngs[b].random(), side="right")
             self._rng[b] = rngs[b].integers(1, 2**63)

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.multiagentenv import Actions
 from envs.starcraft.facts import scenario, scenario_names
 from envs.starcraft.game.env import load_client
 from envs.starcraft.game.smac_env import SmacEnv
@@ -186,7 +187,7 @@ class UpstreamEnv(SmacEnv):
         with self._randomness.active():
             return super().reset()
 
-    def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float, bool, dict[str, Any]]:
         with self._randomness.active():
             return super().step(actions)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from envs.multiagentenv import ArrayEnv
+from envs.multiagentenv import Actions, ArrayEnv
 from envs.starcraft.battle import ORDER_ATTACK, ORDER_HEAL, ORDER_MOVE, ORDER_STOP, Battle
 from envs.starcraft.facts import UNIT_INDEX, UNIT_NAMES, map_info, unit_type
 from envs.starcraft.game.grids import pathing_grid, terrain_height
@@ -144,7 +143,7 @@ class StarCraft2Env(ArrayEnv):
         self._running = True
         return self.get_obs(), self.get_state()
 
-    def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float, bool, dict[str, Any]]:
         """Takes one action per agent; see `MultiAgentEnv.step`.
 
         With `heuristic_ai` the list of actions is overwritten with what the agents did instead, as
@@ -160,8 +159,9 @@ class StarCraft2Env(ArrayEnv):
         rules = self._rules
         rules.give_orders(chosen, self._only, self._avail)
         if self._options.heuristic_ai and not isinstance(actions, tuple):
+            given: Any = actions
             for agent, action in enumerate(rules.executed[0].tolist()):
-                actions[agent] = action
+                given[agent] = action
         try:
             self._game.act(self._orders())
             self._game.step(self._options.step_mul)

@@ -102,7 +102,7 @@ class Engine:
             mask: bool [B].
             rngs: B generators; all that is random in battle b comes from a draw from `rngs[b]`.
         """
-        chosen = np.flatnonzero(mask)
+        chosen = np.flatnonzero(mask).tolist()
         if not self._fixed:
             self._draw(chosen, rngs)
         for b in chosen:
@@ -170,9 +170,7 @@ class Engine:
         """Ends the threads; may be called twice."""
         self._workers.close()
 
-    def _draw(
-        self, chosen: Sequence[int] | np.ndarray, rngs: Sequence[np.random.Generator]
-    ) -> None:
+    def _draw(self, chosen: Sequence[int], rngs: Sequence[np.random.Generator]) -> None:
         """Creation points and the enemies' orders of new battles."""
         for b in chosen:
             if self._draw_units is None:
