@@ -12,6 +12,7 @@ import numpy as np
 
 from envs import Lazy
 from envs.gymma import GymmaEnv
+from envs.ranges import CHANCE, NUMBER, SIZE
 from utils.errors import ConfigError, MissingPackage
 from utils.registry import nearest
 from utils.seeding import derive_seed
@@ -330,6 +331,15 @@ class BattleEnv(GymmaEnv):
     """
 
     env: MAgentBattle
+    ranges = {
+        "n_agents": SIZE,
+        "opponent_epsilon": CHANCE,
+        "time_limit": SIZE,
+        "step_reward": NUMBER,
+        "attack_penalty": NUMBER,
+        "attack_opponent_reward": NUMBER,
+        "dead_penalty": NUMBER,
+    }
 
     def __init__(
         self,
