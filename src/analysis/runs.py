@@ -150,9 +150,9 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
     Raises:
         UserError: a path that does not exist, a pattern without matches, or no readable run at all.
     """
-    paths = [str(path) for path in paths]
+    names = [str(path) for path in paths]
     keys = None if keys is None else frozenset(keys)
-    folders = find_runs(paths)
+    folders = find_runs(names)
     runs = [run for folder in folders if (run := _load_run(folder, keys)) is not None]
     if not runs:
         found = (
@@ -161,7 +161,7 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
             else "no run folders found"
         )
         raise UserError(
-            f"no runs in {', '.join(paths)}: {found}; give folders such as "
+            f"no runs in {', '.join(names)}: {found}; give folders such as "
             "results/sacred/ALG/MAP/ID"
         )
     return runs
@@ -316,7 +316,7 @@ def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
         metrics, episodes = _read_jsonl(folder / "metrics.jsonl", keys)
         if (folder / "timing.jsonl").exists():
             timing, _ = _read_jsonl(
-                folder / "timing.jsonl", None if keys is None else {WALL_CLOCK_KEY}
+                folder / "timing.jsonl", None if keys is None else frozenset({WALL_CLOCK_KEY})
             )
     elif (folder / "info.json").exists():
         metrics = _read_info(folder / "info.json", keys)
