@@ -19,6 +19,7 @@ from isolation import undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
+REFERENCE = ROOT / "docs" / "reference.md"
 SHORT = {
     "t_max": 500,
     "seed": 1,
@@ -64,7 +65,8 @@ def section_of(path, name):
 
 def links(text):
     """(file, anchor) of the links to other pages and to this one; the anchor may be empty."""
-    found = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text)
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    found = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose)
     return [(PAGE.parent / file if file else PAGE, name) for file, name in found]
 
 
@@ -80,12 +82,24 @@ def linked_files(row):
     return files
 
 
-def test_links_lead_somewhere():
-    found = links(PAGE.read_text())
-    assert len(found) > 5
-    for page, name in found:
-        assert page.is_file(), page
-        assert not name or section_of(page, name)
+@pytest.mark.parametrize(
+    "page", [PAGE, REFERENCE, PAGE.parent / "plugins.md"], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(page):
+    found = links(page.read_text())
+    assert found
+    for file, name in found:
+        assert file.is_file(), file
+        assert not name or section_of(file, name)
+
+
+def test_what_the_reference_names_is_there():
+    """Modules, by path below src/ or below the folder that their section is about."""
+    found = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", REFERENCE.read_text())
+    paths = [path for path in found if not path.startswith(("results/", "checkpoints/"))]
+    folders = [ROOT / "src", ROOT / "src" / "config", ROOT / "src" / "envs" / "starcraft", ROOT]
+    assert len(paths) > 50
+    assert [path for path in paths if not any((top / path).exists() for top in folders)] == []
 
 
 def test_what_the_page_names_is_there():
