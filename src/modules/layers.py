@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.kernels import gru as kernels
+
 
 def first_inputs(*parts: tuple[int, Sequence[int]]) -> Tensor:
     """Which of the inputs are there in every group, for inputs of several zero-padded parts: bool
@@ -174,10 +176,12 @@ class GRU(nn.Module):
         """
         if x.is_cuda:
             return self._unroll_cudnn(x, sizes)
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
-            return _GRUSequence.apply(x, *weights, list(sizes))
-        return _gru_sequence(x, *weights, list(sizes))
+        tensors = (x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        fused = kernels.available(*tensors)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            sequence = kernels.GRUSequence if fused else _GRUSequence
+            return sequence.apply(*tensors, list(sizes))
+        return (kernels.gru_sequence if fused else _gru_sequence)(*tensors, list(sizes))
 
     def _unroll_cudnn(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """`unroll` by one kernel per group for the whole sequence, where launching kernels is the
