@@ -21,19 +21,27 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int WIDTH = 16, ROWS = 6;   // 32 registers: 6 x 4 sums, 3 weights, 1 input
+constexpr int WIDTH = 16, ROWS = 6;  // 32 registers: 6 x 4 sums, 3 weights, 1 input
 #else
-constexpr int WIDTH = 8, ROWS = 3;    // 16 registers: 3 x 4 sums, 3 weights, 1 input
+constexpr int WIDTH = 8, ROWS = 3;  // 16 registers: 3 x 4 sums, 3 weights, 1 input
 #endif
-constexpr int PANELS = 4;             // panels of a plain product side by side
-constexpr int64_t BLOCK = 96;         // sequences that run through all steps together
+constexpr int PANELS = 4;      // panels of a plain product side by side
+constexpr int64_t BLOCK = 96;  // sequences that run through all steps together
 
 typedef float vec __attribute__((vector_size(WIDTH * 4)));
 typedef int32_t ivec __attribute__((vector_size(WIDTH * 4)));
 
-inline vec splat(float x) { return vec{} + x; }
-inline vec load(const float* p) { vec v; std::memcpy(&v, p, sizeof v); return v; }
-inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+inline vec splat(float x) {
+    return vec{} + x;
+}
+inline vec load(const float* p) {
+    vec v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline void store(float* p, vec v) {
+    std::memcpy(p, &v, sizeof v);
+}
 
 // The first n <= WIDTH entries; the others are zero, or left alone.
 inline vec load(const float* p, int64_t n) {
@@ -43,8 +51,10 @@ inline vec load(const float* p, int64_t n) {
     return v;
 }
 inline void store(float* p, vec v, int64_t n) {
-    if (n >= WIDTH) store(p, v);
-    else std::memcpy(p, &v, n * sizeof(float));
+    if (n >= WIDTH)
+        store(p, v);
+    else
+        std::memcpy(p, &v, n * sizeof(float));
 }
 
 // exp by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7.
@@ -67,19 +77,26 @@ inline vec exponential(vec x) {
     std::memcpy(&scale, &power, sizeof scale);
     return p * scale;
 }
-inline vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
-inline vec tanh_of(vec x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+inline vec sigmoid(vec x) {
+    return 1.0f / (1.0f + exponential(-x));
+}
+inline vec tanh_of(vec x) {
+    return 2.0f * sigmoid(2.0f * x) - 1.0f;
+}
 
 template <int N>
 using number = std::integral_constant<int, N>;  // passes a size to a lambda at compile time
 
-inline int64_t panels_of(int64_t n) { return (n + WIDTH - 1) / WIDTH; }
+inline int64_t panels_of(int64_t n) {
+    return (n + WIDTH - 1) / WIDTH;
+}
 
 struct Buffer {  // aligned, zero at first
     std::vector<float> memory;
     float* data;
     explicit Buffer(int64_t n) : memory(n + 16, 0.0f) {
-        data = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t(63));
+        data = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) &
+                                        ~uintptr_t(63));
     }
 };
 
@@ -116,7 +133,9 @@ void pack_rows(const float* w, const int (&order)[3], int64_t H, int64_t N, floa
 
 // --- Forward ---
 
-struct Shape { int64_t F, H; };
+struct Shape {
+    int64_t F, H;
+};
 
 // One panel of hidden units of M rows. x [M, F], h [M, H] of the step before (not read if first).
 template <int M, bool FIRST>
@@ -128,24 +147,33 @@ inline void forward_tile(Shape s, int64_t panel, const float* x, const float* h,
     const vec br = load(bi + column, n) + load(bh + column, n);
     const vec bz = load(bi + s.H + column, n) + load(bh + s.H + column, n);
     const vec bn = load(bi + 2 * s.H + column, n), cn = load(bh + 2 * s.H + column, n);
-    for (int m = 0; m < M; m++) { r[m] = br; z[m] = bz; nx[m] = bn; nh[m] = cn; }
+    for (int m = 0; m < M; m++) {
+        r[m] = br;
+        z[m] = bz;
+        nx[m] = bn;
+        nh[m] = cn;
+    }
     const float* weights = w + panel * s.F * 3 * WIDTH;
     for (int64_t k = 0; k < s.F; k++, weights += 3 * WIDTH) {
         const vec a = load(weights), b = load(weights + WIDTH), c = load(weights + 2 * WIDTH);
-        #pragma GCC unroll 6
+#pragma GCC unroll 6
         for (int m = 0; m < M; m++) {
             const float v = x[m * s.F + k];
-            r[m] += v * a; z[m] += v * b; nx[m] += v * c;
+            r[m] += v * a;
+            z[m] += v * b;
+            nx[m] += v * c;
         }
     }
     if (!FIRST) {
         weights = u + panel * s.H * 3 * WIDTH;
         for (int64_t k = 0; k < s.H; k++, weights += 3 * WIDTH) {
             const vec a = load(weights), b = load(weights + WIDTH), c = load(weights + 2 * WIDTH);
-            #pragma GCC unroll 6
+#pragma GCC unroll 6
             for (int m = 0; m < M; m++) {
                 const float v = h[m * s.H + k];
-                r[m] += v * a; z[m] += v * b; nh[m] += v * c;
+                r[m] += v * a;
+                z[m] += v * b;
+                nh[m] += v * c;
             }
         }
     }
@@ -156,8 +184,10 @@ inline void forward_tile(Shape s, int64_t panel, const float* x, const float* h,
         store(out + m * s.H + column, candidate + update * (before - candidate), n);
         if (gates != nullptr) {
             float* g = gates + m * 4 * s.H + column;
-            store(g, reset, n); store(g + s.H, update, n);
-            store(g + 2 * s.H, candidate, n); store(g + 3 * s.H, nh[m], n);
+            store(g, reset, n);
+            store(g + s.H, update, n);
+            store(g + 2 * s.H, candidate, n);
+            store(g + 3 * s.H, nh[m], n);
         }
     }
 }
@@ -167,14 +197,15 @@ inline void forward_rows(Shape s, bool first, const float* x, const float* h, co
                          const float* u, const float* bi, const float* bh, float* out,
                          float* gates) {
     for (int64_t panel = 0; panel < panels_of(s.H); panel++) {
-        if (first) forward_tile<M, true>(s, panel, x, h, w, u, bi, bh, out, gates);
-        else forward_tile<M, false>(s, panel, x, h, w, u, bi, bh, out, gates);
+        if (first)
+            forward_tile<M, true>(s, panel, x, h, w, u, bi, bh, out, gates);
+        else
+            forward_tile<M, false>(s, panel, x, h, w, u, bi, bh, out, gates);
     }
 }
 
 void forward(Shape s, const float* x, const float* wi, const float* wh, const float* bi,
-const float* bh,
-             const std::vector<int64_t>& starts, float* out, float* gates) {
+             const float* bh, const std::vector<int64_t>& starts, float* out, float* gates) {
     const int64_t steps = int64_t(starts.size()) - 1, panels = panels_of(s.H);
     Buffer w(panels * s.F * 3 * WIDTH), u(panels * s.H * 3 * WIDTH);
     pack_gates(wi, s.H, s.F, w.data);
@@ -189,8 +220,7 @@ const float* bh,
                 constexpr int M = decltype(rows)::value;
                 for (; m + M <= n; m += M)
                     forward_rows<M>(s, t == 0, x + (row + m) * s.F, out + (before + m) * s.H,
-                                    w.data, u.data, bi, bh,
-                                    out + (row + m) * s.H,
+                                    w.data, u.data, bi, bh, out + (row + m) * s.H,
                                     gates ? gates + (row + m) * 4 * s.H : nullptr);
             };
             at(number<ROWS>{});
@@ -208,22 +238,33 @@ inline vec part(const float* row, int64_t column, int64_t N) {
 }
 template <bool FULL>
 inline void put(float* row, int64_t column, int64_t N, vec v) {
-    if (FULL) store(row + column, v);
-    else store(row + column, v, N - column);
+    if (FULL)
+        store(row + column, v);
+    else
+        store(row + column, v, N - column);
 }
 
 // Calls tile(number of panels, whether `columns` fill them) with both known to the compiler.
 template <class Tile>
 inline void for_panels(int64_t panels, int64_t columns, const Tile& tile) {
     const auto with = [&](auto j) {
-        if (columns >= j * WIDTH) tile(j, std::true_type{});
-        else tile(j, std::false_type{});
+        if (columns >= j * WIDTH)
+            tile(j, std::true_type{});
+        else
+            tile(j, std::false_type{});
     };
     switch (panels) {
-        case 4: with(number<4>{}); break;
-        case 3: with(number<3>{}); break;
-        case 2: with(number<2>{}); break;
-        default: with(number<1>{});
+        case 4:
+            with(number<4>{});
+            break;
+        case 3:
+            with(number<3>{});
+            break;
+        case 2:
+            with(number<2>{});
+            break;
+        default:
+            with(number<1>{});
     }
 }
 
@@ -238,15 +279,14 @@ inline void product_tile(int64_t K, int64_t stride, const float* g, const float*
     for (int64_t k = 0; k < K; k++, weights += J * WIDTH) {
         vec w[J];
         for (int j = 0; j < J; j++) w[j] = load(weights + j * WIDTH);
-        #pragma GCC unroll 6
+#pragma GCC unroll 6
         for (int m = 0; m < M; m++) {
             const float v = g[m * stride + k];
             for (int j = 0; j < J; j++) sums[m][j] += v * w[j];
         }
     }
     for (int m = 0; m < M; m++)
-        for (int j = 0; j < J; j++)
-            put<FULL>(to + m * N, column + j * WIDTH, N, sums[m][j]);
+        for (int j = 0; j < J; j++) put<FULL>(to + m * N, column + j * WIDTH, N, sums[m][j]);
 }
 
 template <int M>
@@ -258,17 +298,17 @@ inline void product_rows(int64_t H, const float* g, const float* packed, float* 
         const int64_t column = first * WIDTH;
         const auto tile = [&](auto j, auto full) {
             product_tile<M, decltype(j)::value, decltype(full)::value>(K, 4 * H, g, weights, to, N,
-                                                            column, add);
+                                                                       column, add);
         };
         for_panels(group_of(first, N), N - column, tile);
     }
 }
 
 void product(int64_t rows, int64_t H, const float* g, const float* packed, float* to, int64_t N,
-bool add) {
+             bool add) {
     int64_t m = 0;
-    for (; m + ROWS <= rows; m += ROWS) product_rows<ROWS>(H, g + m * 4 * H, packed, to + m * N, N,
-                                                           add);
+    for (; m + ROWS <= rows; m += ROWS)
+        product_rows<ROWS>(H, g + m * 4 * H, packed, to + m * N, N, add);
     for (; m < rows; m++) product_rows<1>(H, g + m * 4 * H, packed, to + m * N, N, add);
 }
 
@@ -282,7 +322,7 @@ inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float
     for (int64_t m = 0; m < rows; m++) {
         vec v[J];
         for (int j = 0; j < J; j++) v[j] = part<FULL>(x + m * N, column + j * WIDTH, N);
-        #pragma GCC unroll 6
+#pragma GCC unroll 6
         for (int o = 0; o < O; o++) {
             const float scale = g[m * stride + o];
             for (int j = 0; j < J; j++) sums[o][j] += scale * v[j];
@@ -300,14 +340,14 @@ inline void outer_rows(int64_t rows, int64_t stride, const float* g, const float
         const int64_t column = first * WIDTH;
         const auto tile = [&](auto j, auto full) {
             outer_tile<O, decltype(j)::value, decltype(full)::value>(rows, stride, g, x, N, column,
-                                                            to);
+                                                                     to);
         };
         for_panels(group_of(first, N), N - column, tile);
     }
 }
 
 void outer(int64_t rows, int64_t K, int64_t stride, const float* g, const float* x, int64_t N,
-float* to) {
+           float* to) {
     int64_t o = 0;
     for (; o + ROWS <= K; o += ROWS) outer_rows<ROWS>(rows, stride, g + o, x, N, to + o * N);
     for (; o < K; o++) outer_rows<1>(rows, stride, g + o, x, N, to + o * N);
@@ -336,9 +376,8 @@ inline void gate_gradients(int64_t H, const float* grad, const float* gates, con
 
 // d_wi [3 H, F] as n, r, z; d_wh [3 H, H] as r, z, s; d_bias [4 H] as n, r, z, s.
 void backward(Shape s, const float* grad, const float* out, const float* gates, const float* x,
-              const float* wi,
-              const float* wh, const std::vector<int64_t>& starts, float* dx, float* d_wi,
-              float* d_wh, float* d_bias) {
+              const float* wi, const float* wh, const std::vector<int64_t>& starts, float* dx,
+              float* d_wi, float* d_wh, float* d_bias) {
     const int64_t H = s.H, steps = int64_t(starts.size()) - 1;
     const int from_input[3] = {2, 0, 1}, from_hidden[3] = {0, 1, 2};
     Buffer w(3 * H * panels_of(s.F) * WIDTH), u(3 * H * panels_of(H) * WIDTH);
@@ -357,8 +396,8 @@ void backward(Shape s, const float* grad, const float* out, const float* gates, 
             const float* before = t ? out + (starts[t - 1] + b) * H : nullptr;
             for (int64_t m = 0; m < n; m++)
                 gate_gradients(H, grad + (row + m) * H, gates + (row + m) * 4 * H,
-                               before ? before + m * H : nullptr,
-                               dh.data + m * H, g.data + m * 4 * H, d_bias);
+                               before ? before + m * H : nullptr, dh.data + m * H,
+                               g.data + m * 4 * H, d_bias);
             if (dx != nullptr) product(n, H, g.data, w.data, dx + row * s.F, s.F, false);
             outer(n, 3 * H, 4 * H, g.data, x + row * s.F, s.F, d_wi);
             if (t) {
@@ -383,29 +422,24 @@ extern "C" {
 // null,
 // gates [G, R, 4 H].
 void gru_forward(int64_t G, int64_t R, int64_t F, int64_t H, const float* x, const float* wi,
-                 const float* wh,
-                 const float* bi, const float* bh, const int64_t* sizes, int64_t steps, float* out,
-                 float* gates) {
+                 const float* wh, const float* bi, const float* bh, const int64_t* sizes,
+                 int64_t steps, float* out, float* gates) {
     const auto starts = starts_of(sizes, steps);
     for (int64_t g = 0; g < G; g++)
         forward({F, H}, x + g * R * F, wi + g * 3 * H * F, wh + g * 3 * H * H, bi + g * 3 * H,
-                bh + g * 3 * H, starts,
-                out + g * R * H, gates ? gates + g * R * 4 * H : nullptr);
+                bh + g * 3 * H, starts, out + g * R * H, gates ? gates + g * R * 4 * H : nullptr);
 }
 
 // grad [G, R, H] -> dx [G, R, F] (null: not wanted), d_wi [G, 3 H, F] in the order n, r, z, d_wh
 // [G, 3 H, H] in the order r, z, n, d_bias [G, 4 H] in the order n, r, z, s.
 void gru_backward(int64_t G, int64_t R, int64_t F, int64_t H, const float* grad, const float* out,
-                  const float* gates,
-                  const float* x, const float* wi, const float* wh, const int64_t* sizes,
-                  int64_t steps, float* dx,
-                  float* d_wi, float* d_wh, float* d_bias) {
+                  const float* gates, const float* x, const float* wi, const float* wh,
+                  const int64_t* sizes, int64_t steps, float* dx, float* d_wi, float* d_wh,
+                  float* d_bias) {
     const auto starts = starts_of(sizes, steps);
     for (int64_t g = 0; g < G; g++)
         backward({F, H}, grad + g * R * H, out + g * R * H, gates + g * R * 4 * H, x + g * R * F,
-                 wi + g * 3 * H * F,
-                 wh + g * 3 * H * H, starts, dx ? dx + g * R * F : nullptr, d_wi + g * 3 * H * F,
-                 d_wh + g * 3 * H * H, d_bias + g * 4 * H);
+                 wi + g * 3 * H * F, wh + g * 3 * H * H, starts, dx ? dx + g * R * F : nullptr,
+                 d_wi + g * 3 * H * F, d_wh + g * 3 * H * H, d_bias + g * 4 * H);
 }
-
 }
