@@ -26,7 +26,7 @@ from components.steps import Steps
 from envs.switching_wind import SwitchingWind
 from experiments import ROOT
 from experiments.common import command, console
-from learners.dac.learner import Transitions, context_losses
+from learners.dac.learner import AgentTransitions, context_losses
 from learners.dac.windows import Windows
 from modules.dac import ContextEncoder, DynamicsDecoder
 from utils.seeding import derive_seed
@@ -56,7 +56,7 @@ class Walk:
     actions: np.ndarray
     modes: np.ndarray
 
-    def transitions(self) -> Transitions:
+    def transitions(self) -> AgentTransitions:
         """What encoder and decoder see.
 
         The agent knows its position and action. Positions reach 30 where a wind moves it by 1.5:
@@ -67,7 +67,7 @@ class Walk:
         where, moves = self.positions[:-1], np.diff(self.positions)
         columns = ((where - where.mean()) / where.std(), self.actions, moves)
         obs, actions, after = (torch.tensor(x, dtype=torch.float32).view(1, -1, 1) for x in columns)
-        return Transitions(obs, actions, torch.zeros(1, len(moves)), after)
+        return AgentTransitions(obs, actions, torch.zeros(1, len(moves)), after)
 
 
 def walk(seed: int) -> Walk:

@@ -46,6 +46,8 @@ Multi-agent reinforcement learning, compatible with PyMARL2.
 Usage:
   python src/main.py --config=ALG --env-config=ENV [with KEY=VALUE ...] [options]
                                          train, or evaluate
+  python src/main.py print_config --config=ALG --env-config=ENV [with KEY=VALUE ...]
+                                         all settings, and where each value comes from
   python src/main.py report PATH... [--by KEY] [--metric NAME]
                                          learning curves and tables
   python src/main.py doctor              check the installation
@@ -82,7 +84,7 @@ Options (Sacred's):
   -c, --comment TEXT        recorded with the run
   -i, --id ID               number of the run instead of the next free one
   -u, --unobserved          keep no results
-  -p, --print-config        print the configuration first
+  -p, --print-config        print the configuration first, and where each value comes from
   -e, --enforce_clean       refuse to run with uncommitted changes
   -b, --beat-interval SECONDS
 
@@ -219,6 +221,7 @@ class _Job:
     config: dict[str, Any]
     run_dir: Path | None = None
     resume: ResumePoint | None = None
+    shown = ""  # the configuration, if it is to be printed
     entered = False
 
     def __init__(self) -> None:
@@ -230,6 +233,7 @@ class _Job:
         from utils.logging import get_logger
 
         self.entered = True
+        sys.stdout.write(self.shown)
         if self.observer is not None:
             self.observer.watch(run.info)
             self.run_dir = Path(self.observer.dir)
@@ -275,7 +279,13 @@ def _experiment(job: _Job) -> Experiment:
 
 
 def _train(argv: list[str]) -> int:
-    from utils.config import build_config, check_results_folder, safe_name, set_seed
+    from utils.config import (
+        check_results_folder,
+        describe_config,
+        safe_name,
+        set_seed,
+        trace_config,
+    )
     from utils.observers import mask_secrets
     from utils.registry import nearest
 
@@ -292,7 +302,7 @@ def _train(argv: list[str]) -> int:
     for name in _FILES:
         if not files.get(name):
             raise ConfigError(f"{name}=... is missing; --help lists the choices")
-    config = build_config(files["--config"], files["--env-config"], options["UPDATE"])
+    config, origins = trace_config(files["--config"], files["--env-config"], options["UPDATE"])
 
     unobserved, run_id = options["--unobserved"], options["--id"]
     if run_id is not None and run_id != safe_name(run_id):
@@ -304,12 +314,18 @@ def _train(argv: list[str]) -> int:
 
         job.resume = resolve_resume(config)
         if job.resume is not None and config["seed"] is None:
-            config["seed"] = job.resume.seed
+            config["seed"], origins["seed"] = job.resume.seed, "the resumed run"
     set_seed(config)
     job.config = config
-    experiment.add_config({**config, "observers": mask_secrets(config["observers"])})
+    recorded = {**config, "observers": mask_secrets(config["observers"])}
+    experiment.add_config(recorded)
+    if options["--print-config"] or command == "print_config":
+        job.shown = describe_config(recorded, origins)
+        options["--print-config"] = False  # Sacred's own does not know where values come from
     if command is not None:
-        experiment.run(command, options=options)
+        sys.stdout.write(job.shown)
+        if command != "print_config":
+            experiment.run(command, options=options)
         return 0
     if not unobserved:
         check_results_folder(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from components.distributions import MaskedCategorical
 from components.epsilon_schedules import DecayThenFlatSchedule
-from utils.errors import ConfigError
+from utils.ranges import PROBABILITY, check_ranges
 from utils.registry import Registry
 
 REGISTRY = Registry("action selector")
@@ -108,11 +108,7 @@ def _available_weights(weights: Tensor, avail_actions: Tensor) -> Tensor:
 
 
 def _epsilon_schedule(args: SimpleNamespace) -> DecayThenFlatSchedule:
-    for key in ("epsilon_start", "epsilon_finish"):
-        if not 0.0 <= vars(args)[key] <= 1.0:
-            raise ConfigError(
-                f"{key} is {vars(args)[key]}; it is a probability, choose a value from 0 to 1"
-            )
+    check_ranges(vars(args), {"epsilon_start": PROBABILITY, "epsilon_finish": PROBABILITY})
     return DecayThenFlatSchedule(
         args.epsilon_start, args.epsilon_finish, args.epsilon_anneal_time, decay="linear"
     )

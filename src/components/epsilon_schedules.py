@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 from utils.errors import ConfigError
+from utils.ranges import NOT_NEGATIVE, check_ranges, one_of
+
+RANGES = {"decay": one_of("linear", "exp"), "time_length": NOT_NEGATIVE}
 
 
 class DecayThenFlatSchedule:
@@ -23,10 +26,7 @@ class DecayThenFlatSchedule:
     """
 
     def __init__(self, start: float, finish: float, time_length: float, decay: str = "exp") -> None:
-        if decay not in ("linear", "exp"):
-            raise ConfigError(f"schedule decay is '{decay}'; choose linear or exp")
-        if time_length < 0:
-            raise ConfigError(f"a schedule of {time_length} steps: the length must not be negative")
+        check_ranges({"decay": decay, "time_length": time_length}, RANGES, "a schedule's ")
         if decay == "exp" and not 0 <= finish <= start:
             raise ConfigError(
                 f"an exponential schedule from {start} to {finish}: 0 <= finish <= start is needed"

@@ -51,10 +51,14 @@ class ActorMAC(BasicMAC):
     ) -> None:
         super().__init__(scheme, groups, args)
         if self.agent_output_type != "pi_logits":
-            raise ConfigError("actor_mac acts on policies: set agent_output_type=pi_logits")
+            raise ConfigError(
+                f"controller '{args.mac}' needs agent_output_type=pi_logits (it acts on policies), "
+                f"got agent_output_type={args.agent_output_type}"
+            )
         if not isinstance(self.action_selector, MultinomialActionSelector):
             raise ConfigError(
-                f"actor_mac needs action_selector=multinomial, got '{args.action_selector}'"
+                f"controller '{args.mac}' needs action_selector=multinomial, got "
+                f"action_selector={args.action_selector}"
             )
         self.last_record: dict[str, Tensor] = {}
 

@@ -32,19 +32,13 @@ class DACMAC(NMAC):
             `DACAgent` reads.
 
     Raises:
-        ConfigError: an agent, action selector or output type that does not fit.
+        ConfigError: an agent network of another kind, or one of its settings.
     """
 
     def _build_agents(self, input_shape: int) -> None:
         super()._build_agents(input_shape)
         if not isinstance(self.agent, DACAgent):
             raise ConfigError(f"dac_mac needs agent=dac_rnn, got '{self.args.agent}'")
-        if self.args.agent_output_type != "q":
-            raise ConfigError("dac_mac acts on values: set agent_output_type=q")
-        if self.args.action_selector != "epsilon_greedy":
-            raise ConfigError(
-                f"dac_mac needs action_selector=epsilon_greedy, got '{self.args.action_selector}'"
-            )
 
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = ALL, test_mode: bool = False

@@ -58,25 +58,13 @@ class S2QMAC(NMAC):
         chosen: int64 [B, A], the k that every agent followed in the last training step.
 
     Raises:
-        ConfigError: a setting that is not one of the above.
+        ConfigError: an agent network of another kind, or one of its settings.
     """
 
     oracle: Oracle | None = None
 
     def _build_agents(self, input_shape: int) -> None:
         args = self.args
-        if args.s2q_k < 0:
-            raise ConfigError(
-                f"s2q_k is {args.s2q_k}; the number of sub-value functions beside Q_0 is 0 or more"
-            )
-        if args.s2q_select not in SELECTIONS:
-            raise ConfigError(
-                f"s2q_select is '{args.s2q_select}'; choose one of {', '.join(SELECTIONS)}"
-            )
-        if not 0.0 <= args.s2q_fixed_prob <= 1.0:
-            raise ConfigError(
-                f"s2q_fixed_prob is {args.s2q_fixed_prob}; it is a probability, choose 0 to 1"
-            )
         self.agent = AGENTS[args.agent](input_shape, args)
         if not isinstance(self.agent, S2QAgent):
             raise ConfigError(f"s2q_mac needs agent=s2q_rnn, got '{args.agent}'")

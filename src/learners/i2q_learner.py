@@ -6,19 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
-from controllers.unroll import unroll
 from learners.base import make_optimiser, parts_of
-from learners.q_learner import QLearner, Rows, check_hidden_states, hidden_and_values, weighted_mean
+from learners.needs import Needs
+from learners.q_learner import QLearner
+from learners.replayed import ReplayedSteps, check_hidden_states
 from modules.layers import linear
 from modules.recurrent import Agent
-from utils.errors import ConfigError
+from utils.ranges import COUNT, PROBABILITY, Range
 
 
 class HiddenStateValue(Agent):
@@ -62,10 +63,18 @@ class I2QLearner(QLearner):
             hidden states.
     """
 
+    needs = Needs(settings={"mixer": None}, why={"mixer": "its agents learn on their own"})
+    ranges: ClassVar = {
+        **QLearner.ranges,
+        "i2q_lambda": PROBABILITY,
+        "i2q_expectile": Range(lambda value: 0 < value < 1, "greater than 0 and less than 1"),
+        "i2q_hidden_dim": COUNT,
+    }
+
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
+        check_hidden_states(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.q_ss = HiddenStateValue(2 * args.rnn_hidden_dim, args)
         self.v_s = HiddenStateValue(args.rnn_hidden_dim, args)
@@ -82,25 +91,17 @@ class I2QLearner(QLearner):
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
         """One update on a batch of episodes; see `QLearner.train`."""
-        rows = self.rows(batch)
-        q = unroll(self.mac, batch, rows.steps, rows.inputs)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        q = rows.unroll(self.mac)
         with torch.no_grad():
-            hidden, target_q = hidden_and_values(self.target_mac, rows)
-            ideal = self.returns(batch, rows.steps, self.target_v_s(hidden), td_lambda=0.0)
-            targets = torch.lerp(
-                self.value_targets(batch, rows, q, target_q), ideal, self.args.i2q_lambda
-            )
-        figures = self.fit_state_values(batch, rows, hidden, ideal, t_env, per_weight)
-        return self.fit(batch, rows, q, targets, t_env, episode_num, per_weight, **figures)
+            hidden, target_q = rows.unroll_hidden(self.target_mac)
+            ideal = rows.returns(self.args, self.target_v_s(hidden), td_lambda=0.0)
+            targets = torch.lerp(self.targets_of(rows, q, target_q), ideal, self.args.i2q_lambda)
+        figures = self.fit_state_values(rows, hidden, ideal, t_env)
+        return self.fit(rows, q, targets, t_env, episode_num, **figures)
 
     def fit_state_values(
-        self,
-        batch: EpisodeBatch,
-        rows: Rows,
-        hidden: Tensor,
-        ideal: Tensor,
-        t_env: int,
-        per_weight: Tensor | None,
+        self, rows: ReplayedSteps, hidden: Tensor, ideal: Tensor, t_env: int
     ) -> dict[str, Tensor]:
         """One step of Q_ss towards the ideal targets, and one of V_s towards an expectile of the
         target network's Q_ss.
@@ -123,9 +124,9 @@ class I2QLearner(QLearner):
             ("q_ss", q_ss_losses, self.q_ss_optimiser, self.q_ss_params),
             ("v_s", v_s_losses, self.v_s_optimiser, self.v_s_params),
         ):
-            loss = weighted_mean(losses, rows.steps, per_weight, per_agent=self.decentralised)
+            loss = rows.mean(losses, per_agent=self.decentralised)
             parts = parts_of(
-                batch, **{"target v_s": ideal, "target q_ss": expectile_of, name: losses}
+                rows.batch, **{"target v_s": ideal, "target q_ss": expectile_of, name: losses}
             )
             figures[f"{name}_grad_norm"] = self.optimise(optimiser, params, loss, t_env, parts)
             figures[f"loss_{name}"] = loss
@@ -145,17 +146,3 @@ class I2QLearner(QLearner):
             "q_ss_opt": self.q_ss_optimiser,
             "v_s_opt": self.v_s_optimiser,
         }
-
-
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    check_hidden_states(mac, args)
-    if args.mixer is not None:
-        raise ConfigError(
-            f"I2Q's agents learn on their own: set mixer=null instead of '{args.mixer}'"
-        )
-    if not 0.0 <= args.i2q_lambda <= 1.0:
-        raise ConfigError(f"i2q_lambda is {args.i2q_lambda}; it is a share, choose 0 to 1")
-    if not 0.0 < args.i2q_expectile < 1.0:
-        raise ConfigError(f"i2q_expectile is {args.i2q_expectile}; choose a value between 0 and 1")
-    if args.i2q_hidden_dim < 1:
-        raise ConfigError(f"i2q_hidden_dim is {args.i2q_hidden_dim}; it must be at least 1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from torch.func import functional_call, grad, jacrev
 from components.action_selectors import masked_argmax
 from components.transitions import Transitions
 from learners.base import Learner, make_optimiser, parts_of
+from learners.needs import Needs
 from modules.agents.mlp_agent import MLPAgent
 from utils.errors import ConfigError
+from utils.ranges import NOT_NEGATIVE, POSITIVE
 
 Weights = dict[str, Tensor]  # name -> [A, ...], agent i's at i
 
@@ -117,14 +119,46 @@ class LOLALearner(Learner):
         ConfigError: a setting that does not fit.
     """
 
+    needs = Needs(
+        agent=MLPAgent,
+        settings={
+            "replay": "transitions",
+            "share_params": False,
+            "obs_last_action": False,
+            "obs_agent_id": False,
+            "agent_output_type": "q",
+            "mixer": None,
+        },
+        why={
+            "agent": "transitions have no history",
+            "replay": "it learns from single transitions",
+            "share_params": "every agent has weights of its own",
+            "obs_last_action": "its networks read observations alone",
+            "obs_agent_id": "its networks read observations alone",
+            "agent_output_type": "its agents have action values",
+            "mixer": "its agents have action values of their own",
+        },
+    )
+    ranges: ClassVar = {
+        "lola_eta": NOT_NEGATIVE,
+        "lola_weight": NOT_NEGATIVE,
+        "lola_temperature": POSITIVE,
+    }
+
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.target_mac = self.with_target(mac)
         self.params = list(mac.parameters())
         self.optimiser = make_optimiser(self.params, args)
+
+    @classmethod
+    def check_settings(cls, args: SimpleNamespace) -> None:
+        """See `Learner.check_settings`; and that there are others to shape."""
+        super().check_settings(args)
+        if args.n_agents < 2:
+            raise ConfigError(f"LOLA is for two or more agents, environment '{args.env}' has one")
 
     def train(
         self, batch: Transitions, t_env: int, episode_num: int, per_weight: Tensor | None = None
@@ -183,29 +217,3 @@ class LOLALearner(Learner):
         best = masked_argmax(chooser, batch["next_avail_actions"])
         value = following.gather(-1, best.unsqueeze(-1)).squeeze(-1)
         return rewards + args.gamma * (1 - batch["terminated"]) * value
-
-
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    if args.replay != "transitions":
-        raise ConfigError(
-            "LOLA learns from single transitions: set replay=transitions instead of "
-            f"'{args.replay}'"
-        )
-    if not isinstance(mac.agent, MLPAgent) or args.share_params or args.n_agents < 2:
-        raise ConfigError(
-            "LOLA is for two or more agents with feed-forward networks of their own: set "
-            "agent=mlp, share_params=False"
-        )
-    if args.obs_last_action or args.obs_agent_id:
-        raise ConfigError(
-            "LOLA's networks read observations alone: set obs_last_action=False, obs_agent_id=False"
-        )
-    if args.agent_output_type != "q" or args.mixer is not None:
-        raise ConfigError(
-            "LOLA's agents have action values of their own: set agent_output_type=q, mixer=null"
-        )
-    for key in ("lola_eta", "lola_weight"):
-        if vars(args)[key] < 0.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")
-    if args.lola_temperature <= 0.0:
-        raise ConfigError(f"lola_temperature is {args.lola_temperature}; it must be greater than 0")

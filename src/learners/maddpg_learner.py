@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from learners.base import Learner, make_optimiser, parts_of
 from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics.joint import JointCritic
-from utils.errors import ConfigError
+from utils.ranges import COUNT, FINITE_POSITIVE, NOT_NEGATIVE, POSITIVE
 
 
 class MADDPGLearner(Learner):
@@ -40,12 +40,28 @@ class MADDPGLearner(Learner):
     """
 
     continuous_actions = True
-    needs = Needs(settings={"share_params": False})
+    needs = Needs(
+        mac=MADDPGMAC,
+        agent=PolicyAgent,
+        settings={"share_params": False, "replay": "transitions", "mixer": None},
+        why={
+            "replay": "it learns from single ones",
+            "mixer": "its critics see everything, nothing is mixed",
+        },
+    )
+    ranges: ClassVar = {
+        "action_noise": NOT_NEGATIVE,
+        "gumbel_temperature": FINITE_POSITIVE,
+        "policy_hidden_dim": COUNT,
+        "policy_logit_penalty": NOT_NEGATIVE,
+        "policy_grad_norm_clip": POSITIVE,
+        "critic_hidden_dim": COUNT,
+        "critic_grad_norm_clip": POSITIVE,
+    }
 
     def __init__(
         self, mac: MADDPGMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.critic = JointCritic(scheme, args)
         self.modules["critic"] = self.critic
@@ -126,27 +142,3 @@ class MADDPGLearner(Learner):
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""
         return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}
-
-
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    if args.replay != "transitions":
-        raise ConfigError(
-            "MADDPG learns from single transitions: set replay=transitions instead of "
-            f"'{args.replay}'"
-        )
-    if not isinstance(mac, MADDPGMAC) or not isinstance(mac.agent, PolicyAgent):
-        raise ConfigError(
-            f"MADDPG needs mac=maddpg_mac with agent=mlp_policy, got '{args.mac}' with "
-            f"'{args.agent}'"
-        )
-    if args.mixer is not None:
-        raise ConfigError(
-            "MADDPG's critics see everything, nothing is mixed: set mixer=null instead of "
-            f"'{args.mixer}'"
-        )
-    for key in ("action_noise", "policy_logit_penalty"):
-        if vars(args)[key] < 0.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")
-    for key in ("gumbel_temperature", "policy_grad_norm_clip", "critic_grad_norm_clip"):
-        if vars(args)[key] <= 0.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must be greater than 0")

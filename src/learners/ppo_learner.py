@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,19 +21,32 @@ from components.distributions import Policy
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.actor_controller import ActorMAC
-from controllers.unroll import sequence_inputs, unroll
 from learners.base import Learner, make_optimiser, parts_of
+from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
+from modules.critics.attention import AttentionCritic
 from utils.errors import ConfigError
+from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Range, one_of
 from utils.rl_utils import build_gae_targets
 from utils.value_norm import ValueNorm
 
+# What an update tells of itself, in the order in which it is logged.
+FIGURES = (
+    "loss_policy",
+    "loss_value",
+    "policy_entropy",
+    "policy_kl",
+    "clip_fraction",
+    "grad_norm",
+    "critic_grad_norm",
+    "value_mean",
+    "target_mean",
+)
 
-class Rows(NamedTuple):
-    """Episodes as an update computes on them: N filled steps, M of them transitions; K is 1 (one
-    value) or A.
-    """
+
+class PackedEpisodes(NamedTuple):
+    """Episodes as the networks read them: N filled steps, M of them transitions."""
 
     batch: EpisodeBatch
     steps: Steps
@@ -43,12 +57,20 @@ class Rows(NamedTuple):
     # float32 [M, A]: 0 where an agent has no choice (one action: a dead unit) and nothing to learn
     choice: Tensor
 
+    def padded(self, values: Tensor) -> Tensor:
+        """[M, ...], of the transitions -> [B, T, ...], zero elsewhere."""
+        rows = values.new_zeros(self.steps.n_rows, *values.shape[1:])
+        return self.steps.unpack(rows.index_copy(0, self.steps.rows_cur, values))
+
 
 class Rollout(NamedTuple):
-    """What is known about the transitions before the updates, padded to [B, T, ...]."""
+    """What the updates go by: the transitions under the networks as they were before the first one.
+
+    Padded to [B, T, ...], so that episodes can be picked. K values per step: 1 or A.
+    """
 
     log_prob: Tensor  # [B, T, A], of the actions when they were taken
-    advantages: Tensor  # [B, T, K]
+    advantages: Tensor  # [B, T, K]; normalised ones [B, T, A]
     returns: Tensor  # [B, T, K], normalised
     predictions: Tensor  # [B, T, K], normalised
 
@@ -74,12 +96,45 @@ class PPOLearner(Learner):
     """
 
     continuous_actions = True
+    needs = Needs(
+        mac=ActorMAC,
+        settings={
+            "replay": "latest",
+            "updates_per_collection": 1,
+            "steps_per_update": 0,
+            "mixer": None,
+        },
+        why={
+            "mac": "it trains policies and must know how probable their actions were",
+            "replay": "it learns from episodes of its present policy",
+            "updates_per_collection": "it learns from episodes once",
+            "steps_per_update": "it learns from whole episodes, once",
+            "mixer": "it has a critic instead of mixed action values",
+        },
+    )
+    ranges: ClassVar = {
+        "ppo_clip": POSITIVE,
+        "ppo_epochs": COUNT,
+        "ppo_minibatches": COUNT,
+        "entropy_coef": NOT_NEGATIVE,
+        "gae_lambda": PROBABILITY,
+        "huber_delta": POSITIVE,
+        "critic_hidden_dim": COUNT,
+        "policy_hidden_dim": COUNT,
+        "critic": Range(
+            lambda name: name not in ("attention", "joint"),
+            "one that values what is seen, as state and observation do (for attention choose "
+            "ma_ppo)",
+        ),
+    }
 
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
         super().__init__(mac, scheme, logger, args)
+        if args.continuous_actions:
+            why = "other agents have discrete policies alone; or choose ma_ppo"
+            Needs(agent=PolicyAgent, why={"agent": why}).check_built(mac, args)
         self.critic, self.n_values = self.build_critic()
         self.modules["critic"] = self.critic
         if args.value_norm:
@@ -90,39 +145,47 @@ class PPOLearner(Learner):
         self.optimiser = make_optimiser(self.params, args)
         self.critic_optimiser = make_optimiser(self.critic_params, args)
 
+    @classmethod
+    def check_settings(cls, args: SimpleNamespace) -> None:
+        """Also that a batch is never larger than what one policy has collected."""
+        super().check_settings(args)
+        # In whole collections: what one brings above accumulated_episodes shortens the wait for the
+        # next batch.
+        fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
+        if args.batch_size > fresh:
+            raise ConfigError(
+                f"PPO learns from episodes of its present policy: batch_size is {args.batch_size}, "
+                f"but only {fresh} new ones are collected in between; raise accumulated_episodes "
+                "or batch_size_run"
+            )
+
     def build_critic(self) -> tuple[nn.Module, int]:
         """The critic, and how many values (K) it gives."""
-        if self.args.critic in ("attention", "joint"):
-            raise ConfigError(
-                f"learner '{self.args.learner}' needs a critic that values what is seen: set "
-                "critic=state or "
-                f"critic=observation instead of '{self.args.critic}' (for critic=attention choose "
-                "ma_ppo)"
-            )
         critic = CRITICS[self.args.critic](self.mac._get_input_shape(self.scheme), self.args)
         return critic, critic.n_values
 
-    # -- one training batch ------------------------------------------------------------------------
+    # -- fresh episodes -> rollout with advantages -> minibatches -> policy step, value step -------
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
     ) -> None:
         """Several updates on a batch of fresh episodes; see `Learner.train`."""
         self.mac.agent.eval()  # as it acted: a ratio is 1 before the first update
-        whole = self.rows(batch)
-        rollout = self.rollout(whole)
+        episodes = self.packed(batch)
+        rollout = self.rollout(episodes)
         figures: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.args.ppo_epochs):
-            for rows, part in self.minibatches(whole, rollout):
-                for name, value in self.update(rows, part, t_env).items():
-                    figures[name].append(value.detach().mean())
+            for part, before in self.minibatches(episodes, rollout):
+                seen = self.policy_step(part, before, t_env) | self.value_step(part, before, t_env)
+                for name in FIGURES:
+                    figures[name].append(seen[name].detach().mean())
         if any(True for _ in self.mac.agent.buffers()):
             # Statistics of the inputs (batch norm) move once the ratios are of no more use.
             self.mac.agent.train()
             with torch.no_grad():
-                unroll(self.mac, batch, whole.steps, whole.inputs)
+                self.mac.unroll(batch, episodes.steps, episodes.inputs)
         self.log_means(t_env, **{name: torch.stack(values) for name, values in figures.items()})
 
-    def rows(self, batch: EpisodeBatch) -> Rows:
+    def packed(self, batch: EpisodeBatch) -> PackedEpisodes:
         """The filled steps of a batch."""
         steps = batch.steps()
         avail, actions = steps.pack(batch["avail_actions"]), steps.pack(batch["actions"])
@@ -130,94 +193,123 @@ class PPOLearner(Learner):
             choice = torch.ones(avail[steps.cur].shape[:-1], device=avail.device)
         else:
             actions, choice = actions.squeeze(-1), ((avail[steps.cur] != 0).sum(-1) > 1).float()
-        inputs = sequence_inputs(self.mac, batch, steps)
-        return Rows(batch, steps, steps.pack(batch["state"]), inputs, avail, actions, choice)
+        state, inputs = steps.pack(batch["state"]), self.mac.sequence_inputs(batch, steps)
+        return PackedEpisodes(batch, steps, state, inputs, avail, actions, choice)
 
     @torch.no_grad()
-    def rollout(self, rows: Rows) -> Rollout:
-        """Advantages and value targets under the networks as they are; moves the statistics of the
-        values.
+    def rollout(self, episodes: PackedEpisodes) -> Rollout:
+        """Generalised advantages and value targets under the networks as they are.
+
+        The statistics of the values move on. With `normalise_advantages` advantages have mean 0 and
+        deviation 1 over the steps with a choice, of all agents or of each.
         """
-        args, steps, batch = self.args, rows.steps, rows.batch
-        values = steps.unpack(self.denormalise(self.baselines(rows)))
+        args, steps, batch = self.args, episodes.steps, episodes.batch
+        values = steps.unpack(self.denormalise(self.baselines(episodes)))
         rewards, terminated = batch["reward"][:, :-1], batch["terminated"][:, :-1].float()
-        advantages, returns = build_gae_targets(
+        targets = build_gae_targets(
             rewards, steps.mask, values, args.gamma, args.gae_lambda, terminated=terminated
         )
-        flat = steps.pack_transitions(returns)
+        advantages, returns = (steps.pack_transitions(target) for target in targets)
         if args.value_norm:
-            self.value_norm.update(flat)
+            self.value_norm.update(returns)
+            returns = self.value_norm.normalize(returns)
         if args.normalise_advantages:
-            advantages = self.standardised(rows, advantages)
-        return Rollout(
-            log_prob=batch["log_prob"],
-            advantages=advantages,
-            returns=self._pad(rows, self.value_norm.normalize(flat) if args.value_norm else flat),
-            predictions=self._pad(rows, self.predictions(rows)),
-        )
+            advantages = advantages.expand(-1, args.n_agents)
+            mean = self.mean(advantages, episodes.choice)
+            spread = self.mean((advantages - mean).square(), episodes.choice).sqrt()
+            advantages = (advantages - mean) / (spread + 1e-8)
+        learned = (advantages, returns, self.predictions(episodes))
+        return Rollout(batch["log_prob"], *(episodes.padded(value) for value in learned))
 
-    def standardised(self, rows: Rows, advantages: Tensor) -> Tensor:
-        """Advantages [B, T - 1, K] at mean 0 and deviation 1 over the steps with a choice, of all
-        agents or of each.
-        """
-        flat = rows.steps.pack_transitions(advantages).expand(-1, self.args.n_agents)
-        mean = self.mean(rows, flat)
-        spread = self.mean(rows, (flat - mean).square()).sqrt()
-        return self._pad(rows, (flat - mean) / (spread + 1e-8))
-
-    def minibatches(self, whole: Rows, rollout: Rollout) -> Iterator[tuple[Rows, Rollout]]:
+    def minibatches(
+        self, episodes: PackedEpisodes, rollout: Rollout
+    ) -> Iterator[tuple[PackedEpisodes, Rollout]]:
         """Every episode once, in `ppo_minibatches` random parts."""
-        n_episodes = whole.batch.batch_size
+        n_episodes = episodes.batch.batch_size
         n_parts = min(self.args.ppo_minibatches, n_episodes)
         if n_parts == 1:
-            yield whole, rollout
+            yield episodes, rollout
             return
-        for episodes in torch.randperm(n_episodes).tensor_split(n_parts):
+        for part in torch.randperm(n_episodes).tensor_split(n_parts):
             yield (
-                self.rows(whole.batch[episodes.tolist()]),
-                Rollout(*(value[episodes.to(value.device)] for value in rollout)),
+                self.packed(episodes.batch[part.tolist()]),
+                Rollout(*(value[part.to(value.device)] for value in rollout)),
             )
 
-    def update(self, rows: Rows, rollout: Rollout, t_env: int) -> dict[str, Tensor]:
-        """One step of the policy and one of the critic.
-
-        Returns:
-            Figures to log.
-        """
-        args, pack = self.args, rows.steps.pack_transitions
-        policy = self.policy(rows)
+    def policy_step(
+        self, episodes: PackedEpisodes, rollout: Rollout, t_env: int
+    ) -> dict[str, Tensor]:
+        """One step of the policies down PPO's loss, with a bonus for entropy; figures to log."""
+        args, steps, choice = self.args, episodes.steps, episodes.choice
+        policy = self.policy(episodes)
+        log_prob = policy.log_prob(episodes.actions[steps.cur])
         # Densities of continuous actions grow without bound: a ratio of more than e^20 is just "too
         # far".
-        log_ratio = (policy.log_prob(rows.actions[rows.steps.cur]) - pack(rollout.log_prob)).clamp(
-            max=20.0
-        )
-        advantages = pack(rollout.advantages)
-        loss_policy = self.mean(rows, self.surrogate_losses(log_ratio, advantages))
-        entropy = self.mean(rows, policy.entropy())
-        parts = parts_of(rows.batch, advantages=advantages, log_ratio=log_ratio)
+        log_ratio = (log_prob - steps.pack_transitions(rollout.log_prob)).clamp(max=20.0)
+        advantages = steps.pack_transitions(rollout.advantages)
+        loss_policy = self.mean(self.surrogate_losses(log_ratio, advantages), choice)
+        entropy = self.mean(policy.entropy(), choice)
+        parts = parts_of(episodes.batch, advantages=advantages, log_ratio=log_ratio)
         loss = loss_policy - args.entropy_coef * entropy
         grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
-
-        predictions, returns = self.predictions(rows), pack(rollout.returns)
-        loss_value = self.value_losses(predictions, pack(rollout.predictions), returns).mean()
-        parts = parts_of(rows.batch, targets=returns, values=predictions)
-        critic_grad_norm = self.optimise(
-            self.critic_optimiser, self.critic_params, loss_value, t_env, parts
-        )
         moved = (log_ratio.exp() - 1).abs() > self.clip_range()
         return {
             "loss_policy": loss_policy,
-            "loss_value": loss_value,
             "policy_entropy": entropy,
-            "policy_kl": self.mean(rows, log_ratio.expm1() - log_ratio),
-            "clip_fraction": self.mean(rows, moved.float()),
+            "policy_kl": self.mean(log_ratio.expm1() - log_ratio, choice),
+            "clip_fraction": self.mean(moved.float(), choice),
             "grad_norm": grad_norm,
-            "critic_grad_norm": critic_grad_norm,
+        }
+
+    def value_step(
+        self, episodes: PackedEpisodes, rollout: Rollout, t_env: int
+    ) -> dict[str, Tensor]:
+        """One step of the critic towards the returns, by Huber's loss of normalised values; figures
+        to log.
+
+        With `value_clip` a value counts as at most `ppo_clip` from the old one where that makes the
+        loss larger (Yu et al. 2022, appendix).
+        """
+        args, pack = self.args, episodes.steps.pack_transitions
+        predictions, old = self.predictions(episodes), pack(rollout.predictions)
+        returns = pack(rollout.returns)
+        huber = partial(F.huber_loss, reduction="none", delta=args.huber_delta)
+        losses = huber(predictions, returns)
+        if args.value_clip:
+            near = old + (predictions - old).clamp(-args.ppo_clip, args.ppo_clip)
+            losses = torch.maximum(losses, huber(near, returns))
+        loss_value = losses.mean()
+        parts = parts_of(episodes.batch, targets=returns, values=predictions)
+        grad_norm = self.optimise(
+            self.critic_optimiser, self.critic_params, loss_value, t_env, parts
+        )
+        return {
+            "loss_value": loss_value,
+            "critic_grad_norm": grad_norm,
             "value_mean": self.denormalise(predictions),
             "target_mean": self.denormalise(returns),
         }
 
-    # -- the parts of the losses, for variants to replace ------------------------------------------
+    # -- what the steps are made of, for variants to replace ---------------------------------------
+    def policy(self, episodes: PackedEpisodes, at_ends: bool = False) -> Policy:
+        """The agents' policies at the M transitions; with `at_ends` at all N steps."""
+        where = slice(None) if at_ends else episodes.steps.cur
+        outputs = self.mac.unroll(episodes.batch, episodes.steps, episodes.inputs)
+        return self.mac.policy(outputs[where], episodes.avail[where])
+
+    def baselines(self, episodes: PackedEpisodes) -> Tensor:
+        """What advantages are measured from and bootstrapped with: normalised values of all filled
+        steps [N, K].
+        """
+        return self.critic(episodes.state, episodes.inputs, episodes.steps)
+
+    def predictions(self, episodes: PackedEpisodes) -> Tensor:
+        """What the critic says about the transitions, to be fitted to their returns: normalised,
+        [M, K].
+        """
+        values = self.critic(episodes.state, episodes.inputs, episodes.steps)
+        return values[episodes.steps.cur]
+
     def clip_range(self) -> float | Tensor:
         """How far a ratio may move from 1: a number, or [A]."""
         return self.args.ppo_clip
@@ -235,57 +327,16 @@ class PPOLearner(Learner):
         ratio, clip = log_ratio.exp(), self.clip_range()
         return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
-    def value_losses(self, predictions: Tensor, old: Tensor, returns: Tensor) -> Tensor:
-        """Huber losses [M, K] of normalised values; with `value_clip` of those at most `ppo_clip`
-        from the old ones.
-
-        Of the two losses the larger one counts (Yu et al. 2022, appendix).
-        """
-        args = self.args
-        losses = F.huber_loss(predictions, returns, reduction="none", delta=args.huber_delta)
-        if not args.value_clip:
-            return losses
-        near = old + (predictions - old).clamp(-args.ppo_clip, args.ppo_clip)
-        return torch.maximum(
-            losses, F.huber_loss(near, returns, reduction="none", delta=args.huber_delta)
-        )
-
-    def policy(self, rows: Rows, at_ends: bool = False) -> Policy:
-        """The agents' policies at the M transitions; with `at_ends` at all N steps."""
-        where = slice(None) if at_ends else rows.steps.cur
-        outputs = unroll(self.mac, rows.batch, rows.steps, rows.inputs)
-        return self.mac.policy(outputs[where], rows.avail[where])
-
-    def baselines(self, rows: Rows) -> Tensor:
-        """What advantages are measured from and bootstrapped with: normalised values of all filled
-        steps [N, K].
-        """
-        return self.critic(rows.state, rows.inputs, rows.steps)
-
-    def predictions(self, rows: Rows) -> Tensor:
-        """What the critic says about the transitions, to be fitted to their returns: normalised,
-        [M, K].
-        """
-        return self.critic(rows.state, rows.inputs, rows.steps)[rows.steps.cur]
-
-    def mean(self, rows: Rows, values: Tensor) -> Tensor:
-        """Mean of [M, A] over the steps with a choice: a scalar, or [A] where agents have weights
-        of their own.
+    def mean(self, values: Tensor, choice: Tensor) -> Tensor:
+        """Mean of [M, A] over the steps with a choice (float32 [M, A], 0 or 1): a scalar, or [A]
+        where agents have weights of their own.
         """
         axes = (0, 1) if self.args.share_params else (0,)
-        return (values * rows.choice).sum(axes) / rows.choice.sum(axes).clamp(min=1)
+        return (values * choice).sum(axes) / choice.sum(axes).clamp(min=1)
 
     def denormalise(self, values: Tensor) -> Tensor:
         """Normalised values [..., K] in the units of the rewards."""
         return self.value_norm.denormalize(values) if self.args.value_norm else values
-
-    @staticmethod
-    def _pad(rows: Rows, values: Tensor) -> Tensor:
-        """[M, ...] -> [B, T, ...], zero elsewhere."""
-        steps = rows.steps
-        return steps.unpack(
-            values.new_zeros(steps.n_rows, *values.shape[1:]).index_copy(0, steps.rows_cur, values)
-        )
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""
@@ -305,77 +356,54 @@ class AttentionPPOLearner(PPOLearner):
             `mc_actions`.
     """
 
+    ranges: ClassVar = {
+        **PPOLearner.ranges,
+        "critic": one_of("attention"),
+        "attention_heads": COUNT,
+        "mc_actions": COUNT,
+    }
+
+    @classmethod
+    def check_settings(cls, args: SimpleNamespace) -> None:
+        """Also what the attention critic needs."""
+        super().check_settings(args)
+        AttentionCritic.check_settings(args)
+
     def build_critic(self) -> tuple[nn.Module, int]:
         """The attention critic; one value for each agent."""
-        if self.args.critic != "attention":
-            raise ConfigError(
-                f"learner '{self.args.learner}' needs critic=attention, got '{self.args.critic}'"
-            )
-        if self.args.mc_actions < 1:
-            raise ConfigError(
-                f"mc_actions is {self.args.mc_actions}; a mean needs at least 1 sample"
-            )
         return CRITICS["attention"](self.scheme, self.args), self.args.n_agents
 
-    def baselines(self, rows: Rows) -> Tensor:
+    def baselines(self, episodes: PackedEpisodes) -> Tensor:
         """V_i(o, a_-i), [N, A]."""
-        steps, policy = rows.steps, self.policy(rows, at_ends=True)
-        actions = (
-            policy.sample()
-            .to(rows.actions.dtype)
-            .index_copy(0, steps.rows_cur, rows.actions[steps.cur])
-        )
-        obs = steps.pack(rows.batch["obs"])
-        if self.args.continuous_actions:
-            return self.critic(obs, actions, policy.sample(self.args.mc_actions)).all_q.mean(-1)
-        return (policy.probs * self.critic(obs, actions).all_q).sum(-1)
+        steps, policy = episodes.steps, self.policy(episodes, at_ends=True)
+        drawn = policy.sample().to(episodes.actions.dtype)
+        actions = drawn.index_copy(0, steps.rows_cur, episodes.actions[steps.cur])
+        return self.own_choices(steps.pack(episodes.batch["obs"]), actions, policy)[2]
 
-    def predictions(self, rows: Rows) -> Tensor:
+    def predictions(self, episodes: PackedEpisodes) -> Tensor:
         """Q_i(o, a), [M, A]."""
-        steps = rows.steps
-        actions = rows.actions[steps.cur]
-        all_q = self.critic(steps.pack(rows.batch["obs"])[steps.cur], actions).all_q
-        if not self.args.continuous_actions:
-            all_q = all_q.gather(-1, actions.unsqueeze(-1))
-        return all_q.squeeze(-1)
+        steps = episodes.steps
+        obs, actions = steps.pack(episodes.batch["obs"])[steps.cur], episodes.actions[steps.cur]
+        return self.critic.taken(self.critic(obs, actions).all_q, actions)
 
+    def own_choices(
+        self, obs: Tensor, actions: Tensor, policy: Policy
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """What each agent could do, given what the others do, and what that is worth.
 
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    if not isinstance(mac, ActorMAC):
-        raise ConfigError(
-            "PPO trains policies and must know how probable actions were: set mac=actor_mac "
-            f"instead of '{args.mac}'"
-        )
-    if args.continuous_actions and not isinstance(mac.agent, PolicyAgent):
-        raise ConfigError(
-            f"agent '{args.agent}' has policies for discrete actions alone, those of environment "
-            f"'{args.env}' are "
-            "continuous: choose ma_ppo"
-        )
-    # In whole collections: what one brings above accumulated_episodes shortens the wait for the
-    # next batch.
-    fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
-    if args.replay != "latest" or args.updates_per_collection != 1 or args.steps_per_update:
-        raise ConfigError(
-            "PPO learns once from the newest episodes: set replay=latest, "
-            "updates_per_collection=1, steps_per_update=0"
-        )
-    if args.batch_size > fresh:
-        raise ConfigError(
-            f"PPO learns from episodes of its present policy: batch_size is {args.batch_size}, but "
-            f"only {fresh} new "
-            "ones are collected in between; raise accumulated_episodes or batch_size_run"
-        )
-    if args.mixer is not None:
-        raise ConfigError(
-            "PPO has a critic instead of mixed action values: set mixer=null instead of "
-            f"'{args.mixer}'"
-        )
-    for key in ("ppo_clip", "huber_delta"):
-        if vars(args)[key] <= 0.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must be greater than 0")
-    for key in ("ppo_epochs", "ppo_minibatches"):
-        if vars(args)[key] < 1:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must be at least 1")
-    if not 0.0 <= args.gae_lambda <= 1.0:
-        raise ConfigError(f"gae_lambda is {args.gae_lambda}; choose 0 to 1")
+        Args:
+            obs: [N, A, O].
+            actions: int64 [N, A], or float [N, A, U].
+            policy: of these rows.
+
+        Returns:
+            Continuous actions: `mc_actions` samples of each agent's policy [N, A, K, U], else None;
+            the values of these, or of all U actions [N, A, K or U]; their mean under the policy
+            [N, A].
+        """
+        if self.args.continuous_actions:
+            samples = policy.sample(self.args.mc_actions)
+            values = self.critic(obs, actions, samples).all_q
+            return samples, values, values.mean(-1)
+        values = self.critic(obs, actions).all_q
+        return None, values, (policy.probs * values).sum(-1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,11 @@ from torch import Tensor
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
 from learners.base import parts_of
-from learners.q_learner import (
-    QLearner,
-    Rows,
-    check_hidden_states,
-    episode_errors,
-    hidden_and_values,
-    weighted_mean,
-)
+from learners.q_learner import QLearner
+from learners.replayed import ReplayedSteps, check_hidden_states
 from modules.mixers.qtran import QTranBase
 from utils.errors import ConfigError
+from utils.ranges import NOT_NEGATIVE
 
 
 class QTranLearner(QLearner):
@@ -35,15 +30,22 @@ class QTranLearner(QLearner):
     network.
 
     Raises:
-        ConfigError: the mixer is not `qtran_base`, or the agent has no `unroll_hidden` and `head`.
+        ConfigError: the mixer is not `qtran_base`, the agent has no `unroll_hidden` and `head`, or
+            a setting is out of range.
     """
+
+    ranges: ClassVar = {
+        **QLearner.ranges,
+        "opt_loss": NOT_NEGATIVE,
+        "nopt_min_loss": NOT_NEGATIVE,
+    }
 
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
         super().__init__(mac, scheme, logger, args)
         if not isinstance(self.mixer, QTranBase):
-            raise ConfigError(f"qtran_learner needs mixer=qtran_base, got '{args.mixer}'")
+            raise ConfigError(f"{args.learner} needs mixer=qtran_base, got '{args.mixer}'")
         check_hidden_states(mac, args)
 
     def train(
@@ -54,25 +56,30 @@ class QTranLearner(QLearner):
         Returns:
             `td_error_abs` [B] of Q_jt if `per_weight` is given, see `episode_errors`.
         """
-        rows = self.rows(batch)
-        steps, state, avail, actions, _ = rows
-        cur = steps.cur
-
-        hidden, q = hidden_and_values(self.mac, rows)
-        joint_q, v = self.joint(self.mixer, hidden[cur], state[cur], actions[cur])
-        greedy = masked_argmax(q, avail)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        cur = rows.steps.cur
+        state, actions = rows.state[cur], rows.actions[cur]
+        hidden, q = rows.unroll_hidden(self.mac)
+        joint_q, v = self.joint(self.mixer, hidden[cur], state, actions)
+        greedy = masked_argmax(q, rows.avail)
         with torch.no_grad():
-            targets = self.td_targets(batch, rows, greedy)
-            joint_greedy, _ = self.joint(self.mixer, hidden[cur], state[cur], greedy[cur])
+            target_hidden, target_q = rows.unroll_hidden(self.target_mac)
+            best = greedy if self.args.double_q else masked_argmax(target_q, rows.avail)
+            values, _ = self.joint(self.target_mixer, target_hidden, rows.state, best)
+            taken = None
+            if self.args.q_lambda:
+                taken, _ = self.joint(self.target_mixer, target_hidden, rows.state, rows.actions)
+            targets = rows.returns(self.args, values, taken)
+            joint_greedy, _ = self.joint(self.mixer, hidden[cur], state, greedy[cur])
 
         td_error = joint_q - targets
         # Eq. 4a, 4b: sum_i Q_i - Q_jt + V_jt is 0 at the greedy joint action and not negative at
         # any other.
         opt_error = sum_of_values(q[cur], greedy[cur]) - joint_greedy + v
-        nopt_error = (sum_of_values(q[cur], actions[cur]) - joint_q.detach() + v).clamp(max=0)
-        loss_td = weighted_mean(td_error.pow(2), steps, per_weight)
-        loss_opt = weighted_mean(opt_error.pow(2), steps, per_weight)
-        loss_nopt = weighted_mean(nopt_error.pow(2), steps, per_weight)
+        nopt_error = (sum_of_values(q[cur], actions) - joint_q.detach() + v).clamp(max=0)
+        loss_td = rows.mean(td_error.pow(2))
+        loss_opt = rows.mean(opt_error.pow(2))
+        loss_nopt = rows.mean(nopt_error.pow(2))
         loss = loss_td + self.args.opt_loss * loss_opt + self.args.nopt_min_loss * loss_nopt
         parts = parts_of(batch, **{"targets": targets, "q": q, "joint q": joint_q})
         grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
@@ -87,31 +94,13 @@ class QTranLearner(QLearner):
             q_taken_mean=joint_q,
             target_mean=targets,
         )
-        return episode_errors(td_error, steps, per_weight)
+        return rows.errors(td_error)
 
     def joint(
         self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Q_jt [N, 1] of the joint actions (int64 [N, A]) and V_jt [N, 1]."""
         return mixer(hidden, state, F.one_hot(actions, self.args.n_actions))
-
-    def td_targets(self, batch: EpisodeBatch, rows: Rows, greedy: Tensor) -> Tensor:
-        """Targets of Q_jt, [M, 1], bootstrapped from its target network at the agents' greedy
-        actions.
-
-        Args:
-            greedy: int64 [N, A], greedy under the online network; used with `double_q`.
-        """
-        hidden, q = hidden_and_values(self.target_mac, rows)
-        if not self.args.double_q:
-            greedy = masked_argmax(q, rows.avail)
-        values, _ = self.joint(self.target_mixer, hidden, rows.state, greedy)
-        taken = (
-            self.joint(self.target_mixer, hidden, rows.state, rows.actions)[0]
-            if self.args.q_lambda
-            else None
-        )
-        return self.returns(batch, rows.steps, values, taken)
 
 
 def sum_of_values(q: Tensor, actions: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The configuration of a run: yaml files and command line merged, every key and value checked.
 
-`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- scenarios/SCENARIO.yaml <- command line`. The
-first three define which keys exist; the first non-null value that they give a key fixes its type.
+`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- scenarios/SCENARIO.yaml <- command line`, each
+file after those that it inherits from (`config_files`). The first three define which keys exist;
+the first non-null value that they give a key fixes its type.
 Nothing here imports torch (except `resolve_device`) or writes anything (except
 `check_results_folder`, which cleans up after itself).
 """
@@ -11,18 +12,28 @@ from __future__ import annotations
 import copy
 import difflib
 import errno
-import json
 import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from utils.config_files import (
+    CONFIG_DIR,
+    SUFFIXES,
+    find_config,
+    load_chain,
+    read_file,
+    shown_path,
+)
+from utils.config_files import KINDS as KINDS
+from utils.config_files import list_configs as list_configs
+from utils.config_files import load_file as load_file
 from utils.errors import ConfigError, UserError
 from utils.ranges import (
     COUNT,
@@ -38,10 +49,8 @@ from utils.ranges import (
 )
 from utils.registry import nearest
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
-KINDS = {"algs": "algorithm", "envs": "environment", "scenarios": "scenario"}
-SUFFIXES = (".yaml", ".yml", ".json")
 _WRITE_TEST_BYTES = 64 * 1024
+_ORIGIN_COLUMN = 40
 # What torch.save says instead of the operating system's error when its file cannot be written to
 # the end.
 _TORCH_WRITE_ERRORS = (
@@ -51,99 +60,6 @@ _TORCH_WRITE_ERRORS = (
 )
 
 _log = logging.getLogger(__name__)
-
-
-# --- Reading files ---
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-5` as a number (PyYAML wants `1.0e-5`) and refuses a key given
-    twice.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            if (
-                not isinstance(key_node, yaml.ScalarNode)
-                or key_node.tag == "tag:yaml.org,2002:merge"
-            ):
-                continue
-            key = self.construct_object(key_node)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key '{key}' twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def load_file(path: Path) -> dict[str, Any]:
-    """Reads a yaml or json file with one mapping in it.
-
-    Raises:
-        ConfigError: the file cannot be read or is not such a mapping; the message names file and
-            line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: not a text file ({exc.reason} at byte {exc.start})") from exc
-    except json.JSONDecodeError as exc:
-        raise ConfigError(f"{path}, line {exc.lineno}: {exc.msg}") from exc
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)  # absent from errors about a single character
-        where = f", line {mark.line + 1}" if mark else ""
-        what = getattr(exc, "problem", None) or str(exc)
-        raise ConfigError(f"{path}{where}: {' '.join(what.split())}") from exc
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(
-            f"{path}: expected lines of the form 'key: value', got {type(content).__name__}"
-        )
-    return content
-
-
-def list_configs(kind: str) -> dict[str, str]:
-    """Names of the algorithms (`kind="algs"`), environments (`"envs"`) or scenarios
-    (`"scenarios"`), with the first comment line of their file.
-    """
-    listed = {}
-    for path in sorted((CONFIG_DIR / kind).glob("*.yaml")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        listed[path.stem] = next(
-            (line.lstrip("# ").rstrip() for line in lines if line.startswith("#")), ""
-        )
-    return listed
-
-
-def find_config(kind: str, name: str) -> Path:
-    """The file of an algorithm, environment or scenario: a name from `config/KIND/`, or the path of
-    a yaml file.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    if name.endswith(SUFFIXES) or os.sep in name:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"no such file: {name}")
-        return path
-    path = CONFIG_DIR / kind / f"{name}.yaml"
-    if not name or not path.is_file():
-        raise ConfigError(f"unknown {KINDS[kind]} '{name}'; {nearest(name, list_configs(kind))}")
-    return path
 
 
 # --- Types ---
@@ -227,32 +143,54 @@ def convert(key: str, value: Any, kind: type, source: str = "", raw: str | None 
 # --- Merging ---
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where settings come from.
+
+    Attributes:
+        shown: what `describe_config` says of it.
+        path: the file, with which messages about its settings begin; None: without.
+        raw: what was typed, on a command line.
+    """
+
+    shown: str
+    path: Path | None = None
+    raw: str | None = None
+
+    @classmethod
+    def file(cls, path: Path, part: str = "") -> _Source:
+        return cls(f"{shown_path(path)}{part}", path)
+
+    def __str__(self) -> str:
+        return f"{self.path}: " if self.path else ""
+
+
 @dataclass
 class _Merger:
-    """The config so far, with the type of every key known so far."""
+    """The config so far, with the type and the source of every key known so far."""
 
     config: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, type] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
+    origins: dict[str, str] = field(default_factory=dict)
 
-    def define(self, layer: Mapping[str, Any], source: str) -> None:
+    def define(self, layer: Mapping[str, Any], source: _Source) -> None:
         """Merges a yaml file that belongs to the definition: keys that it adds exist from now
         on.
         """
-        self._merge(self.config, layer, "", source, new_keys=True, raw=None)
+        self._merge(self.config, layer, "", source, new_keys=True)
 
-    def update(self, layer: Mapping[str, Any], source: str, raw: str | None = None) -> None:
+    def update(self, layer: Mapping[str, Any], source: _Source) -> None:
         """Merges settings whose keys must exist already."""
-        self._merge(self.config, layer, "", source, new_keys=False, raw=raw)
+        self._merge(self.config, layer, "", source, new_keys=False)
 
     def _merge(
         self,
         target: dict[str, Any],
         layer: Mapping[str, Any],
         prefix: str,
-        source: str,
+        source: _Source,
         new_keys: bool,
-        raw: str | None,
     ) -> None:
         known = [
             str(key) for key in target
@@ -263,18 +201,27 @@ class _Merger:
                 self._add(target, key, value, prefix, source, new_keys, known)
             elif isinstance(target[key], dict):
                 if not isinstance(value, Mapping):
-                    raise _wrong_type(full, dict, value, source)
-                self._merge(target[key], value, f"{full}.", source, new_keys, raw)
-            elif full in self.kinds:
-                nullable = value is None or (
-                    isinstance(value, str) and value.lower() in ("null", "none")
-                )
-                if nullable and full in _NULLABLE:
-                    target[key] = None
-                else:
-                    target[key] = convert(full, value, self.kinds[full], source, raw)
+                    raise _wrong_type(full, dict, value, str(source))
+                self._merge(target[key], value, f"{full}.", source, new_keys)
             else:
-                target[key] = copy.deepcopy(_free(value))
+                target[key] = self._convert(full, value, source)
+                self.origins[full] = source.shown
+                self._fix_type(full, target[key], new_keys)
+
+    def _convert(self, full: str, value: Any, source: _Source) -> Any:
+        """A new value of a key that exists, in the key's type."""
+        if full not in self.kinds:
+            return copy.deepcopy(_free(value))
+        null = value is None or (isinstance(value, str) and value.lower() in ("null", "none"))
+        if null and full in _NULLABLE:
+            return None
+        return convert(full, value, self.kinds[full], str(source), source.raw)
+
+    def _fix_type(self, full: str, value: Any, new_keys: bool) -> None:
+        """The first value that a defining file gives a key fixes the key's type."""
+        kind = _NULLABLE.get(full) or (type(value) if type(value) in _WORDS else None)
+        if kind is not None and new_keys:
+            self.kinds.setdefault(full, kind)
 
     def _add(
         self,
@@ -282,7 +229,7 @@ class _Merger:
         key: str,
         value: object,
         prefix: str,
-        source: str,
+        source: _Source,
         new_keys: bool,
         known: list[str],
     ) -> None:
@@ -301,16 +248,15 @@ class _Merger:
                 _log.warning(
                     "%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0]
                 )
+        self.origins[full] = source.shown
         if isinstance(value, Mapping):
             target[key] = {}
             if not value or parent in self.open:
                 self.open.add(full)
-            self._merge(target[key], value, f"{full}.", source, new_keys, raw=None)
+            self._merge(target[key], value, f"{full}.", source, new_keys)
             return
         target[key] = copy.deepcopy(_free(value) if not new_keys else value)
-        kind = _NULLABLE.get(full) or (type(value) if type(value) in _WORDS else None)
-        if kind is not None and new_keys:
-            self.kinds[full] = kind
+        self._fix_type(full, value, new_keys)
 
     def _names(self, mapping: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
         for key, value in mapping.items():
@@ -332,26 +278,71 @@ def build_config(algorithm: str, environment: str, updates: Iterable[str] = ()) 
         ConfigError: an unknown key, algorithm, environment or scenario, a value of the wrong type
             or out of range, a broken file.
     """
+    return trace_config(algorithm, environment, updates)[0]
+
+
+def trace_config(
+    algorithm: str, environment: str, updates: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """`build_config`, and where each value comes from.
+
+    Returns:
+        The config, and for each of its keys (`env_args.map_name` for entries of mappings) the file,
+        section or other source that gave it its value, in words for `describe_config`.
+    """
     alg_path, env_path = find_config("algs", algorithm), find_config("envs", environment)
     merger = _Merger()
-    merger.define(load_file(CONFIG_DIR / "default.yaml"), "")
-    merger.define(load_file(env_path), f"{env_path}: ")
-    merger.define(load_file(alg_path), f"{alg_path}: ")
+    merger.define(read_file(CONFIG_DIR / "default.yaml"), _Source("default.yaml"))
+    env_chain, alg_chain = load_chain(env_path, "envs"), load_chain(alg_path, "algs")
+    for path, content in (*env_chain, *alg_chain):
+        merger.define(content, _Source.file(path))
 
     updates = [update.strip() for update in updates if update.strip()]
     _update(merger, updates)
     if merger.config["scenario"]:
-        _update_for_scenario(merger, merger.config["scenario"], alg_path.stem)
+        ancestors = [path.stem for path, _ in alg_chain]
+        _update_for_scenario(merger, merger.config["scenario"], ancestors)
         _update(
             merger, updates
         )  # once more: what is asked for counts more than what a scenario suggests
     config = merger.config
-    config["name"] = config["name"] or alg_path.stem
-    config["env_config"] = config["env_config"] or env_path.stem
+    for key, path in (("name", alg_path), ("env_config", env_path)):
+        if not config[key]:
+            config[key], merger.origins[key] = path.stem, f"the name of {shown_path(path)}"
+    if config["seed"] is None:
+        merger.origins["seed"] = "the system's random numbers"
+    merger.origins["env_args.seed"] = "seed"
     for key in ("local_results_path", "checkpoint_path", "resume"):
         config[key] = os.path.expanduser(config[key])
     check_config(config)
-    return config
+    return config, merger.origins
+
+
+def describe_config(config: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    """The config as yaml, one line per value with a comment that says where it comes from, in the
+    order of the files. (As a file behind `with`, it gives the same config again.)
+
+    Args:
+        config, origins: as from `trace_config`.
+    """
+    return "".join(
+        f"{line:<{_ORIGIN_COLUMN}}  # from {origin}\n" if origin else f"{line}\n"
+        for line, origin in _described(config, origins, "")
+    )
+
+
+def _described(
+    mapping: Mapping[str, Any], origins: Mapping[str, str], prefix: str
+) -> Iterator[tuple[str, str]]:
+    indent = "  " * prefix.count(".")
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{key}:", ""
+            yield from _described(value, origins, f"{prefix}{key}.")
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+            shown = text.removesuffix("...\n").rstrip("\n")
+            yield f"{indent}{key}: {shown}", origins[f"{prefix}{key}"]
 
 
 def _update(merger: _Merger, updates: Iterable[str]) -> None:
@@ -366,36 +357,44 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
                     "file"
                 )
             path = Path(update).expanduser()
-            merger.update(load_file(path), f"{path}: ")
+            merger.update(read_file(path), _Source.file(path))
     for update in updates:
         if "=" in update:
             key, _, text = update.partition("=")
             if not all(key.strip().split(".")):
                 raise ConfigError(f"cannot read '{update}': expected key=value")
             layer, _ = get_config_updates([update])
-            merger.update(layer, "", raw=text.strip())
+            merger.update(layer, _Source("the command line", raw=text.strip()))
 
 
-def _update_for_scenario(merger: _Merger, scenario: str, algorithm: str) -> None:
-    """Merges what a scenario's file has for the algorithm: the section of its learner, then that of
-    its own name.
+def _update_for_scenario(merger: _Merger, scenario: str, ancestors: list[str]) -> None:
+    """Merges what a scenario has for the algorithm: the section of its learner, then those of the
+    files that it inherits from, then that of its own name.
+
+    Args:
+        merger: what the sections are merged into.
+        scenario: name of a file in `config/scenarios/`, or the path of a yaml file.
+        ancestors: names of the algorithm's files, the root first, its own last.
 
     Raises:
         ConfigError: there is no such scenario, it has nothing for this algorithm, or a section is
             no mapping.
     """
-    path = find_config("scenarios", scenario)
-    sections = load_file(path)
-    mine = [name for name in (merger.config.get("learner"), algorithm) if name in sections]
+    chain = load_chain(find_config("scenarios", scenario), "scenarios")
+    sections = dict.fromkeys(name for _, content in chain for name in content)
+    mine = [name for name in (merger.config.get("learner"), *ancestors) if name in sections]
     if not mine:
         raise ConfigError(
-            f"scenario '{scenario}' has no settings for '{algorithm}', only for "
+            f"scenario '{scenario}' has no settings for '{ancestors[-1]}', only for "
             f"{', '.join(sections) or 'nothing'}"
         )
     for name in mine:
-        if not isinstance(sections[name], Mapping):
-            raise _wrong_type(name, dict, sections[name], f"{path}: ")
-        merger.update(sections[name], f"{path}: ")
+        for path, content in chain:
+            source = _Source.file(path, f", {name}")
+            section = content.get(name, {})
+            if not isinstance(section, Mapping):
+                raise _wrong_type(name, dict, section, str(source))
+            merger.update(section, source)
 
 
 # --- Checks ---

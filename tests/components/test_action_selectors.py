@@ -128,7 +128,7 @@ def test_selection_does_not_change_its_inputs_and_is_reproducible():
 @pytest.mark.parametrize("key", ["epsilon_start", "epsilon_finish"])
 @pytest.mark.parametrize("value", [-0.1, 1.5])
 def test_epsilon_is_a_probability(key, value):
-    with pytest.raises(ConfigError, match=f"{key} is {value}"):
+    with pytest.raises(ConfigError, match=f"{key} must be between 0 and 1, got {value}"):
         EpsilonGreedyActionSelector(make_args(**{key: value}))
 
 
@@ -297,8 +297,8 @@ def test_schedule_of_no_length_is_flat():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1.0, 0.1, 10, "cosine"), "schedule decay is 'cosine'"),
-        ((1.0, 0.1, -1, "linear"), "-1 steps"),
+        ((1.0, 0.1, 10, "cosine"), "schedule's decay must be one of linear, exp, got 'cosine'"),
+        ((1.0, 0.1, -1, "linear"), "time_length must be at least 0, got -1"),
         ((0.1, 1.0, 10, "exp"), "from 0.1 to 1.0"),
         ((1.0, -0.1, 10, "exp"), "from 1.0 to -0.1"),
     ],

@@ -161,7 +161,7 @@ def test_continuous_actions(test_mode):
         ({"agent_output_type": "q"}, "agent_output_type=pi_logits"),
         (
             {"action_selector": "epsilon_greedy"},
-            "needs action_selector=multinomial, got 'epsilon_greedy'",
+            "needs action_selector=multinomial, got action_selector=epsilon_greedy",
         ),
         ({"obs_last_action": True}, "reads the observation alone"),
         ({"share_params": True}, "set share_params=False"),

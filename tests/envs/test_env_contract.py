@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from sc2_stand_in import Installation
 
 from envs import REGISTRY, VECTOR_REGISTRY, Lazy, Single, VectorEnv, make_vector_env
 from envs.matrix_game import MatrixGame
 from envs.predator_prey import PredatorPrey
+from utils.config import load_file
 
 BACKENDS = ("native", "serial", "subproc")
 
@@ -746,7 +746,7 @@ def test_pymarl_interface(case):
 @pytest.mark.parametrize("name", sorted({case.env for case in CASES}))
 def test_yaml_has_every_argument_with_its_default(name):
     path = Path(__file__).parents[2] / "src" / "config" / "envs" / f"{name}.yaml"
-    config = yaml.safe_load(path.read_text())
+    config = load_file(path)
     assert config["env"] == name
     parameters = inspect.signature(implementation(name)).parameters
     wanted = {key: one.default for key, one in parameters.items() if key not in ("n_envs", "seed")}

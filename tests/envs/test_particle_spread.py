@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from mpe2 import simple_spread_v3
 from mpe2._mpe_utils.core import World
 from particle_fixtures import Body, step_bodies
@@ -16,6 +15,7 @@ from particle_fixtures import Body, step_bodies
 from envs import make_vector_env
 from envs.particle.drawing import HALF_WIDTH, PALETTE
 from envs.particle.spread import Spread
+from utils.config import load_file
 from utils.errors import ConfigError
 
 
@@ -275,9 +275,7 @@ def test_bad_arguments(wrong, message):
 @pytest.mark.parametrize("name", OWN_LANDMARKS)
 def test_configs_of_the_maps_differ_from_spread_in_the_map_only(name):
     folder = Path(__file__).parents[2] / "src" / "config" / "envs"
-    base, config = (
-        yaml.safe_load((folder / f"{one}.yaml").read_text()) for one in ("spread", name)
-    )
+    base, config = (load_file(folder / f"{one}.yaml") for one in ("spread", name))
     assert config == {"env": "spread", "env_args": {**base["env_args"], "map_name": name}}
     with make_vector_env(config["env"], config["env_args"], 2, 1, "native", "train_env") as env:
         assert (env.n_agents, env.obs_size, env.state_size) == (3, 18, 18)

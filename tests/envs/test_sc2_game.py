@@ -625,9 +625,9 @@ def test_config_and_arguments_agree():
     """Every key of sc2.yaml is an argument with the same default, and the other way round."""
     import inspect
 
-    import yaml
+    from utils.config import load_file
 
-    written = yaml.safe_load((ROOT / "src/config/envs/sc2.yaml").read_text())["env_args"]
+    written = load_file(ROOT / "src/config/envs/sc2.yaml")["env_args"]
     parameters = inspect.signature(make_env).parameters
     assert set(written) | {"seed"} == set(parameters)
     for key, value in written.items():

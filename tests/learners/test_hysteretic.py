@@ -70,14 +70,14 @@ def test_a_joint_value_is_refused(alg):
 
 def test_s2q_is_refused():
     with pytest.raises(
-        ConfigError, match="hysteretic_beta is for independent learners: s2q_learner has s2q_alpha"
+        ConfigError, match="hysteretic_beta is for independent learners: S2Q has s2q_alpha"
     ):
         make_learner(make_args("s2q", hysteretic_beta=0.5))
 
 
 @pytest.mark.parametrize("beta", [-0.01, 1.01, float("nan")])
 def test_range(beta):
-    with pytest.raises(ConfigError, match="it is a weight, choose 0 to 1"):
+    with pytest.raises(ConfigError, match="hysteretic_beta must be between 0 and 1"):
         make_learner(make_args("hysteretic", hysteretic_beta=beta))
 
 

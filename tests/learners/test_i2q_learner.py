@@ -330,10 +330,10 @@ def test_v_s_follows_the_best_transitions():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mixer": "vdn"}, "set mixer=null instead of 'vdn'"),
-        ({"i2q_lambda": 1.5}, "i2q_lambda is 1.5"),
-        ({"i2q_expectile": 1.0}, "i2q_expectile is 1.0"),
-        ({"i2q_hidden_dim": 0}, "i2q_hidden_dim is 0"),
+        ({"mixer": "vdn"}, "mixer=null .its agents learn on their own., got mixer=vdn"),
+        ({"i2q_lambda": 1.5}, "i2q_lambda must be between 0 and 1, got 1.5"),
+        ({"i2q_expectile": 1.0}, "i2q_expectile must be greater than 0 and less than 1, got 1.0"),
+        ({"i2q_hidden_dim": 0}, "i2q_hidden_dim must be at least 1, got 0"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -257,7 +257,7 @@ def test_a_restored_learner_continues_bit_for_bit():
         ({"n_agents": 1}, "two or more agents"),
         ({"obs_agent_id": True}, "obs_agent_id=False"),
         ({"agent_output_type": "pi_logits"}, "agent_output_type=q"),
-        ({"lola_eta": -0.1}, "lola_eta is -0.1"),
+        ({"lola_eta": -0.1}, "lola_eta must be at least 0, got -0.1"),
         ({"lola_temperature": 0.0}, "greater than 0"),
     ],
 )

@@ -263,7 +263,7 @@ def test_a_restored_learner_continues_bit_for_bit():
         ({"mac": "actor_mac"}, "mac=maddpg_mac"),
         ({"mixer": "vdn"}, "mixer=null"),
         ({"share_params": True}, "share_params=False"),
-        ({"action_noise": -0.1}, "action_noise is -0.1"),
+        ({"action_noise": -0.1}, "action_noise must be at least 0, got -0.1"),
         ({"gumbel_temperature": 0.0}, "greater than 0"),
     ],
 )

@@ -12,7 +12,7 @@ from run_fixtures import StopAt, finish, start_run
 
 from analysis.runs import load_runs
 from learners.mamt.mirror_descent import coordination
-from learners.mamt.trust_region import effects_of
+from learners.mamt.situation import effects_of
 from utils.config import CONFIG_DIR, build_config, check_config, load_file
 from utils.errors import ConfigError
 from utils.observers import Interrupted
@@ -58,15 +58,15 @@ def test_variants_differ_from_mamt_in_one_key():
     for name, own in VARIANTS.items():
         variant = load_file(CONFIG_DIR / "algs" / f"{name}.yaml")
         differing = {key for key in mamt | variant if mamt.get(key) != variant.get(key)}
-        assert differing == {"name", *own} | (
-            {"trust_region_members"} if name == "mamd_op" else set()
-        ), name
+        assert differing == {*own} | ({"trust_region_members"} if name == "mamd_op" else set()), (
+            name
+        )
         assert {key: variant[key] for key in own} == own
 
 
 def test_mamt_is_maac_with_more_keys():
     maac, mamt = (load_file(CONFIG_DIR / "algs" / f"{name}.yaml") for name in ("maac", "mamt"))
-    assert {key for key in maac if mamt.get(key) != maac[key]} == {"name", "learner"}
+    assert {key for key in maac if mamt.get(key) != maac[key]} == {"learner"}
     assert set(mamt) - set(maac) == {
         *(
             "tsallis_q",
@@ -111,8 +111,8 @@ def test_split_known_for_the_maps_of_the_dilemma(map_name, sizes):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"old_policy_interval": 0}, "old_policy_interval is 0"),
-        ({"trust_region_batch_size": -1}, "trust_region_batch_size is -1"),
+        ({"old_policy_interval": 0}, "old_policy_interval must be at least 1, got 0"),
+        ({"trust_region_batch_size": -1}, "trust_region_batch_size must be at least 0, got -1"),
         ({"trust_region_batch_size": 7}, "at least 2 transitions each"),
         ({"trd_steps": 17}, "at least 2 transitions each"),
         ({"trust_region_split": "known"}, "trust_region_members"),
@@ -222,15 +222,17 @@ def test_effects_by_valuing_every_other_action(continuous):
                 other = step.actions.clone()
                 other[:, j] = step.samples[:, j, choice] if continuous else choice
                 with torch.no_grad():
-                    value = learner.taken(learner.critic(step.obs, other).all_q, step.actions)[:, i]
+                    value = learner.critic.taken(
+                        learner.critic(step.obs, other).all_q, step.actions
+                    )[:, i]
                 prob = (
                     1 / args.mc_actions if continuous else step.policy.probs[:, j, choice].detach()
                 )
                 averaged += prob * value
             with torch.no_grad():
-                taken = learner.taken(learner.critic(step.obs, step.actions).all_q, step.actions)[
-                    :, i
-                ]
+                taken = learner.critic.taken(
+                    learner.critic(step.obs, step.actions).all_q, step.actions
+                )[:, i]
             assert torch.allclose(found[:, i, j], (averaged - taken).abs(), atol=1e-5), (i, j)
     assert found[:, ~torch.eye(a, dtype=torch.bool)].max() > 1e-2
 

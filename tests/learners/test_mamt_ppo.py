@@ -45,7 +45,7 @@ def test_it_is_ma_ppo_with_more_keys():
     ma_ppo, mamt_ppo, mamt = (
         load_file(algs / f"{name}.yaml") for name in ("ma_ppo", "mamt_ppo", "mamt")
     )
-    assert {key for key in ma_ppo if mamt_ppo.get(key) != ma_ppo[key]} == {"name", "learner"}
+    assert {key for key in ma_ppo if mamt_ppo.get(key) != ma_ppo[key]} == {"learner"}
     more = set(mamt_ppo) - set(ma_ppo)
     assert len(more) == 14
     assert {key: mamt_ppo[key] for key in more} == {key: mamt[key] for key in more}
@@ -85,7 +85,7 @@ def test_what_the_trust_regions_learn_from():
     learner.mac.agent.eval()
     learner.old_policy.eval()
     batch = recorded(learner, make_batch(args))
-    rows = learner.rows(batch)
+    rows = learner.packed(batch)
     s = learner.situation(rows)
     where = [(b, t) for b, length in enumerate((4, 7, 2, 5, 4)) for t in range(length - 1)]
     picked = [
@@ -211,7 +211,7 @@ def test_continuous_actions():
         "terminated": torch.ones(16, 1),
     }
     batch.update({**played, **learner.mac.last_record}, ts=0)
-    situation = learner.situation(learner.rows(batch))
+    situation = learner.situation(learner.packed(batch))
     assert situation.values.shape == situation.log_weights.shape == (16, N_AGENTS, args.mc_actions)
     assert torch.allclose(
         situation.log_weights, torch.zeros(()), atol=1e-5
@@ -227,8 +227,8 @@ def test_continuous_actions():
     ("settings", "message"),
     [
         ({"trd_steps": 3}, "at least 2 transitions each"),
-        ({"trust_region_batch_size": -1}, "trust_region_batch_size is -1"),
-        ({"trust_region_split": "half"}, "trust_region_split is 'half'"),
+        ({"trust_region_batch_size": -1}, "trust_region_batch_size must be at least 0, got -1"),
+        ({"trust_region_split": "half"}, "trust_region_split must be one of learned.*got 'half'"),
         ({"share_params": True}, "share_params=False"),
     ],
 )

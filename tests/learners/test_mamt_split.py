@@ -13,8 +13,16 @@ import torch.nn.functional as F
 from components.distributions import policy_distribution
 from learners.base import Learner
 from learners.mamt.mirror_descent import coordination, fixed_coordination
-from learners.mamt.trust_region import FixedSplit, LearnedSplit, Situation, make_split
+from learners.mamt.situation import Situation
+from learners.mamt.trust_region import (
+    RANGES,
+    FixedSplit,
+    LearnedSplit,
+    check_split,
+    make_split,
+)
 from utils.errors import ConfigError, Diverged
+from utils.ranges import check_ranges
 
 N, A, O, U = 16, 3, 5, 4
 OBS_SIZES, ACTION_SIZES = [5, 3, 4], [4, 2, 3]
@@ -26,7 +34,8 @@ def make_args(**overrides):
         "env_info": {"obs_sizes": OBS_SIZES, "action_sizes": ACTION_SIZES},
         "optimizer": "adam", "lr": 0.01, "optim_eps": 1e-7, "weight_decay": 0.0,
         "trust_region_split": "learned", "trust_region_delta": 3.0, "trust_region_members": {},
-        "trust_region_penalty": 1.0, "coordination": "learned", "coordination_sigma": 0.2,
+        "trust_region_penalty": 1.0, "trust_region_batch_size": 0,
+        "coordination": "learned", "coordination_sigma": 0.2,
         "divergence": "opponents", "divergence_min": 0.0, "divergence_max": 10.0,
         "trd_steps": 4, "trd_grad_norm_clip": 10.0, "opponent_weight_decay": 0.001,
         "opponent_grad_norm_clip": 0.5,
@@ -72,6 +81,12 @@ def optimise_with(args):
     return partial(Learner.optimise, SimpleNamespace(args=args))
 
 
+def check(args):
+    """As `check_settings` of the learners that use a split."""
+    check_ranges(vars(args), RANGES)
+    check_split(args, N)
+
+
 # -- fixed splits ----------------------------------------------------------------------------------
 
 
@@ -96,8 +111,14 @@ def test_split_that_is_known_beforehand():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trust_region_split": "even"}, "trust_region_split is 'even'"),
-        ({"trust_region_delta": 0.0}, "trust_region_delta is 0.0"),
+        (
+            {"trust_region_split": "even"},
+            "trust_region_split must be one of learned, equal, known, none, got 'even'",
+        ),
+        (
+            {"trust_region_delta": 0.0},
+            "trust_region_delta must be greater than 0 and finite, got 0.0",
+        ),
         ({"trust_region_delta": 0.02}, "from 0.03 to 300"),
         ({"trust_region_split": "known", "env_args": {"map_name": "x"}}, "map 'x'"),
         (
@@ -108,16 +129,23 @@ def test_split_that_is_known_beforehand():
             },
             "different agents, 0 to 2",
         ),
-        ({"coordination": "none"}, "coordination is 'none'"),
-        ({"divergence": "none"}, "divergence is 'none'"),
-        ({"divergence_min": 2.0, "divergence_max": 1.0}, "divergence_min"),
-        ({"trd_steps": 0}, "trd_steps is 0"),
+        (
+            {"coordination": "none"},
+            "coordination must be one of learned, fixed, random, got 'none'",
+        ),
+        ({"divergence": "none"}, "divergence must be one of opponents, weighted_sum, got 'none'"),
+        (
+            {"divergence_min": 2.0, "divergence_max": 1.0},
+            r"divergence_min \(2.0\) must be less than divergence_max \(1.0\)",
+        ),
+        ({"divergence_min": -1.0}, "divergence_min must be at least 0, got -1.0"),
+        ({"trd_steps": 0}, "trd_steps must be at least 1, got 0"),
         ({"n_agents": 1}, "two agents"),
     ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
-        make_split(make_args(**settings), None)
+        check(make_args(**settings))
 
 
 # -- one round of the learned split ----------------------------------------------------------------

@@ -251,7 +251,7 @@ def test_values_are_in_units_of_the_rewards():
     batch = recorded(learner, make_batch(args))
     learner.value_norm.update(torch.tensor([[40.0], [60.0]]))
     with torch.no_grad():
-        rollout = learner.rollout(learner.rows(batch))
+        rollout = learner.rollout(learner.packed(batch))
     b, t = 1, 2
     now, after = (50 + 10 * values_of(learner, batch, b)[s].item() for s in (t, t + 1))
     assert rollout.advantages[b, t].item() == pytest.approx(
@@ -266,7 +266,7 @@ def test_an_episode_that_was_cut_is_bootstrapped_and_one_that_ended_is_not():
         param.data.zero_()
     learner.critic.fc3.bias.data.fill_(7.0)
     batch = recorded(learner, make_batch(args))
-    rollout = learner.rollout(learner.rows(batch))
+    rollout = learner.rollout(learner.packed(batch))
     for b, (length, ended) in enumerate(zip(LENGTHS, TERMINATED, strict=True)):
         reward = batch["reward"][b, length - 2].item()
         expected = reward - 7 if ended else reward + args.gamma * 7 - 7
@@ -311,7 +311,7 @@ def test_minibatches_are_all_episodes_once():
     args = ppo_args(ppo_minibatches=2)
     learner, _ = make_learner(args)
     batch = recorded(learner, make_batch(args))
-    whole = learner.rows(batch)
+    whole = learner.packed(batch)
     rollout = learner.rollout(whole)
     parts = list(learner.minibatches(whole, rollout))
     assert [rows.batch.batch_size for rows, _ in parts] == [3, 2]
@@ -365,14 +365,14 @@ def test_model_files(tmp_path):
             {"batch_size": 5, "batch_size_run": 3, "accumulated_episodes": 5},
             "batch_size is 5, but only 3 new ones",
         ),
-        ({"critic": "attention"}, "critic=state or critic=observation instead of 'attention'"),
-        ({"critic": "joint"}, "instead of 'joint'"),
+        ({"critic": "attention"}, "as state and observation do.*got 'attention'"),
+        ({"critic": "joint"}, "values what is seen.*got 'joint'"),
         ({"mac": "basic_mac"}, "mac=actor_mac"),
         ({"mixer": "qmix"}, "mixer=null"),
         ({"continuous_actions": True}, "choose ma_ppo"),
-        ({"ppo_clip": 0.0}, "ppo_clip is 0.0"),
-        ({"ppo_epochs": 0}, "ppo_epochs is 0"),
-        ({"gae_lambda": 1.5}, "gae_lambda is 1.5"),
+        ({"ppo_clip": 0.0}, "ppo_clip must be greater than 0, got 0.0"),
+        ({"ppo_epochs": 0}, "ppo_epochs must be at least 1, got 0"),
+        ({"gae_lambda": 1.5}, "gae_lambda must be between 0 and 1, got 1.5"),
     ],
 )
 def test_settings_that_do_not_fit(options, said):
@@ -390,7 +390,7 @@ def test_attention_baselines_and_predictions():
     learner, _ = make_learner(attention_args())
     batch = recorded(learner, make_batch(learner.args))
     learner.mac.agent.eval()
-    rows = learner.rows(batch)
+    rows = learner.packed(batch)
     steps = rows.steps
     torch.manual_seed(7)
     fast = learner.baselines(rows)
@@ -434,7 +434,7 @@ def test_what_stands_in_the_actions_behind_the_last_one_does_not_matter():
         batch.changed("actions")
         torch.manual_seed(7)
         twin = copy.deepcopy(learner)
-        seen.append(twin.rollout(twin.rows(batch)))
+        seen.append(twin.rollout(twin.packed(batch)))
     for first, second in zip(*seen, strict=True):
         assert torch.equal(first, second)
 
@@ -465,7 +465,11 @@ def test_a_restored_learner_continues_bit_for_bit():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"critic": "state"}, "critic=attention"), ({"mc_actions": 0}, "at least 1 sample")],
+    [
+        ({"critic": "state"}, "critic must be one of attention, got 'state'"),
+        ({"mc_actions": 0}, "mc_actions must be at least 1, got 0"),
+        ({"attention_heads": 3}, r"attention_heads \(3\) must divide critic_hidden_dim \(8\)"),
+    ],
 )
 def test_settings_that_do_not_fit_ma_ppo(options, said):
     with pytest.raises(ConfigError, match=said):

@@ -20,7 +20,7 @@ from learner_fixtures import (
 )
 from s2q_fixtures import sub_values, weights
 
-from learners.s2q.learner import BACKBONES, S2QLearner, central_values_of_many, identified
+from learners.s2q.learner import BACKBONES, S2QLearner, identified
 from modules.mixers import REGISTRY as MIXERS
 from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
 from utils.errors import ConfigError, Diverged
@@ -121,12 +121,12 @@ def reference(learner, batch, per_weight=None):
         q, z = sub_values(learner.mac, episode, n + 1)
         greedy = [[greedy_action(q[t][k], avail[t]) for k in range(n_values)] for t in range(n + 1)]
         if central:
-            online = step_outputs(learner.central_mac, episode)
-            target = step_outputs(learner.target_central_mac, episode)
+            online = step_outputs(learner.q_star.mac, episode)
+            target = step_outputs(learner.target_mac, episode)
 
             def target_value(t, actions, target=target, state=state):
                 return central_value(
-                    learner.target_central_mixer, target[t], actions, state[t], embed
+                    learner.target_mixer, target[t], actions, state[t], embed
                 ).detach()
         else:
             target, _ = sub_values(learner.target_mac, episode, n + 1)
@@ -153,7 +153,7 @@ def reference(learner, batch, per_weight=None):
                 mixed(*mixers[k], q[t][k], actions, avail[t], state[t]) for k in range(n_values)
             ]
             if central:
-                q_star = central_value(learner.central_mixer, online[t], actions, state[t], embed)
+                q_star = central_value(learner.q_star.mixer, online[t], actions, state[t], embed)
                 sums["central"] = sums["central"] + scale * (q_star - y) ** 2
             else:
                 q_star = values[0]
@@ -285,13 +285,13 @@ def test_update_in_chunks(alg, limit):
         args = tiny(alg, s2q_chunk_steps=chunk, grad_norm_clip=1.0)
         learner, log = tiny_learner(args)
         sizes = []
-        compute = learner._losses
+        compute = learner.losses_of
 
         def counted(batch, w, sizes=sizes, compute=compute):
             sizes.append(batch.steps().n_transitions)
             return compute(batch, w)
 
-        learner._losses = counted
+        learner.losses_of = counted
         td = learner.train(make_batch(args, LENGTHS, TERMINATED), 0, 1, per_weight)["td_error_abs"]
         results.append(
             (learner, {name: values[0][0] for name, values in log.stats.items()}, td, sizes)
@@ -360,7 +360,7 @@ def test_central_values_of_several_joint_actions():
     mixer = QMixerCentralFF(args)
     chosen, state = torch.randn(4, 5, args.n_agents * 3), torch.randn(5, args.state_shape)
     expected = torch.stack([mixer(chosen[j], state) for j in range(4)])
-    assert torch.allclose(central_values_of_many(mixer, chosen, state), expected, atol=1e-6)
+    assert torch.allclose(mixer.of_several(chosen, state), expected, atol=1e-6)
 
 
 # -- who learns from what --------------------------------------------------------------------------
@@ -404,10 +404,10 @@ def test_sub_values_do_not_move_q_star_or_each_other():
     for single, stacked in zip(one.mixer.parameters(), many.mixer.parameters(), strict=True):
         single.data.copy_(weights(stacked, 0, 3))
     for mine, theirs in (
-        (one.central_mac.agent, many.central_mac.agent),
-        (one.central_mixer, many.central_mixer),
-        (one.target_central_mac.agent, many.target_central_mac.agent),
-        (one.target_central_mixer, many.target_central_mixer),
+        (one.q_star.mac.agent, many.q_star.mac.agent),
+        (one.q_star.mixer, many.q_star.mixer),
+        (one.target_mac.agent, many.target_mac.agent),
+        (one.target_mixer, many.target_mixer),
     ):
         mine.load_state_dict(theirs.state_dict())
     batch = make_batch(one.args, LENGTHS, TERMINATED)
@@ -420,7 +420,7 @@ def test_sub_values_do_not_move_q_star_or_each_other():
     for single, stacked in zip(one.mixer.parameters(), many.mixer.parameters(), strict=True):
         assert torch.allclose(single.grad, stacked.grad[0], rtol=1e-4, atol=1e-6)
     for mine, theirs in zip(
-        one.central_mixer.parameters(), many.central_mixer.parameters(), strict=True
+        one.q_star.mixer.parameters(), many.q_star.mixer.parameters(), strict=True
     ):
         assert torch.allclose(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
@@ -451,7 +451,7 @@ def test_target_networks_follow(alg, k):
     learner, _ = tiny_learner(tiny(alg, s2q_k=k, s2q_comm=True, target_update_interval=10))
     batch = make_batch(learner.args, LENGTHS, TERMINATED)
     online = (
-        (learner.central_mac.agent, learner.central_mixer)
+        (learner.q_star.mac.agent, learner.q_star.mixer)
         if alg == "s2q"
         else (learner.mac.agent, learner.mixer)
     )
@@ -566,26 +566,26 @@ def test_divergence_is_reported():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"s2q_backbone": "qmix"}, "s2q_backbone is 'qmix'; choose one of wqmix, vdn, qplex"),
-        ({"mixer": "vdn"}, "set it instead of mixer='vdn'"),
+        ({"s2q_backbone": "qmix"}, "s2q_backbone must be one of wqmix, vdn, qplex, got 'qmix'"),
+        ({"mixer": "vdn"}, "mixer=null .s2q_backbone chooses its mixers., got mixer=vdn"),
         ({"common_reward": False}, "common_reward=True"),
         ({"double_q": False}, "double_q=True"),
-        ({"s2q_alpha": 1.5}, "s2q_alpha is 1.5"),
-        ({"s2q_temperature": 0.0}, "s2q_temperature is 0.0"),
-        ({"s2q_lambda": -1.0}, "s2q_lambda is -1.0"),
-        ({"s2q_offset": -1.0}, "s2q_offset is -1.0"),
-        ({"s2q_chunk_steps": -1}, "s2q_chunk_steps is -1"),
-        ({"s2q_k": -1}, "s2q_k is -1"),
+        ({"s2q_alpha": 1.5}, "s2q_alpha must be between 0 and 1, got 1.5"),
+        ({"s2q_temperature": 0.0}, "s2q_temperature must be greater than 0, got 0.0"),
+        ({"s2q_lambda": -1.0}, "s2q_lambda must be at least 0, got -1.0"),
+        ({"s2q_offset": -1.0}, "s2q_offset must be at least 0, got -1.0"),
+        ({"s2q_chunk_steps": -1}, "s2q_chunk_steps must be at least 0, got -1"),
+        ({"s2q_k": -1}, "s2q_k must be at least 0, got -1"),
         (
             {"s2q_select": "soft"},
-            "s2q_select is 'soft'; choose one of learned, oracle, uniform, zero",
+            "s2q_select must be one of learned, oracle, uniform, zero, got 'soft'",
         ),
-        ({"s2q_fixed_prob": 2.0}, "s2q_fixed_prob is 2.0"),
+        ({"s2q_fixed_prob": 2.0}, "s2q_fixed_prob must be between 0 and 1, got 2.0"),
         (
             {"s2q_comm": True, "s2q_comm_merge": "sum"},
-            "s2q_comm_merge is 'sum'; choose one of concat, add",
+            "s2q_comm_merge must be one of concat, add, got 'sum'",
         ),
-        ({"encoder_type": "gru"}, "encoder_type is 'gru'; choose one of mlp, rnn"),
+        ({"encoder_type": "gru"}, "encoder_type must be one of mlp, rnn, got 'gru'"),
         ({"agent": "rnn"}, "agent=s2q_rnn"),
         ({"mac": "n_mac", "agent": "n_rnn"}, "mac=s2q_mac"),
     ],

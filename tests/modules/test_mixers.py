@@ -347,7 +347,7 @@ def test_dmaq_says_what_is_missing():
     mixer = DMAQer(make_args())
     with pytest.raises(ValueError, match="needs actions and max_q_i"):
         mixer(torch.zeros(1, A), torch.zeros(1, S))
-    with pytest.raises(ConfigError, match="adv_hypernet_layers is 4"):
+    with pytest.raises(ConfigError, match="adv_hypernet_layers must be one of 1, 2, 3, got 4"):
         DMAQer(make_args(adv_hypernet_layers=4))
 
 
@@ -390,7 +390,7 @@ def test_qtran_equals_the_loop(size, hidden):
 
 
 def test_qtran_rejects_unknown_sizes():
-    with pytest.raises(ConfigError, match="network_size is 'huge'"):
+    with pytest.raises(ConfigError, match="network_size must be one of small, big, got 'huge'"):
         QTranBase(make_args(network_size="huge"))
 
 

@@ -141,5 +141,5 @@ def test_the_matrix_game_through_the_command_line(tmp_path):
 def test_the_ablation_changes_one_key():
     plain = load_file(CONFIG_DIR / "algs" / "dac.yaml")
     ablation = load_file(CONFIG_DIR / "algs" / "dac_phi.yaml")
-    assert ablation == plain | {"name": "dac_phi", "dac_context_exploration": False}
+    assert ablation == plain | {"dac_context_exploration": False}
     assert plain["dac_context_exploration"]

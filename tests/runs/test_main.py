@@ -179,9 +179,23 @@ def test_a_database_that_is_missing_does_not_stop_the_run_and_no_password_is_kep
 
 def test_print_config_writes_nothing(training, capsys):
     assert run("print_config", "with", "lr=0.125") == 0
-    assert "lr = 0.125" in capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "lr: 0.125 # from the command line" in lines
+    assert "learner: my_learner # from alg.yaml" in lines
+    assert "gamma: 0.99 # from default.yaml" in lines
     assert everything() == ["alg.yaml", "env.yaml"]
     assert training.calls == []
+
+
+@pytest.mark.parametrize("option", ["-p", "--print-config"])
+def test_the_config_can_be_printed_before_a_run(training, capsys, option):
+    assert run(option, "with", "seed=5", "observers.sql.url=sqlite://me:secret@host/x") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "seed: 5 # from the command line" in shown
+    assert "map_name: 3m # from env.yaml seed: 5 # from seed" in shown
+    assert "secret" not in shown
+    assert len(training.calls) == 1
+    assert "learner: my_learner" in (RUNS / "1" / "cout.txt").read_text()
 
 
 # --- Bad input: one line, exit code 2, nothing written ---

@@ -119,6 +119,49 @@ def test_no_scenario_changes_nothing():
     assert build("scenario=") == build()
 
 
+def test_a_section_applies_to_all_that_inherit_from_it(tmp_path):
+    """The learner's section, then those of the files from the root to the algorithm itself."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "s2q_oracle: {lr: 0.4}\ns2q: {lr: 0.3, gamma: 0.3, td_lambda: 0.3}\n"
+        "_s2q: {lr: 0.2, gamma: 0.2, optim_eps: 0.2}\n"
+        "s2q_learner: {lr: 0.1, gamma: 0.1, optim_eps: 0.1, weight_decay: 0.1}\n"
+    )
+
+    def values(algorithm):
+        config = build(f"scenario={file}", algorithm=algorithm)
+        return [config[key] for key in ("lr", "gamma", "td_lambda", "optim_eps", "weight_decay")]
+
+    assert values("s2q_oracle") == [0.4, 0.3, 0.3, 0.2, 0.1]
+    assert values("s2q_random") == values("s2q") == [0.3, 0.3, 0.3, 0.2, 0.1]
+    assert values("s2q_vdn") == [0.2, 0.2, 0.6, 0.2, 0.1]
+    own = tmp_path / "own.yaml"
+    own.write_text(f"inherits: {CONFIG_DIR}/algs/s2q_oracle.yaml\n")
+    assert values(str(own)) == values("s2q_oracle")
+
+
+def test_scenarios_inherit(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "s2q_learner: {lr: 0.1, gamma: 0.1, env_args: {map_name: climbing}}\n"
+        "s2q: {td_lambda: 0.1}\n"
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "inherits: base.yaml\ns2q_learner: {lr: 0.2, td_lambda: 0.2}\nqmix: {lr: 0.5}\n"
+    )
+    config = build(f"scenario={file}")
+    assert [config[key] for key in ("lr", "gamma", "td_lambda")] == [0.2, 0.1, 0.1]
+    assert config["env_args"]["map_name"] == "climbing"
+    assert build(f"scenario={file}", algorithm="qmix")["lr"] == 0.5
+    with pytest.raises(ConfigError, match=r"for 'dac', only for s2q_learner, s2q, qmix$"):
+        build(f"scenario={file}", algorithm="dac")
+    file.write_text("inherits: corridr\n")
+    with pytest.raises(ConfigError, match="unknown scenario 'corridr'; did you mean 'corridor'"):
+        build(f"scenario={file}")
+    with pytest.raises(ConfigError, match="unknown scenario '_s2q'"):
+        build("scenario=_s2q")
+
+
 def test_own_files_and_sections(tmp_path):
     """The learner's section first, then that of the algorithm itself."""
     file = tmp_path / "mine.yaml"
@@ -159,7 +202,7 @@ def test_unknown_scenario():
 
 
 def test_an_ablation_changes_one_key():
-    """The files of S2Q's ablations and S2Q-Comm are `s2q.yaml` but for their name and one key."""
+    """The files of S2Q's ablations and S2Q-Comm are `s2q.yaml` but for one key."""
     changes = {
         "s2q_oracle": {"s2q_select": "oracle"},
         "s2q_random": {"s2q_select": "uniform"},
@@ -170,7 +213,7 @@ def test_an_ablation_changes_one_key():
     }
     plain = load_file(CONFIG_DIR / "algs" / "s2q.yaml")
     for name, change in changes.items():
-        assert load_file(CONFIG_DIR / "algs" / f"{name}.yaml") == plain | change | {"name": name}
+        assert load_file(CONFIG_DIR / "algs" / f"{name}.yaml") == plain | change
         assert change.items() - plain.items() == change.items()
     networks = {"qmix_pos_func", "weighted_head", "num_kernel", "is_minus_one"}
     for backbone in ("vdn", "qplex"):
@@ -181,6 +224,5 @@ def test_an_ablation_changes_one_key():
             if not key.startswith("central_") and key not in networks
         }
         assert {key: value for key, value in other.items() if key in kept} == kept | {
-            "name": f"s2q_{backbone}",
             "s2q_backbone": backbone,
         }

@@ -3,6 +3,8 @@
 import errno
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +14,23 @@ import pytest
 import yaml
 
 from utils import config as config_module
+from utils import config_files
 from utils.config import (
     CONFIG_DIR,
     RANGES,
     build_config,
     check_results_folder,
     convert,
+    describe_config,
     find_config,
     list_configs,
     load_file,
+    read_file,
     resolve_device,
     results_dir,
     safe_name,
     set_seed,
+    trace_config,
 )
 from utils.errors import ConfigError, UserError
 
@@ -289,7 +295,7 @@ def test_an_empty_file_has_no_keys_and_merge_keys_work(tmp_path):
 
 
 def test_list_configs_shows_the_first_comment(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_module, "CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(config_files, "CONFIG_DIR", tmp_path)
     (tmp_path / "algs").mkdir()
     (tmp_path / "algs" / "b.yaml").write_text("\n# The second one.\n# More.\nx: 1\n")
     (tmp_path / "algs" / "a.yaml").write_text("x: 1\n")
@@ -351,10 +357,26 @@ def test_every_rule_holds_for_the_defaults_and_has_a_key():
             assert rule.holds(defaults[key]), key
 
 
-def test_every_default_has_a_comment():
-    for line in (CONFIG_DIR / "default.yaml").read_text().splitlines():
-        if line and not line.startswith("#"):
-            assert " # " in line, line
+SHIPPED = [
+    CONFIG_DIR / "default.yaml",
+    *(path for kind in ("algs", "envs") for path in sorted((CONFIG_DIR / kind).glob("*.yaml"))),
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_key_has_a_comment(path):
+    """On its line or on the line above."""
+    lines = path.read_text().splitlines()
+    for above, line in zip(["", *lines], lines, strict=False):
+        plain = line.strip()
+        if plain and not plain.startswith(("#", "inherits:", "env:", "env_args:", "kwargs:")):
+            assert " # " in line or re.match(r" *# (?!---)", above), line
+
+
+@pytest.mark.parametrize("kind", ["algs", "envs", "scenarios"])
+def test_no_file_repeats_its_own_name(kind):
+    for path in (CONFIG_DIR / kind).glob("*.yaml"):
+        assert "name" not in read_file(path), path
 
 
 @pytest.mark.parametrize("environment", list(list_configs("envs")))
@@ -363,6 +385,190 @@ def test_every_pair_of_shipped_files_is_a_valid_config(algorithm, environment):
     assert build_config(algorithm, environment)["learner"]
     assert list_configs("algs")[algorithm]
     assert list_configs("envs")[environment]
+
+
+# --- Inheritance ---
+
+
+@pytest.fixture
+def family(files, monkeypatch):
+    """Algorithms parent <- child <- grandchild in a config folder of our own, by name."""
+    root = files / "config"
+    shutil.copytree(CONFIG_DIR, root)
+    monkeypatch.setattr(config_files, "CONFIG_DIR", root)
+    algs = root / "algs"
+    (algs / "_base.yaml").write_text(
+        "name: base\nenv_config: other\nlearner: x\nlr: 0.1\ngamma: 0.5\n"
+        "rates: {fast: 0.1, slow: 0.2}\n"
+    )
+    (algs / "child.yaml").write_text("inherits: _base\nlr: 0.2\nrates: {slow: 0.3, new: 1}\n")
+    (algs / "grandchild.yaml").write_text("# Last.\ninherits: child\nlr: 1\nname: mine\n")
+    return algs
+
+
+def grandchild(*updates):
+    return build_config("grandchild", "env.yaml", updates)
+
+
+def refused(algorithm, environment="env.yaml"):
+    with pytest.raises(ConfigError) as caught:
+        build_config(algorithm, environment)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_childs_entries_win_and_mappings_are_merged(family):
+    config = grandchild()
+    assert (config["learner"], config["lr"], config["gamma"]) == ("x", 1.0, 0.5)
+    assert type(config["lr"]) is float
+    assert config["rates"] == {"fast": 0.1, "slow": 0.3, "new": 1}
+    assert "inherits" not in config
+    assert load_file(family / "grandchild.yaml") == {
+        "learner": "x", "lr": 1, "gamma": 0.5, "rates": config["rates"], "name": "mine",
+    }  # fmt: skip
+
+
+def test_names_are_not_inherited(family):
+    child = build_config("child", "env.yaml")
+    assert (child["name"], child["env_config"]) == ("child", "env")
+    assert grandchild()["name"] == "mine"
+    (family / "great.yaml").write_text("inherits: grandchild\n")
+    assert build_config("great", "env.yaml")["name"] == "great"
+
+
+def test_parents_by_path_are_relative_to_the_file_that_names_them(family, files):
+    (files / "mine").mkdir()
+    (files / "mine" / "alg.yaml").write_text("inherits: ../base.json\nlr: 0.3\n")
+    (files / "base.json").write_text('{"inherits": "child", "gamma": 0.25}')
+    config = build_config("mine/alg.yaml", "env.yaml")
+    assert (config["name"], config["lr"], config["gamma"]) == ("alg", 0.3, 0.25)
+    (files / "mine" / "env.yaml").write_text(f"inherits: {files}/env.yaml\nenv_args: {{size: 6}}\n")
+    config = build_config("child", "mine/env.yaml")
+    assert config["env_args"] == {"map_name": "3m", "difficulty": "7", "size": 6, "penalty": 0.0}
+
+
+def test_environments_inherit_from_environments(family, files):
+    (files / "env.yaml").write_text("inherits: sc2sim\nenv_args: {map_name: 8m}\n")
+    config = build_config("qmix", "env.yaml")
+    assert (config["env"], config["env_config"]) == ("sc2sim", "env")
+    assert config["env_args"] == build_config("qmix", "sc2sim")["env_args"] | {"map_name": "8m"}
+
+
+def test_types_and_likely_typos_are_checked_in_every_file_of_a_chain(family, caplog):
+    (family / "child.yaml").write_text("inherits: _base\nlr: high\n")
+    assert refused("child").endswith("child.yaml: lr must be a number, got 'high'")
+    (family / "child.yaml").write_text("inherits: _base\nlearnerr: y\n")
+    assert not caplog.records
+    assert build_config("child", "env.yaml")["learnerr"] == "y"
+    assert "child.yaml: key 'learnerr' is new; did you mean 'learner'?" in caplog.text
+
+
+def test_a_value_fixes_the_type_of_a_key_that_a_parent_leaves_open(family, files):
+    (files / "base.yaml").write_text("env: my_env\nenv_args: {key: null}\n")
+    (files / "env.yaml").write_text("inherits: base.yaml\nenv_args: {key: a}\n")
+    assert build_config("child", "env.yaml", ["env_args.key=007"])["env_args"]["key"] == "007"
+    assert build_config("child", "base.yaml", ["env_args.key=7"])["env_args"]["key"] == 7
+
+
+@pytest.mark.parametrize(
+    ("parent", "message"),
+    [
+        ("chidl", "inherits: unknown algorithm 'chidl'; did you mean 'child'?"),
+        ("_bas", "inherits: unknown algorithm '_bas'; did you mean '_base'?"),
+        ("predator_prey", "inherits: unknown algorithm 'predator_prey'; "),
+        ("../bse.yaml", "inherits: unknown file '../bse.yaml'; did you mean '../base.yaml'?"),
+        ("nowhere/x.yaml", "inherits: unknown file 'nowhere/x.yaml'; "),
+        ("3", "inherits must be a name or a path, got 3"),
+        ("[a, b]", "inherits must be a name or a path, got ['a', 'b']"),
+        ("", "inherits must be a name or a path, got null"),
+        ("''", "inherits must be a name or a path, got ''"),
+    ],
+)
+def test_unknown_parents_are_refused(family, parent, message):
+    (family.parent / "base.yaml").write_text("learner: x\n")
+    (family / "mine.yaml").write_text(f"inherits: {parent}\n")
+    assert refused("mine").startswith(f"{family}/mine.yaml: {message}")
+
+
+def test_cycles_are_refused(family):
+    (family / "_base.yaml").write_text("inherits: grandchild\n")
+    end = "a file must not inherit from itself: grandchild -> child -> _base -> grandchild"
+    assert refused("grandchild") == f"{family}/grandchild.yaml: {end}"
+    (family / "self.yaml").write_text("inherits: ./self.yaml\n")
+    assert refused("self").endswith("must not inherit from itself: self -> self")
+
+
+def test_files_with_an_underscore_are_parents_only(family):
+    assert "_base" not in list_configs("algs")
+    assert {"child", "grandchild"} <= set(list_configs("algs"))
+    assert refused("_base").startswith("unknown algorithm '_base'; ")
+    assert refused("child", "_smac").startswith("unknown environment '_smac'; ")
+    assert build_config(str(family / "_base.yaml"), "env.yaml")["lr"] == 0.1
+
+
+def test_inherits_is_no_setting(family, files):
+    (files / "more.yaml").write_text("inherits: child\n")
+    with pytest.raises(ConfigError, match=r"^more\.yaml: unknown key 'inherits'"):
+        grandchild("more.yaml")
+
+
+def test_a_pymarl2_yaml_works_as_it_is(files):
+    (files / "qmix_large.yaml").write_text(
+        'action_selector: "epsilon_greedy"\nrunner: "parallel"\nbatch_size_run: 8\n'
+        'buffer_size: 5000\nagent_output_type: q\nlearner: "nq_learner"\nmixer: "qmix"\n'
+        "td_lambda: 0.6\nname: qmix_env=8_adam_td_lambda\n"
+    )
+    config = build_config("qmix_large.yaml", "env.yaml")
+    assert config["name"] == "qmix_env=8_adam_td_lambda"
+    default = load_file(CONFIG_DIR / "default.yaml")
+    given = load_file(files / "qmix_large.yaml")
+    env = load_file(files / "env.yaml")
+    assert config == default | env | given | {"env_config": "env"}
+
+
+# --- Where values come from ---
+
+
+def test_origins(family, files):
+    (family.parent / "scenarios" / "mine.yaml").write_text("child: {double_q: False}\n")
+    (files / "more.yaml").write_text("obs_agent_id: False\n")
+    updates = ["scenario=mine", "more.yaml", "env_args.size=9", "batch_size=4"]
+    config, origins = trace_config("grandchild", "env.yaml", updates)
+    assert config == grandchild(*updates)
+    wanted = {
+        "t_max": "env.yaml",
+        "buffer_size": "default.yaml",
+        "learner": "algs/_base.yaml",
+        "rates.fast": "algs/_base.yaml",
+        "rates.slow": "algs/child.yaml",
+        "lr": "algs/grandchild.yaml",
+        "name": "algs/grandchild.yaml",
+        "env_config": "the name of env.yaml",
+        "double_q": "scenarios/mine.yaml, child",
+        "obs_agent_id": "more.yaml",
+        "env_args.size": "the command line",
+        "env_args.map_name": "env.yaml",
+        "batch_size": "the command line",
+        "scenario": "the command line",
+        "seed": "the system's random numbers",
+    }
+    assert {key: origins[key] for key in wanted} == wanted
+
+
+def test_what_is_described_is_the_config(family, files):
+    updates = ["seed=3", "label=007", "grad_norm_clip=inf", "plugins=[]", "rates.fast=1e-9"]
+    config, origins = trace_config("grandchild", "env.yaml", updates)
+    text = describe_config(config, origins)
+    assert yaml.safe_load(text) == config
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "label: '007' # from the command line" in lines
+    assert "lr: 1.0 # from algs/grandchild.yaml" in lines
+    assert "rates:" in lines
+    assert "slow: 0.3 # from algs/child.yaml" in lines
+    keys = [line.split(":")[0] for line in text.splitlines() if not line.startswith(" ")]
+    assert keys == list(config)
+    (files / "again.yaml").write_text(text)
+    assert grandchild("again.yaml") == config
 
 
 # --- Seed, device, folders ---

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,14 @@ from components.steps import Steps
 from controllers.dac_controller import DACMAC
 from learners.base import Learner, make_optimiser, parts_of
 from learners.dac.windows import Windows
-from learners.q_learner import episode_errors
+from learners.needs import Needs
+from learners.replayed import episode_errors, transition_weights
 from modules.dac import ContextEncoder, DynamicsDecoder
-from utils.errors import ConfigError
+from modules.dac.agent import DACAgent
+from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 
-class Transitions(NamedTuple):
+class AgentTransitions(NamedTuple):
     """The M transitions of a batch as every agent sees them: A agents, O entries of an observation,
     U actions.
     """
@@ -48,7 +50,7 @@ class ContextLosses(NamedTuple):
     kl: Tensor  # [A]
 
 
-def transitions_of(batch: EpisodeBatch, steps: Steps) -> Transitions:
+def transitions_of(batch: EpisodeBatch, steps: Steps) -> AgentTransitions:
     """The transitions of a batch; with a common reward every agent is given it."""
     obs = steps.pack(batch["obs"]).transpose(0, 1)
     n_actions = batch["avail_actions"].shape[-1]
@@ -58,13 +60,13 @@ def transitions_of(batch: EpisodeBatch, steps: Steps) -> Transitions:
         .transpose(0, 1)
     )
     rewards = steps.pack_transitions(batch["reward"]).t().expand(len(obs), -1)
-    return Transitions(obs[:, steps.cur], actions, rewards, obs[:, steps.nxt])
+    return AgentTransitions(obs[:, steps.cur], actions, rewards, obs[:, steps.nxt])
 
 
 def context_losses(
     encoder: ContextEncoder,
     decoder: DynamicsDecoder,
-    transitions: Transitions,
+    transitions: AgentTransitions,
     windows: Windows,
     temperature: float,
     weights: Tensor | None = None,
@@ -114,10 +116,36 @@ class DACLearner(Learner):
         ConfigError: a setting out of range, or a controller of another kind.
     """
 
+    needs = Needs(
+        mac=DACMAC,
+        settings={
+            "share_params": False,
+            "mixer": None,
+            "td_lambda": 0.0,
+            "q_lambda": False,
+            "agent_output_type": "q",
+            "action_selector": "epsilon_greedy",
+        },
+        why={
+            "share_params": "every agent has its own networks",
+            "mixer": "its agents learn on their own",
+            "td_lambda": "its targets are one-step targets",
+            "q_lambda": "its targets are one-step targets",
+            "agent_output_type": "its agents act on values",
+            "action_selector": "epsilon is its rate of exploring contexts too",
+        },
+    )
+    ranges: ClassVar = {
+        "dac_k": COUNT,
+        "dac_hidden_dim": COUNT,
+        "dac_beta": NOT_NEGATIVE,
+        "dac_temperature": POSITIVE,
+        **DACAgent.ranges,
+    }
+
     def __init__(
         self, mac: DACMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         obs = scheme["obs"]["vshape"]
         obs_size = obs if isinstance(obs, int) else obs[0]
@@ -143,10 +171,7 @@ class DACLearner(Learner):
         transitions = transitions_of(batch, steps)
         weights = None
         if per_weight is not None:
-            weights = (
-                per_weight.to(transitions.rewards).view(-1, 1, 1).expand(-1, steps.max_steps, 1)
-            )
-            weights = steps.pack_transitions(weights).squeeze(-1)
+            weights = transition_weights(per_weight.to(transitions.rewards), steps).squeeze(-1)
         sampled, loss_rec, loss_kl = context_losses(
             self.encoder, self.decoder, transitions, windows, args.dac_temperature, weights
         )
@@ -166,7 +191,7 @@ class DACLearner(Learner):
         parts = parts_of(batch, targets=targets, q=q_taken)
         grad_norm = self.optimise(self.optimiser, self.params, loss_value, t_env, parts)
         loss_context = loss_rec + args.dac_beta * loss_kl
-        if args.dac_value_trains_encoder:
+        if contexts.grad is not None:  # with dac_value_trains_encoder
             loss_context = loss_context + _without_value((contexts.grad * sampled).sum((1, 2)))
         parts = parts_of(batch, reconstruction=loss_rec, divergence=loss_kl)
         context_grad_norm = self.optimise(
@@ -235,24 +260,3 @@ class DACLearner(Learner):
 def _without_value(x: Tensor) -> Tensor:
     """Zero, with the gradient of x."""
     return x - x.detach()
-
-
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    if not isinstance(mac, DACMAC):
-        raise ConfigError(f"dac_learner needs mac=dac_mac, got '{args.mac}'")
-    if args.mixer is not None:
-        raise ConfigError(
-            f"DAC's agents learn on their own: set mixer=null instead of '{args.mixer}'"
-        )
-    if args.td_lambda != 0.0 or args.q_lambda:
-        raise ConfigError(
-            "DAC's targets are one-step targets: set td_lambda=0.0 and q_lambda=False"
-        )
-    if args.dac_k < 1:
-        raise ConfigError(f"dac_k is {args.dac_k}; a window has at least 1 transition")
-    if args.dac_hidden_dim < 1:
-        raise ConfigError(f"dac_hidden_dim is {args.dac_hidden_dim}; it must be at least 1")
-    if args.dac_beta < 0.0:
-        raise ConfigError(f"dac_beta is {args.dac_beta}; it must not be negative")
-    if args.dac_temperature <= 0.0:
-        raise ConfigError(f"dac_temperature is {args.dac_temperature}; it must be greater than 0")

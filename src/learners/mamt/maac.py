@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
-from utils.errors import ConfigError
+from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range
 
 
 class PolicyStep(NamedTuple):
@@ -69,12 +69,37 @@ class MAACLearner(Learner):
     """
 
     continuous_actions = True
-    needs = Needs(settings={"share_params": False})
+    needs = Needs(
+        mac=ActorMAC,
+        agent=PolicyAgent,
+        settings={
+            "share_params": False,
+            "critic": "attention",
+            "replay": "transitions",
+            "mixer": None,
+        },
+        why={
+            "replay": "it learns from single ones",
+            "mixer": "it has a critic instead of mixed action values",
+        },
+    )
+    ranges: ClassVar = {
+        "alpha_entropy": NOT_NEGATIVE,
+        "critic_hidden_dim": COUNT,
+        "attention_heads": COUNT,
+        "attention_logit_penalty": NOT_NEGATIVE,
+        "critic_weight_decay": NOT_NEGATIVE,
+        "critic_grad_norm_clip": POSITIVE,
+        "mc_actions": COUNT,
+        "policy_hidden_dim": COUNT,
+        "policy_logit_penalty": NOT_NEGATIVE,
+        "policy_grad_norm_clip": POSITIVE,
+        "batch_size": Range(lambda value: value >= 2, "at least 2 transitions, for batch norm"),
+    }
 
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
         super().__init__(mac, scheme, logger, args)
         self.critic: AttentionCritic = CRITICS[args.critic](scheme, args)
         self.modules["critic"] = self.critic
@@ -85,6 +110,12 @@ class MAACLearner(Learner):
         self.critic_params = list(self.critic.parameters())
         self.optimiser = make_optimiser(self.params, args)
         self.critic_optimiser = make_optimiser(self.critic_params, args, args.critic_weight_decay)
+
+    @classmethod
+    def check_settings(cls, args: SimpleNamespace) -> None:
+        """Also what the attention critic needs."""
+        super().check_settings(args)
+        AttentionCritic.check_settings(args)
 
     def train(
         self, batch: Transitions, t_env: int, episode_num: int, per_weight: Tensor | None = None
@@ -100,7 +131,7 @@ class MAACLearner(Learner):
         figures |= self.policy_step(step, t_env)
         self.soft_update_targets(self.args.target_tau)
         if self.log_due(t_env):
-            self.log(figures, t_env)
+            self.log(figures, step, t_env)
 
     # -- critic ------------------------------------------------------------------------------------
     def critic_step(self, batch: Transitions, t_env: int) -> dict[str, Tensor]:
@@ -108,7 +139,7 @@ class MAACLearner(Learner):
         args = self.args
         targets = self.value_targets(batch)
         out = self.critic(batch["obs"], batch["actions"])
-        q = self.taken(out.all_q, batch["actions"])
+        q = self.critic.taken(out.all_q, batch["actions"])
         losses = (q - targets).pow(2).mean(0)
         # Of every agent and head the mean over rows and other agents, as MAAC has it.
         penalty = out.logits.pow(2).sum() / (len(q) * (args.n_agents - 1))
@@ -139,15 +170,9 @@ class MAACLearner(Learner):
             self.target_policy.logits(batch["next_obs"]), batch["next_avail_actions"]
         )
         actions = policy.sample()
-        q = self.taken(self.target_critic(batch["next_obs"], actions).all_q, actions)
+        q = self.critic.taken(self.target_critic(batch["next_obs"], actions).all_q, actions)
         soft = q - args.alpha_entropy * policy.log_prob(actions)
         return rewards + args.gamma * (1 - batch["terminated"]) * soft
-
-    def taken(self, all_q: Tensor, actions: Tensor) -> Tensor:
-        """Of the critic's values those of `actions`: [N, A, U or 1] -> [N, A]."""
-        return (
-            all_q if self.args.continuous_actions else all_q.gather(-1, actions.unsqueeze(-1))
-        ).squeeze(-1)
 
     # -- policies ----------------------------------------------------------------------------------
     def evaluate_policies(self, batch: Transitions) -> PolicyStep:
@@ -166,7 +191,7 @@ class MAACLearner(Learner):
                 q, baseline = q.squeeze(-1), all_q.mean(-1)
             else:
                 samples, all_q = None, self.critic(obs, actions).all_q
-                q, baseline = self.taken(all_q, actions), (policy.probs * all_q).sum(-1)
+                q, baseline = self.critic.taken(all_q, actions), (policy.probs * all_q).sum(-1)
         log_prob = policy.log_prob(actions)
         return PolicyStep(
             obs, avail, replayed, outputs, policy, actions, log_prob, samples, all_q, q, baseline
@@ -191,7 +216,6 @@ class MAACLearner(Learner):
             "loss_policy": losses.detach(),
             "grad_norm": grad_norm,
             "advantage_abs": step.advantage.abs().mean(0),
-            "step": step,
         }
 
     def policy_bracket(self, step: PolicyStep) -> Tensor:
@@ -215,14 +239,14 @@ class MAACLearner(Learner):
         return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}
 
     # -- figures -----------------------------------------------------------------------------------
-    def log(self, figures: dict[str, Any], t_env: int) -> None:
+    def log(self, figures: dict[str, Tensor], step: PolicyStep, t_env: int) -> None:
         """Logs means over the agents, and what is one value per agent or pair also as a list
         (`log_by_agent`).
 
         Further per agent: `policy_entropy` and `attention_entropy`, the mean over rows and heads of
         the entropy of the weights that it gives to the others [nat].
         """
-        attention, step = figures.pop("attention"), figures.pop("step")
+        attention = figures.pop("attention")
         with torch.no_grad():
             # From samples that are there: a run must not depend on how often it logs.
             figures["policy_entropy"] = step.policy.entropy(step.samples).mean(0)
@@ -230,37 +254,3 @@ class MAACLearner(Learner):
         for name, value in figures.items():
             self.logger.log_stat(name, value.mean().item(), t_env)
         log_by_agent(self.logger, figures, t_env)
-
-
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    if not isinstance(mac, ActorMAC) or not isinstance(mac.agent, PolicyAgent):
-        raise ConfigError(
-            f"learner '{args.learner}' needs mac=actor_mac and agent=mlp_policy, got '{args.mac}' "
-            f"and '{args.agent}'"
-        )
-    if args.critic != "attention":
-        raise ConfigError(f"learner '{args.learner}' needs critic=attention, got '{args.critic}'")
-    if args.replay != "transitions":
-        raise ConfigError(
-            f"learner '{args.learner}' learns from single transitions: set replay=transitions"
-        )
-    if args.mixer is not None:
-        raise ConfigError(
-            "MAAC has a critic instead of mixed action values: set mixer=null instead of "
-            f"'{args.mixer}'"
-        )
-    if args.batch_size < 2:
-        raise ConfigError("batch_size is 1, but batch norm needs at least 2 transitions")
-    if args.mc_actions < 1:
-        raise ConfigError(f"mc_actions is {args.mc_actions}; it must be at least 1")
-    for key in (
-        "alpha_entropy",
-        "attention_logit_penalty",
-        "policy_logit_penalty",
-        "critic_weight_decay",
-    ):
-        if vars(args)[key] < 0.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")
-    for key in ("critic_grad_norm_clip", "policy_grad_norm_clip"):
-        if vars(args)[key] <= 0.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must be greater than 0")

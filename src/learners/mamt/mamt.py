@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from torch import Tensor
 from controllers.actor_controller import ActorMAC
 from learners.mamt.maac import MAACLearner, PolicyStep
 from learners.mamt.mirror_descent import step_penalty
-from learners.mamt.trust_region import Situation, check_rows, make_situation, make_split
-from utils.errors import ConfigError
+from learners.mamt.situation import Situation, make_situation
+from learners.mamt.trust_region import RANGES, check_split, make_split
+from utils.ranges import ANY_NUMBER, COUNT
 
 
 class MAMTLearner(MAACLearner):
@@ -40,21 +41,29 @@ class MAMTLearner(MAACLearner):
         ConfigError: a setting out of range.
     """
 
+    ranges: ClassVar = {
+        **MAACLearner.ranges,
+        **RANGES,
+        "tsallis_q": ANY_NUMBER,
+        "old_policy_interval": COUNT,
+    }
+
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        if args.old_policy_interval < 1:
-            raise ConfigError(
-                f"old_policy_interval is {args.old_policy_interval}; it must be at least 1"
-            )
         super().__init__(mac, scheme, logger, args)
-        check_rows(args, args.batch_size)
         self.split = make_split(args, self.optimise)
         self.modules |= self.split.modules
         self.old_policy = copy.deepcopy(self.policy).requires_grad_(False)
         self.updates = 0
         self.consecutive_kl: Tensor | None = None  # [A], at the last refresh
         self._penalty: Tensor | None = None  # [N, A], (1 / delta_i) D_i, within an update
+
+    @classmethod
+    def check_settings(cls, args: SimpleNamespace) -> None:
+        """Also what the split of the trust region needs."""
+        super().check_settings(args)
+        check_split(args, args.batch_size)
 
     def before_policy_step(self, step: PolicyStep, t_env: int) -> dict[str, Tensor]:
         """Compares with the old policies; the trust regions learn."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from controllers.actor_controller import ActorMAC
 from learners.base import log_by_agent
-from learners.mamt.trust_region import Situation, check_rows, make_situation, make_split
+from learners.mamt.situation import Situation, make_situation
+from learners.mamt.trust_region import RANGES, check_split, make_split
 from learners.needs import Needs
-from learners.ppo_learner import AttentionPPOLearner, Rollout, Rows
+from learners.ppo_learner import AttentionPPOLearner, PackedEpisodes, Rollout
 from modules.agents.policy_agent import PolicyAgent
-from utils.errors import ConfigError
 
 
 class MAMTPPOLearner(AttentionPPOLearner):
@@ -37,22 +37,25 @@ class MAMTPPOLearner(AttentionPPOLearner):
         ConfigError: a setting that does not fit.
     """
 
-    needs = Needs(settings={"share_params": False})
+    needs = AttentionPPOLearner.needs | Needs(agent=PolicyAgent, settings={"share_params": False})
+    ranges: ClassVar = {**AttentionPPOLearner.ranges, **RANGES}
 
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
         super().__init__(mac, scheme, logger, args)
-        if not isinstance(mac.agent, PolicyAgent):
-            raise ConfigError(
-                f"learner '{args.learner}' needs agent=mlp_policy, got '{args.agent}'"
-            )
-        check_rows(args, args.batch_size // args.ppo_minibatches)  # episodes, of one step at least
         self.split = make_split(args, self.optimise)
         self.modules |= self.split.modules
         # In evaluation mode, as the policies while they are compared with it.
         self.old_policy = copy.deepcopy(mac.agent).requires_grad_(False).eval()
         self._figures: dict[str, Tensor] = {}
+
+    @classmethod
+    def check_settings(cls, args: SimpleNamespace) -> None:
+        """Also what the split of the trust region needs."""
+        super().check_settings(args)
+        # Episodes have one step at least.
+        check_split(args, args.batch_size // args.ppo_minibatches)
 
     def train(
         self, batch: Any, t_env: int, episode_num: int, per_weight: Tensor | None = None
@@ -62,15 +65,17 @@ class MAMTPPOLearner(AttentionPPOLearner):
         super().train(batch, t_env, episode_num, per_weight)
         self._figures = {}
 
-    def update(self, rows: Rows, rollout: Rollout, t_env: int) -> dict[str, Tensor]:
-        """A round of the trust regions before the steps of policies and critic."""
-        situation = self.situation(rows)
+    def policy_step(
+        self, episodes: PackedEpisodes, rollout: Rollout, t_env: int
+    ) -> dict[str, Tensor]:
+        """A round of the trust regions before the step of the policies."""
+        situation = self.situation(episodes)
         self._figures = self.split.learn(situation, t_env)
         self._figures |= {
             "trust_region": self.split.sizes(),
             "consecutive_kl": situation.kl.mean(0),
         }
-        return super().update(rows, rollout, t_env)
+        return super().policy_step(episodes, rollout, t_env)
 
     def clip_range(self) -> Tensor:
         """[A]."""
@@ -82,26 +87,21 @@ class MAMTPPOLearner(AttentionPPOLearner):
         )
 
     @torch.no_grad()
-    def situation(self, rows: Rows) -> Situation:
+    def situation(self, episodes: PackedEpisodes) -> Situation:
         """What the trust regions learn from: random rows, with actions drawn from the present
         policies.
         """
-        cur, policy_net = rows.steps.cur, self.mac.agent
-        obs = rows.steps.pack(rows.batch["obs"])[cur]
-        picked = torch.randperm(len(obs), device=obs.device)[
-            : self.args.trust_region_batch_size or len(obs)
-        ]
-        obs, avail, replayed = obs[picked], rows.avail[cur][picked], rows.actions[cur][picked]
-        outputs = policy_net.logits(obs)
+        cur = episodes.steps.cur
+        obs = episodes.steps.pack(episodes.batch["obs"])[cur]
+        n = self.args.trust_region_batch_size or len(obs)
+        picked = torch.randperm(len(obs), device=obs.device)[:n]
+        obs, avail, replayed = (
+            x[picked] for x in (obs, episodes.avail[cur], episodes.actions[cur])
+        )
+        outputs = self.mac.agent.logits(obs)
         policy = self.mac.policy(outputs, avail)
         actions = policy.sample()
-        if self.args.continuous_actions:
-            samples = policy.sample(self.args.mc_actions)
-            values = self.critic(obs, actions, samples).all_q
-            baselines = values.mean(-1)
-        else:
-            samples, values = None, self.critic(obs, actions).all_q
-            baselines = (policy.probs * values).sum(-1)
+        samples, values, baselines = self.own_choices(obs, actions, policy)
         return make_situation(
             self.critic,
             obs=obs,

@@ -2,7 +2,8 @@
 
 "MAMT" in the docstrings is the paper "Dealing with Non-Stationarity in MARL via Trust-Region
 Decomposition" (Li et al., ICLR 2022). A split is asked for the local sizes delta_i and shown, at
-every update, what they can be learned from.
+every update, what they can be learned from (`learners.mamt.situation`). `LearnedSplit.learn` takes
+the paper's equations 5 to 8 in turn.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,102 +21,36 @@ from components.distributions import Policy, policy_distribution
 from learners.base import make_optimiser
 from learners.mamt.mirror_descent import (
     coordination,
-    counterfactual_effects,
     fixed_coordination,
     local_divergences,
     mirror_values,
     random_coordination,
     weighted_sum_divergences,
 )
-from modules.critics.attention import AttentionCritic
+from learners.mamt.situation import Situation
 from modules.mamt import LocalRegions, OpponentPolicies, Pairs, TRDNet
 from modules.mamt.local_trust_regions import LARGEST, SMALLEST
 from utils.errors import ConfigError, Diverged
-
-SPLITS = ("learned", "equal", "known", "none")
-COORDINATIONS = ("learned", "fixed", "random")
-DIVERGENCES = ("opponents", "weighted_sum")
+from utils.ranges import COUNT, FINITE_POSITIVE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Range, one_of
 
 Optimise = Callable[..., Tensor]
 
-
-class Situation(NamedTuple):
-    """What the trust regions are learned from: N rows, A agents, K choices of an agent (its
-    actions, or samples).
-    """
-
-    obs: Tensor  # [N, A, O]
-    avail_actions: Tensor  # [N, A, U]
-    replayed: Tensor  # [N, A] or [N, A, U], the actions of the batch
-    actions: Tensor  # of the same kind, drawn from the present policies
-    outputs: Tensor  # [N, A, U or 2 U], what the policy networks put out
-    kl: Tensor  # [N, A], KL[pi_i || pi_old_i]
-    effects: Callable[[], Tensor]  # [N, A, A], see `mirror_descent.counterfactual_effects`
-    values: Tensor  # [N, A, K], Q_i of agent i's choices
-    log_weights: Tensor  # [N, A, K], see `mirror_descent.mirror_step`
-    baselines: Tensor  # [N, A]
-
-
-@torch.no_grad()
-def make_situation(
-    critic: AttentionCritic,
-    *,
-    obs: Tensor,
-    avail_actions: Tensor,
-    replayed: Tensor,
-    actions: Tensor,
-    samples: Tensor | None,
-    outputs: Tensor,
-    old_outputs: Tensor,
-    values: Tensor,
-    baselines: Tensor,
-) -> Situation:
-    """The situation of these rows.
-
-    Args:
-        critic: that gave `values`.
-        samples: for continuous actions [N, A, K, U], the own choices that `values` are of, drawn
-            from the policies.
-        old_outputs: of the old policy networks, [N, A, U or 2U].
-        others: as in `Situation`.
-    """
-    continuous = samples is not None
-    policy, old = (
-        policy_distribution(x.detach(), avail_actions, continuous) for x in (outputs, old_outputs)
-    )
-    log_weights = old.log_prob(samples) - policy.log_prob(samples) if continuous else old.log_probs
-    return Situation(
-        obs=obs,
-        avail_actions=avail_actions,
-        replayed=replayed,
-        actions=actions,
-        outputs=outputs.detach(),
-        kl=policy.kl(old),
-        effects=lambda: effects_of(critic, obs, actions, policy, samples),
-        values=values,
-        log_weights=log_weights,
-        baselines=baselines.detach(),
-    )
-
-
-def effects_of(
-    critic: AttentionCritic, obs: Tensor, actions: Tensor, policy: Policy, samples: Tensor | None
-) -> Tensor:
-    """What the action of agent j matters to agent i, see `counterfactual_effects`: [N, A, A].
-
-    Args:
-        obs: [N, A, O].
-        actions: [N, A] or [N, A, U].
-        policy: of these rows.
-        samples: for continuous actions [N, A, K, U], drawn from `policy`.
-    """
-    values = critic.counterfactual(obs, actions, samples)
-    probs = (
-        policy.probs
-        if samples is None
-        else values.new_full(values.shape[:1] + values.shape[2:], 1 / values.shape[3])
-    )
-    return counterfactual_effects(values, probs, values[..., 0].diagonal(dim1=1, dim2=2))
+# For the learners that use a split.
+RANGES: dict[str, Range] = {
+    "trust_region_split": one_of("learned", "equal", "known", "none"),
+    "trust_region_delta": FINITE_POSITIVE,
+    "trust_region_penalty": NOT_NEGATIVE,
+    "trust_region_batch_size": NOT_NEGATIVE,
+    "coordination": one_of("learned", "fixed", "random"),
+    "coordination_sigma": PROBABILITY,
+    "divergence": one_of("opponents", "weighted_sum"),
+    "divergence_min": NOT_NEGATIVE,
+    "divergence_max": POSITIVE,
+    "trd_steps": COUNT,
+    "trd_grad_norm_clip": POSITIVE,
+    "opponent_weight_decay": NOT_NEGATIVE,
+    "opponent_grad_norm_clip": POSITIVE,
+}
 
 
 class FixedSplit:
@@ -148,6 +83,14 @@ class FixedSplit:
         return {}
 
 
+class Graph(NamedTuple):
+    """What TRD-Net reads besides the sizes: agents as nodes, coefficients as edges."""
+
+    obs: Tensor  # [N, A, O]
+    actions: Tensor  # [N, A, U], one-hot or continuous
+    coefficients: Tensor  # C, [N, A, A]
+
+
 class LearnedSplit:
     """MAMT's: every agent's models of the others tell how far the joint policy has moved, TRD-Net
     how that depends on the local trust regions, which follow the gradient of F (eq. 8).
@@ -165,7 +108,6 @@ class LearnedSplit:
     """
 
     def __init__(self, args: SimpleNamespace, optimise: Optimise) -> None:
-        _check_learned(args)
         self.args = args
         self.optimise = optimise
         self.continuous = args.continuous_actions
@@ -193,8 +135,15 @@ class LearnedSplit:
         return self.regions.sizes().detach()
 
     def learn(self, situation: Situation, t_env: int) -> dict[str, Tensor]:
-        """One round: models of the others, TRD-Net (`trd_steps` steps), one step of the local trust
-        regions.
+        """One round, in the paper's order.
+
+        | | what | from what |
+        | --- | --- | --- |
+        | eq. 5 | coefficients C | the critic's values of what others could have done |
+        | eq. 6 | divergences D_i | C, and every agent's models of the others beside these |
+        | eq. 6 | a step of these models | the actions that the others took in the batch |
+        | eq. 7 | `trd_steps` steps of TRD-Net | the sum of the D_i |
+        | eq. 8 | a step of the sizes delta_i | values after mirror steps, less TRD-Net's estimate |
 
         Returns:
             Figures by name: scalars, and per agent [A] or pair [A, A].
@@ -202,17 +151,15 @@ class LearnedSplit:
         Raises:
             Diverged: a loss or gradient is not finite.
         """
-        figures: dict[str, Tensor] = {}
-        with torch.no_grad():
-            c = self.coefficients(situation)
-        divergences = self._divergences(situation, c, t_env, figures)
-        actions = situation.actions
-        if not self.continuous:
-            actions = F.one_hot(actions, situation.avail_actions.shape[-1]).to(situation.obs)
-        loss = self._fit_net(situation.obs, actions, c, divergences.sum(-1), t_env)
-        objective, excess = self._move_regions(situation, actions, c, t_env)
+        c = self.coefficients(situation)
+        models = self.models_of_others(situation)
+        divergences = self.divergences(situation, c, models)
+        figures = {} if models is None else self._fit_models(models, situation, t_env)
+        graph = self._graph(situation, c)
+        loss_trd = self._fit_net(graph, divergences.sum(-1), t_env)
+        objective, excess = self._move_regions(situation, graph, t_env)
         return figures | {
-            "loss_trd": loss,
+            "loss_trd": loss_trd,
             "trust_region_objective": objective,
             "trust_region_excess": excess,
             "non_stationarity": divergences.mean(0),
@@ -220,8 +167,9 @@ class LearnedSplit:
             "coordination_variance": c.var(0, correction=0),
         }
 
+    @torch.no_grad()
     def coefficients(self, situation: Situation) -> Tensor:
-        """C: [N, A, A]."""
+        """C (eq. 5): [N, A, A]."""
         n, n_agents = situation.obs.shape[:2]
         if self.args.coordination == "fixed":
             return fixed_coordination(n_agents, situation.obs).expand(n, -1, -1)
@@ -229,49 +177,67 @@ class LearnedSplit:
             return random_coordination(n, n_agents, situation.obs)
         return coordination(situation.effects(), self.args.coordination_sigma)
 
-    def _divergences(
-        self, situation: Situation, c: Tensor, t_env: int, figures: dict[str, Tensor]
-    ) -> Tensor:
-        """D_i of every row [N, A] (eq. 6); the models of the others learn on the way."""
-        bounds = self.args.divergence_min, self.args.divergence_max
+    def models_of_others(self, situation: Situation) -> Policy | None:
+        """h_ij(. | o_i), agent i's model of agent j's policy, of every pair: P x N policies with
+        gradient.
+
+        None where the divergence is a weighted sum of the agents' own.
+        """
         if self.opponents is None:
+            return None
+        avail = self.opponents.pairs.of_second(situation.avail_actions)
+        return policy_distribution(self.opponents(situation.obs), avail, self.continuous)
+
+    @torch.no_grad()
+    def divergences(self, situation: Situation, c: Tensor, models: Policy | None) -> Tensor:
+        """D_i of every row (eq. 6): [N, A]."""
+        bounds = self.args.divergence_min, self.args.divergence_max
+        if models is None:
             return weighted_sum_divergences(c, situation.kl, *bounds)
         pairs = self.opponents.pairs
-        avail = pairs.of_second(situation.avail_actions)
-        models = policy_distribution(self.opponents(situation.obs), avail, self.continuous)
-        with torch.no_grad():
-            present = policy_distribution(
-                pairs.of_second(situation.outputs), avail, self.continuous
-            )
-            divergences = local_divergences(c, pairs.matrix(models.kl(present)), *bounds)
-        log_probs = models.log_prob(pairs.of_second(situation.replayed))
+        outputs, avail = map(pairs.of_second, (situation.outputs, situation.avail_actions))
+        present = policy_distribution(outputs, avail, self.continuous)
+        return local_divergences(c, pairs.matrix(models.kl(present)), *bounds)
+
+    def _fit_models(self, models: Policy, situation: Situation, t_env: int) -> dict[str, Tensor]:
+        """A step of the models by cross-entropy on replayed actions, each clipped on its own.
+
+        What they have learned from replayed actions lags behind: they stand for the old policies.
+        """
+        log_probs = models.log_prob(self.opponents.pairs.of_second(situation.replayed))
         losses = -log_probs.mean(1)
         parts = {"observations": situation.obs, "models of other agents": log_probs}
         self._step("opponents", losses, self.args.opponent_grad_norm_clip, t_env, parts)
-        figures["loss_opponents"] = losses.detach().mean()
-        return divergences
+        return {"loss_opponents": losses.detach().mean()}
 
-    def _fit_net(
-        self, obs: Tensor, actions: Tensor, c: Tensor, joint: Tensor, t_env: int
-    ) -> Tensor:
+    def _graph(self, situation: Situation, c: Tensor) -> Graph:
+        """The rows for TRD-Net."""
+        obs, actions = situation.obs, situation.actions
+        if not self.continuous:
+            actions = F.one_hot(actions, situation.avail_actions.shape[-1]).to(obs)
+        return Graph(obs, actions, c)
+
+    def _fit_net(self, graph: Graph, joint: Tensor, t_env: int) -> Tensor:
         """`trd_steps` steps of TRD-Net, each on another part of the rows: the mean of their losses
         (eq. 7).
+
+        Args:
+            joint: [N], the divergence of the joint policy.
         """
-        sizes, steps = self.sizes(), self.args.trd_steps
+        sizes, n_steps = self.sizes(), self.args.trd_steps
+        max_norm = self.args.trd_grad_norm_clip * self.args.n_agents
         losses = []
-        parts = (x.tensor_split(steps) for x in (obs, actions, c, joint))
+        parts = (x.tensor_split(n_steps) for x in (*graph, joint))
         for obs_k, actions_k, c_k, joint_k in zip(*parts, strict=True):
             estimates = self.net(obs_k, actions_k, sizes, c_k).sum(-1)
             loss = (estimates - joint_k).pow(2).mean()
             parts_k = {"observations": obs_k, "divergences": joint_k, "trd_net": estimates}
-            self._step(
-                "trd_net", loss, self.args.trd_grad_norm_clip * self.args.n_agents, t_env, parts_k
-            )
+            self._step("trd_net", loss, max_norm, t_env, parts_k)
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
     def _move_regions(
-        self, situation: Situation, actions: Tensor, c: Tensor, t_env: int
+        self, situation: Situation, graph: Graph, t_env: int
     ) -> tuple[Tensor, Tensor]:
         """One step of the local trust regions up the gradient of F (eq. 8): F, and by how much
         delta is exceeded.
@@ -279,8 +245,9 @@ class LearnedSplit:
         sizes = self.regions.sizes()
         values = mirror_values(situation.log_weights, situation.values, situation.baselines, sizes)
         # TRD-Net's estimate needs no more rows than one of its own steps.
-        n = -(-len(actions) // self.args.trd_steps)
-        costs = self.net(situation.obs[:n], actions[:n], sizes, c[:n])
+        n = -(-len(graph.obs) // self.args.trd_steps)
+        obs, actions, c = (x[:n] for x in graph)
+        costs = self.net(obs, actions, sizes, c)
         excess = self.regions.excess(sizes)
         objective = (
             values.sum(-1).mean() - costs.sum(-1).mean() - self.args.trust_region_penalty * excess
@@ -291,8 +258,7 @@ class LearnedSplit:
         if not torch.isfinite(gradient).all():
             raise Diverged(
                 f"trust regions: gradient {gradient.tolist()} at t_env={t_env}; lower lr, or look "
-                "at the rewards and "
-                "observations"
+                "at the rewards and observations"
             )
         self.regions.log_sizes.grad = gradient
         self.optimisers["regions_opt"].step()
@@ -310,40 +276,46 @@ class LearnedSplit:
 
 
 def make_split(args: SimpleNamespace, optimise: Optimise) -> FixedSplit | LearnedSplit:
-    """The split that `args.trust_region_split` names, for a learner with this `optimise`.
-
-    Raises:
-        ConfigError: a setting out of range.
-    """
-    if args.trust_region_split not in SPLITS:
-        raise ConfigError(
-            f"trust_region_split is '{args.trust_region_split}'; choose one of {', '.join(SPLITS)}"
-        )
-    if args.trust_region_delta <= 0.0:
-        raise ConfigError(
-            f"trust_region_delta is {args.trust_region_delta}; it must be greater than 0"
-        )
+    """The split that `args.trust_region_split` names, for a learner with this `optimise`."""
     return (
         LearnedSplit(args, optimise) if args.trust_region_split == "learned" else FixedSplit(args)
     )
 
 
-def check_rows(args: SimpleNamespace, n_rows: int) -> None:
-    """Whether batches of at least `n_rows` transitions are enough for what a learned split does
-    with them.
+# -- settings --------------------------------------------------------------------------------------
+def check_split(args: SimpleNamespace, n_rows: int) -> None:
+    """What of a split's settings depends on others, on the agents or on the map.
+
+    Args:
+        n_rows: transitions of a batch, at least.
 
     Raises:
-        ConfigError: they are not, or `trust_region_batch_size` is negative.
+        ConfigError: a setting that does not fit.
     """
-    n = args.trust_region_batch_size
-    if n < 0:
-        raise ConfigError(f"trust_region_batch_size is {n}; it must be at least 0 (all)")
-    seen = min(n or n_rows, n_rows)
-    if args.trust_region_split == "learned" and seen < 2 * args.trd_steps:
+    if args.trust_region_split == "known":
+        known_members(args)
+    if args.trust_region_split != "learned":
+        return
+    if args.n_agents < 2:
+        raise ConfigError(
+            "trust_region_split=learned needs at least two agents: set trust_region_split=equal"
+        )
+    least, most = SMALLEST * args.n_agents, LARGEST * args.n_agents
+    if not least <= args.trust_region_delta <= most:
+        raise ConfigError(
+            f"trust_region_delta is {args.trust_region_delta}; for {args.n_agents} agents it must "
+            f"be from {least:g} to {most:g}, that is from {SMALLEST} to {LARGEST:g} for each"
+        )
+    if args.divergence_min >= args.divergence_max:
+        raise ConfigError(
+            f"divergence_min ({args.divergence_min}) must be less than divergence_max "
+            f"({args.divergence_max})"
+        )
+    seen = min(args.trust_region_batch_size or n_rows, n_rows)
+    if seen < 2 * args.trd_steps:
         raise ConfigError(
             f"trd_steps ({args.trd_steps}) need at least 2 transitions each, the trust regions see "
-            f"{seen}: raise "
-            "trust_region_batch_size or batch_size"
+            f"{seen}: raise trust_region_batch_size or batch_size"
         )
 
 
@@ -358,9 +330,8 @@ def known_members(args: SimpleNamespace) -> list[int]:
         known = ", ".join(args.trust_region_members) or "none"
         raise ConfigError(
             f"trust_region_members has no entry for map '{name}' (there: {known}): choose mamd "
-            "with "
-            f"trust_region_split=known and trust_region_members.{name}=[...], a list of agents "
-            "from 0"
+            f"with trust_region_split=known and trust_region_members.{name}=[...], a list of "
+            "agents from 0"
         )
     members = args.trust_region_members[name]
     if len(set(members)) < len(members) or not set(members) <= set(range(args.n_agents)):
@@ -369,29 +340,3 @@ def known_members(args: SimpleNamespace) -> list[int]:
             f"{args.n_agents - 1}"
         )
     return members
-
-
-def _check_learned(args: Any) -> None:
-    if args.n_agents < 2:
-        raise ConfigError(
-            "trust_region_split=learned needs at least two agents: set trust_region_split=equal"
-        )
-    if args.coordination not in COORDINATIONS:
-        raise ConfigError(
-            f"coordination is '{args.coordination}'; choose one of {', '.join(COORDINATIONS)}"
-        )
-    if args.divergence not in DIVERGENCES:
-        raise ConfigError(
-            f"divergence is '{args.divergence}'; choose one of {', '.join(DIVERGENCES)}"
-        )
-    least, most = SMALLEST * args.n_agents, LARGEST * args.n_agents
-    if not least <= args.trust_region_delta <= most:
-        raise ConfigError(
-            f"trust_region_delta is {args.trust_region_delta}; for {args.n_agents} agents it must "
-            f"be from {least:g} to "
-            f"{most:g}, that is from {SMALLEST} to {LARGEST:g} for each"
-        )
-    if not 0.0 <= args.divergence_min < args.divergence_max:
-        raise ConfigError("divergence_min must be at least 0 and less than divergence_max")
-    if args.trd_steps < 1:
-        raise ConfigError(f"trd_steps is {args.trd_steps}; it must be at least 1")

@@ -7,12 +7,10 @@ Suboptimal Actions to Follow Shifting Optima in Multi-Agent Reinforcement Learni
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Mapping
+from functools import reduce
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +18,18 @@ from torch import Tensor
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
-from controllers.s2q_controller import S2QMAC
-from controllers.unroll import sequence_inputs, unroll
+from controllers.s2q_controller import S2QMAC, SELECTIONS
 from learners.base import Learner, make_optimiser, parts_of
-from learners.max_q_learner import MaxQLearner
-from learners.q_learner import episode_errors, weighted_mean
+from learners.joint_values import FollowedValue, UnrestrictedValue
+from learners.needs import Needs
+from learners.replayed import ReplayedSteps, joint_value
+from learners.s2q.chunks import Losses, in_chunks
+from learners.s2q.first_value import FirstValue
+from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import REGISTRY as MIXERS
-from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
-from modules.stacks import copy_first
-from utils.errors import ConfigError
+from modules.s2q.agent import S2QAgent
+from modules.s2q.encoder import LatentEncoder
+from utils.ranges import NOT_NEGATIVE, POSITIVE, PROBABILITY, one_of
 
 # What is searched for the culprit if an update is not finite: name -> its figure.
 FIGURES_CHECKED = {
@@ -41,42 +42,7 @@ FIGURES_CHECKED = {
 BACKBONES = {"wqmix": "qmix", "vdn": "vdn", "qplex": "dmaq"}
 
 
-class _Losses(NamedTuple):
-    """What is computed of some episodes: the loss to minimise, figures to log, what
-    `episode_errors` makes of them.
-    """
-
-    loss: Tensor | None
-    figures: dict[str, Tensor]
-    td: dict[str, Tensor]
-
-
-class _InTurn(torch.autograd.Function):
-    """The sum of losses that are computed one after the other, each with its gradient, so that
-    their graphs never exist together.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, losses: Sequence[Callable[[], Tensor]], *params: Tensor) -> Tensor:
-        total, ctx.grads = params[0].new_zeros(()), None
-        for loss_of in losses:
-            with torch.enable_grad():
-                loss = loss_of()
-            grads = torch.autograd.grad(loss, params)
-            if ctx.grads is None:
-                ctx.grads = grads
-            else:
-                for accumulated, grad in zip(ctx.grads, grads, strict=True):
-                    accumulated += grad
-            total += loss.detach()
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(grad * accumulated for accumulated in ctx.grads)
-
-
-class S2QLearner(MaxQLearner):
+class S2QLearner(Learner):
     """S2Q on one of three backbones (`s2q_backbone`).
 
     `wqmix`: QMIX mixers and an unrestricted Q* with a target network, as `MaxQLearner` has them.
@@ -93,41 +59,64 @@ class S2QLearner(MaxQLearner):
             memory of an update and changes nothing else; 0: all of them), and what the networks
             read.
 
+    Attributes:
+        mixer: K + 1 mixers, stacked.
+        q_star: what the sub-value functions follow.
+
     Raises:
         ConfigError: a setting out of range, or a controller or mixer of another kind.
     """
 
+    needs = Needs(
+        mac=S2QMAC,
+        settings={
+            "mixer": None,
+            "hysteretic_beta": 1.0,
+            "common_reward": True,
+            "double_q": True,
+        },
+        why={
+            "mixer": "s2q_backbone chooses its mixers",
+            "hysteretic_beta": "hysteretic_beta is for independent learners: S2Q has s2q_alpha",
+            "common_reward": "it learns joint values",
+            "double_q": "it bootstraps at the online network's greedy action",
+        },
+    )
+    ranges: ClassVar = {
+        "s2q_backbone": one_of(*BACKBONES),
+        "s2q_lambda": NOT_NEGATIVE,
+        "s2q_offset": NOT_NEGATIVE,
+        "s2q_alpha": PROBABILITY,
+        "s2q_temperature": POSITIVE,
+        "s2q_chunk_steps": NOT_NEGATIVE,
+        "s2q_fixed_prob": PROBABILITY,
+        "s2q_select": one_of(*SELECTIONS),
+        **S2QAgent.ranges,
+        **LatentEncoder.ranges,
+        **UnrestrictedValue.ranges,
+        **MIXER_RANGES,
+    }
+
     def __init__(
         self, mac: S2QMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
-        _check(mac, args)
-        # Not QLearner's: what is one mixer there is a stack of them here.
-        Learner.__init__(self, mac, scheme, logger, args)
-        self.n_values = args.s2q_k + 1
-        self.mixer = MIXERS[BACKBONES[args.s2q_backbone]](args, groups=self.n_values)
-        self.modules["mixer"] = self.mixer
-        self.params = [*mac.parameters(), *self.mixer.parameters()]
-        self.central = args.s2q_backbone == "wqmix"
-        if self.central:
-            self.build_targets()
-            self.target_mac, self.target_mixer = self.target_central_mac, self.target_central_mixer
-        else:
-            self._build_first_targets()
+        super().__init__(mac, scheme, logger, args)
+        self.mixer = MIXERS[BACKBONES[args.s2q_backbone]](args, groups=args.s2q_k + 1)
+        q_star = self._followed()
+        self.modules |= {"mixer": self.mixer, **q_star.modules}
+        self.params = [*mac.parameters(), *self.mixer.parameters(), *q_star.params]
+        self.targets += q_star.targets
+        # The names under which checkpoints know them.
+        self.target_mac, self.target_mixer = q_star.target_mac, q_star.target_mixer
+        self.q_star = q_star
         if args.s2q_select == "oracle":
             mac.oracle = self.choice_at
         self.optimiser = make_optimiser(self.params, args)
 
-    def _build_first_targets(self) -> None:
-        """A target network of Q_0, its encoder included."""
-        args = copy.copy(self.args)
-        args.s2q_k = 0
-        self.target_mac = S2QMAC(self.scheme, {"agents": args.n_agents}, args)
-        self.target_mixer = MIXERS[BACKBONES[args.s2q_backbone]](args)
-        for param in (*self.target_mac.parameters(), *self.target_mixer.parameters()):
-            param.requires_grad_(False)
-        self.targets.append((self.mac, self.target_mac))
-        self._shared_inputs = True
-        self.update_targets()
+    def _followed(self) -> FollowedValue:
+        if self.args.s2q_backbone == "wqmix":
+            return UnrestrictedValue(self.mac, self.scheme, self.args, state_once=True)
+        return FirstValue(self.mac, self.mixer, self.scheme, self.args)
 
     # -- one update --------------------------------------------------------------------------------
     def train(
@@ -138,90 +127,46 @@ class S2QLearner(MaxQLearner):
         Returns:
             `td_error_abs` [B] of Q_0 if `per_weight` is given, see `episode_errors`.
         """
-        lengths = batch.lengths() - 1
-        total, limit = int(lengths.sum()), self.args.s2q_chunk_steps
-        n_chunks = min(batch.batch_size, -(-total // limit)) if limit else 1
-        done: list[_Losses] = []
-
-        def share_of_loss(episodes: slice) -> Tensor:
-            weights = None if per_weight is None else per_weight[episodes]
-            losses = self._losses(batch if n_chunks == 1 else batch[episodes], weights)
-            n = int(lengths[episodes].sum())
-            done.append(
-                _Losses(
-                    None,
-                    {k: v.detach().mean() * n / total for k, v in losses.figures.items()},
-                    losses.td,
-                )
-            )
-            return losses.loss * (n / total)
-
-        bounds = [batch.batch_size * i // n_chunks for i in range(n_chunks + 1)]
-        chunks = [slice(*pair) for pair in pairwise(bounds)]
-        if n_chunks == 1:
-            loss = share_of_loss(chunks[0])
-        else:
-            loss = _InTurn.apply([partial(share_of_loss, chunk) for chunk in chunks], *self.params)
-        figures = {
-            name: torch.stack([losses.figures[name] for losses in done]).sum()
-            for name in done[0].figures
-        }
-        parts = parts_of(
-            batch, **{name: figures[key] for name, key in FIGURES_CHECKED.items() if key in figures}
+        limit = self.args.s2q_chunk_steps
+        loss, figures, errors = in_chunks(self.losses_of, batch, per_weight, limit, self.params)
+        checked = {name: figures[key] for name, key in FIGURES_CHECKED.items() if key in figures}
+        grad_norm = self.optimise(
+            self.optimiser, self.params, loss, t_env, parts_of(batch, **checked)
         )
-        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
         self.update_targets_if_due(episode_num)
         self.log_means(t_env, grad_norm=grad_norm, **figures)
-        return {key: torch.cat([losses.td[key] for losses in done]) for key in done[0].td}
+        return errors
 
-    def _losses(self, batch: EpisodeBatch, per_weight: Tensor | None) -> _Losses:
+    def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
         """The loss of some episodes, the mean over their transitions."""
-        steps, state, avail, actions, inputs = self.rows(batch)
-        cur = steps.cur
-        central_inputs = (
-            inputs if self._shared_inputs else sequence_inputs(self.target_mac, batch, steps)
-        )
-
+        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        cur, args = rows.steps.cur, self.args
         with torch.no_grad():
-            outputs = unroll(self.target_mac, batch, steps, central_inputs)
-        q, z = self.mac.unroll_all(batch, steps, inputs)
-        greedy = masked_argmax(q, avail)
+            outputs = self.q_star.target_outputs(rows)
+        q, z = self.mac.unroll_all(batch, rows.steps, rows.inputs)
+        greedy = masked_argmax(q, rows.avail)
         # All that needs no gradient before the rest of what does, whose memory is not free again
         # until the update.
         with torch.no_grad():
-            joint = torch.cat([greedy, actions.unsqueeze(0)]) if self.args.q_lambda else greedy
-            values = self.target_values(outputs, joint, state, avail)
-            targets = self.returns(
-                batch, steps, values[0], values[-1] if self.args.q_lambda else None
-            )
-            best = values[: self.n_values, cur]
+            values, targets = self.q_star.targets_of(rows, outputs, greedy)
+            best = values[:, cur]
             choice = self.choice(best)
-            known = identified(actions[cur], greedy[:, cur])
-        sub_values = self.mix(self.mixer, q, actions.expand_as(greedy), avail, state)[:, cur]
-        if self.central:
-            central_q = unroll(self.central_mac, batch, steps, central_inputs)
-            joint = actions[cur].unsqueeze(0)
-            q_star = self.central_joint(self.central_mixer, central_q[cur], joint, state[cur])[0]
-        else:
-            q_star = sub_values[0]
+            known = identified(rows.actions[cur], greedy[:, cur])
+        actions = rows.actions.expand_as(greedy)
+        sub_values = joint_value(self.mixer, q, actions, rows.avail, rows.state)[:, cur]
+        q_star = self.q_star.taken(rows, own=sub_values[0], at=cur)
         with torch.no_grad():
-            errors_to = targets - self.args.s2q_lambda * (q_star + self.args.s2q_offset) * known
+            errors_to = targets - args.s2q_lambda * (q_star + args.s2q_offset) * known
             weights = self.weights(sub_values - errors_to, q_star, best)
 
         delta = sub_values - errors_to
-        losses = {
-            "loss_td": sum(
-                weighted_mean(loss, steps, per_weight) for loss in weights * delta.pow(2)
-            ),
-            **(
-                {"central_loss": weighted_mean((q_star - targets).pow(2), steps, per_weight)}
-                if self.central
-                else {}
-            ),
-        }
         decoded, logits = self.mac.decoder(z[cur])
-        losses["state_loss"] = F.mse_loss(decoded, state[cur])
-        losses["choice_loss"] = F.cross_entropy(logits, choice)
+        losses = {
+            "loss_td": reduce(torch.add, map(rows.mean, weights * delta.pow(2))),
+            **self.q_star.losses(q_star, targets, rows),
+            "state_loss": F.mse_loss(decoded, rows.state[cur]),
+            "choice_loss": F.cross_entropy(logits, choice),
+        }
         figures = {
             **losses,
             "td_error_abs": delta[0].detach().abs(),
@@ -230,60 +175,7 @@ class S2QLearner(MaxQLearner):
             "w_to_use": weights,
             "choice_of_first": choice[:, 0],
         }
-        return _Losses(sum(losses.values()), figures, episode_errors(delta[0], steps, per_weight))
-
-    def mix(self, mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
-        """The values of joint actions under several utilities at once.
-
-        Args:
-            mixer: a stack of J mixers, or one for all.
-            q: [J, N, A, U] values of the agents' actions.
-            actions: int64 [J, N, A].
-            avail: [N, A, U].
-            state: [N, S], or [J, N, S] for a single mixer.
-
-        Returns:
-            [J, N, 1].
-        """
-        chosen = q.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        if not mixer.takes_actions:
-            return mixer(chosen, state)
-        # Finite where nothing is available, as in `QLearner.mix`.
-        best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
-        return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
-
-    def target_values(self, outputs: Tensor, joint: Tensor, state: Tensor, avail: Tensor) -> Tensor:
-        """Values of several joint actions under the target network of Q*, or of Q_0 where that
-        stands in for it.
-
-        Args:
-            outputs: [N, A, U * E], of the target agent network.
-            joint: int64 [J, N, A].
-            state: [N, S].
-            avail: [N, A, U].
-
-        Returns:
-            [J, N, 1].
-        """
-        n = len(joint)
-        if not self.central:
-            # Every joint action is mixed under the same state.
-            states = state.expand(n, *state.shape)
-            return self.mix(
-                self.target_mixer, outputs.expand(n, *outputs.shape), joint, avail, states
-            )
-        return self.central_joint(self.target_mixer, outputs, joint, state)
-
-    def central_joint(
-        self, mixer: QMixerCentralFF, outputs: Tensor, joint: Tensor, state: Tensor
-    ) -> Tensor:
-        """Q* of several joint actions: outputs [N, A, U * E], joint int64 [J, N, A], state [N, S]
-        -> [J, N, 1].
-        """
-        q = outputs.unflatten(-1, (self.args.n_actions, -1))
-        index = joint[..., None, None].expand(*joint.shape, 1, q.shape[-1])
-        chosen = q.expand(len(joint), *q.shape).gather(-2, index)
-        return central_values_of_many(mixer, chosen.flatten(2), state)
+        return Losses(reduce(torch.add, losses.values()), figures, rows.errors(delta[0]))
 
     def weights(self, delta: Tensor, q_star: Tensor, best: Tensor) -> Tensor:
         """Weights of the squared errors, each 1 or alpha (S2Q, eq. C.5).
@@ -324,14 +216,13 @@ class S2QLearner(MaxQLearner):
             self.target_mac.init_hidden(ep_batch.batch_size)
         outputs = self.target_mac.forward(ep_batch, t, bs=bs)
         avail, state = ep_batch["avail_actions"][bs, t], ep_batch["state"][bs, t]
-        return self.choice(self.target_values(outputs, greedy, state, avail))
+        return self.choice(self.q_star.target_values(outputs, greedy, state, avail))
 
     # -- target networks ---------------------------------------------------------------------------
     def update_targets(self) -> None:
         """Copies the online weights into the target networks."""
         super().update_targets()
-        if not self.central:
-            copy_first(self.mixer, self.target_mixer)
+        self.q_star.update_targets()
 
     def cuda(self) -> None:
         """Moves all networks to the GPU."""
@@ -353,54 +244,3 @@ def identified(actions: Tensor, greedy: Tensor) -> Tensor:
     before = same.roll(1, 0)
     before[0] = False
     return before.cumsum(0) > 0
-
-
-def central_values_of_many(mixer: QMixerCentralFF, chosen: Tensor, state: Tensor) -> Tensor:
-    """`mixer(chosen[j], state)` for J joint actions; what depends on the state alone is computed
-    once.
-
-    Args:
-        chosen: [J, N, A * E].
-        state: [N, S].
-
-    Returns:
-        [J, N, 1].
-    """
-    first = mixer.net[0]
-    by_actions, by_state = first.weight.split([mixer.qs_dim, mixer.state_dim], dim=1)
-    from_state, value = F.linear(state, by_state, first.bias), mixer.V(state)
-    # One joint action after the other: products of this size gain nothing from being one, and need
-    # less memory.
-    return torch.stack(
-        [mixer.net[1:](F.linear(rows, by_actions) + from_state) + value for rows in chosen]
-    )
-
-
-def _check(mac: Any, args: SimpleNamespace) -> None:
-    if not isinstance(mac, S2QMAC):
-        raise ConfigError(f"s2q_learner needs mac=s2q_mac, got '{args.mac}'")
-    if args.s2q_backbone not in BACKBONES:
-        raise ConfigError(
-            f"s2q_backbone is '{args.s2q_backbone}'; choose one of {', '.join(BACKBONES)}"
-        )
-    if args.mixer is not None:
-        raise ConfigError(
-            f"s2q_backbone chooses S2Q's mixers: set it instead of mixer='{args.mixer}'"
-        )
-    if args.hysteretic_beta != 1.0:
-        raise ConfigError(
-            "hysteretic_beta is for independent learners: s2q_learner has s2q_alpha instead"
-        )
-    if not args.common_reward:
-        raise ConfigError("s2q_learner learns joint values: set common_reward=True")
-    if not args.double_q:
-        raise ConfigError(
-            "s2q_learner bootstraps at the online network's greedy action: set double_q=True"
-        )
-    if not 0.0 <= args.s2q_alpha <= 1.0:
-        raise ConfigError(f"s2q_alpha is {args.s2q_alpha}; it is a weight, choose 0 to 1")
-    if args.s2q_temperature <= 0.0:
-        raise ConfigError(f"s2q_temperature is {args.s2q_temperature}; it must be greater than 0")
-    for key in ("s2q_lambda", "s2q_offset", "s2q_chunk_steps"):
-        if vars(args)[key] < 0.0:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must not be negative")

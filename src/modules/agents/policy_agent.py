@@ -52,8 +52,7 @@ class PolicyAgent(nn.Module):
             if len(obs_sizes) > 1 or len(action_sizes) > 1:
                 raise ConfigError(
                     "agents with observations or action sets of different size have no network in "
-                    "common: set "
-                    "share_params=False"
+                    "common: set share_params=False"
                 )
         if input_shape != args.obs_shape:
             raise ConfigError(

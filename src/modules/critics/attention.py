@@ -66,18 +66,9 @@ class AttentionCritic(nn.Module):
 
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace) -> None:
         super().__init__()
-        n_agents, n_actions, width, heads = (
-            args.n_agents,
-            args.n_actions,
-            args.critic_hidden_dim,
-            args.attention_heads,
-        )
-        if n_agents < 2:
-            raise ConfigError(
-                "critic 'attention' needs other agents to attend to, but there is only one agent"
-            )
-        if heads < 1 or width % heads:
-            raise ConfigError(f"attention_heads ({heads}) must divide critic_hidden_dim ({width})")
+        self.check_settings(args)
+        n_agents, n_actions = args.n_agents, args.n_actions
+        width, heads = args.critic_hidden_dim, args.attention_heads
         obs = scheme["obs"]["vshape"]
         self.obs_size = obs if isinstance(obs, int) else obs[0]
         self.n_agents, self.n_actions, self.width, self.heads = n_agents, n_actions, width, heads
@@ -103,6 +94,21 @@ class AttentionCritic(nn.Module):
         self.head2 = StackedLinear(width, 1 if self.continuous else n_actions, n_agents)
         self.register_buffer("others", 1 - torch.eye(n_agents), persistent=False)
         self.register_buffer("never", _NEVER * torch.eye(n_agents), persistent=False)
+
+    @staticmethod
+    def check_settings(args: SimpleNamespace) -> None:
+        """Whether there can be such a critic; learners ask before anything is built.
+
+        Raises:
+            ConfigError: one agent alone, or heads that do not divide H.
+        """
+        if args.n_agents < 2:
+            raise ConfigError(
+                "critic 'attention' needs other agents to attend to, but there is only one agent"
+            )
+        heads, width = args.attention_heads, args.critic_hidden_dim
+        if heads < 1 or width % heads:
+            raise ConfigError(f"attention_heads ({heads}) must divide critic_hidden_dim ({width})")
 
     def scale_shared_grads(self) -> None:
         """Divides the gradients of what all agents' losses meet in by A: shared matrices and the
@@ -135,6 +141,14 @@ class AttentionCritic(nn.Module):
             x.view(shape).transpose(0, 1) for x in (attended.logits, attended.attention)
         )
         return AttentionOut(all_q, logits, attention)
+
+    @staticmethod
+    def taken(all_q: Tensor, actions: Tensor) -> Tensor:
+        """Of the values [N, A, U] those of `actions`, int64 [N, A]; continuous actions: of [N, A,
+        1] the only ones. [N, A].
+        """
+        discrete = not actions.is_floating_point()
+        return (all_q.gather(-1, actions.unsqueeze(-1)) if discrete else all_q).squeeze(-1)
 
     def _inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
         """What the encoders normalise: observations and actions as numbers, [A, N, O + U]."""

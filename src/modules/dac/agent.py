@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from modules.layers import StackedLinear
 from modules.recurrent import RNNAgent
-from utils.errors import ConfigError
+from utils.ranges import COUNT, Range, check_ranges, one_of
 
 if TYPE_CHECKING:
     from components.steps import Steps
@@ -93,19 +94,13 @@ class DACAgent(RNNAgent):
             (m), `dac_head` ("normal_net" or "hyper_net").
 
     Raises:
-        ConfigError: shared parameters, an unknown head, less than one context.
+        ConfigError: an unknown head, less than one context.
     """
 
+    ranges: ClassVar[Mapping[str, Range]] = {"dac_m": COUNT, "dac_head": one_of(*HEADS)}
+
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
-        if args.share_params:
-            raise ConfigError(
-                "DAC is fully decentralised: every agent has its own networks, set "
-                "share_params=False"
-            )
-        if args.dac_head not in HEADS:
-            raise ConfigError(f"dac_head is '{args.dac_head}'; choose one of {', '.join(HEADS)}")
-        if args.dac_m < 1:
-            raise ConfigError(f"dac_m is {args.dac_m}; the number of contexts is at least 1")
+        check_ranges(vars(args), self.ranges)
         super().__init__(input_shape, args, n_out=args.rnn_hidden_dim)
         self.q_head = HEADS[args.dac_head](args)
 

@@ -1,5 +1,5 @@
-"""What every agent believes the others do: one network for each ordered pair of agents, all side by
-side.
+"""Every agent's models of the others' policies: one network for each ordered pair of agents, all
+side by side.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Pairs:
 
 
 class OpponentPolicies(nn.Module):
-    """h_ij(a_j | o_i), agent i's models of the others, each of the architecture of a policy (MAMT,
-    eq. 6).
+    """h_ij(a_j | o_i), agent i's model of agent j's policy, each of the architecture of a policy
+    (MAMT, eq. 6).
 
     Args:
         pairs: of the agents.

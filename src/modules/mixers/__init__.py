@@ -4,6 +4,9 @@ S]) -> [..., 1]`.
 Mixers that take `groups=G` in their constructor exist G times side by side: `(qs [G, ..., A],
 states [..., S] or [G, ..., S]) -> [G, ..., 1]`. `takes_actions` tells whether the joint value is
 `mixer(qs, states)` or, for DMAQer, `mixer.joint(qs, states, actions, max_qs)`.
+
+A mixer's `ranges` say what the keys that only it reads must be; it checks them when it is built,
+and learners check all of them (`RANGES`) before anything is.
 """
 
 from modules.mixers.dmaq_general import DMAQer
@@ -12,6 +15,7 @@ from modules.mixers.qatten import QattenMixer
 from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
 from modules.mixers.qtran import QTranBase
 from modules.mixers.vdn import VDNMixer
+from utils.ranges import Range
 from utils.registry import Registry
 
 REGISTRY = Registry("mixer")
@@ -24,3 +28,9 @@ REGISTRY["qatten"] = QattenMixer
 REGISTRY["dmaq"] = DMAQer
 REGISTRY["qmix_central_ff"] = QMixerCentralFF
 REGISTRY["qtran_base"] = QTranBase
+
+RANGES: dict[str, Range] = {
+    key: wanted
+    for mixer in (Mixer, QattenMixer, DMAQer, QMixerCentralFF, QTranBase)
+    for key, wanted in mixer.ranges.items()
+}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from modules.mixers.parts import MultiHeadMLP, as_rows, context_rows, hypernet, state_size
-from utils.errors import ConfigError
+from utils.ranges import COUNT, Range, check_ranges, one_of
 
 
 class DMAQSIWeight(nn.Module):
@@ -23,15 +25,11 @@ class DMAQSIWeight(nn.Module):
             networks.
         groups: G independent sets.
 
-    Raises:
-        ConfigError: `adv_hypernet_layers` is not 1, 2 or 3.
     """
 
     def __init__(self, args: SimpleNamespace, groups: int = 1) -> None:
         super().__init__()
         layers, embed, kernels = args.adv_hypernet_layers, args.adv_hypernet_embed, args.num_kernel
-        if layers not in (1, 2, 3):
-            raise ConfigError(f"adv_hypernet_layers is {layers}; choose 1, 2 or 3")
         n_state = state_size(args)
         n_joint = n_state + args.n_agents * args.n_actions
         self.key = MultiHeadMLP(n_state, embed, 1, kernels, layers, groups)
@@ -62,12 +60,21 @@ class DMAQer(nn.Module):
             `is_minus_one` (False: the advantages' weights are 1 + lambda_i, as the value stream
             keeps its own A_i), and what `DMAQSIWeight` reads.
         groups: G independent mixers side by side; with 1 the leading axis [G] is absent everywhere.
+
+    Raises:
+        ConfigError: a key is out of range.
     """
 
     takes_actions = True
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "num_kernel": COUNT,
+        "adv_hypernet_layers": one_of(1, 2, 3),
+        "adv_hypernet_embed": COUNT,
+    }
 
     def __init__(self, args: SimpleNamespace, groups: int = 1) -> None:
         super().__init__()
+        check_ranges(vars(args), self.ranges)
         self.n_agents, self.state_dim = args.n_agents, state_size(args)
         self.action_dim = args.n_agents * args.n_actions
         self.weighted_head, self.is_minus_one, self.groups = (

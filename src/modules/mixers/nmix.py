@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from modules.layers import linear
 from modules.mixers.parts import as_rows, context_rows, hypernet, state_size
-from utils.errors import ConfigError
+from utils.ranges import Range, check_ranges, one_of
 
 
 def _half_square(w: Tensor) -> Tensor:
@@ -39,22 +41,21 @@ class Mixer(nn.Module):
     """
 
     takes_actions = False
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "qmix_pos_func": one_of(*_POSITIVE),
+        "hypernet_layers": one_of(1, 2),
+    }
 
     def __init__(self, args: SimpleNamespace, abs: bool = True, groups: int = 1) -> None:
         super().__init__()
+        check_ranges(vars(args), self.ranges)
         self.n_agents, self.embed_dim, self.state_dim = (
             args.n_agents,
             args.mixing_embed_dim,
             state_size(args),
         )
         self.groups = groups
-        if args.qmix_pos_func not in _POSITIVE:
-            raise ConfigError(
-                f"qmix_pos_func is '{args.qmix_pos_func}'; choose one of {', '.join(_POSITIVE)}"
-            )
         self.pos_func = _POSITIVE[args.qmix_pos_func] if abs else None
-        if args.hypernet_layers not in (1, 2):
-            raise ConfigError(f"hypernet_layers is {args.hypernet_layers}; choose 1 or 2")
 
         def weights(n_out: int) -> nn.Sequential:
             if args.hypernet_layers == 1:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from modules.mixers.parts import MultiHeadMLP, as_rows, context_rows, hypernet, state_size
 from utils.errors import ConfigError
+from utils.ranges import COUNT, NOT_NEGATIVE, Range, check_ranges
 
 
 class QattenMixer(nn.Module):
@@ -28,13 +31,24 @@ class QattenMixer(nn.Module):
             widths of w and c), `weighted_head` (False: w_h = 1), `agent_own_state_size`.
 
     Raises:
-        ConfigError: the state is too short for `agent_own_state_size` entries per agent.
+        ConfigError: a key is out of range, or the state is too short for `agent_own_state_size`
+            entries per agent.
     """
 
     takes_actions = False
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "n_attention_head": COUNT,
+        "n_query_embedding_layer1": COUNT,
+        "n_query_embedding_layer2": COUNT,
+        "n_key_embedding_layer1": COUNT,
+        "n_head_embedding_layer1": COUNT,
+        "n_constrant_value": COUNT,
+        "agent_own_state_size": NOT_NEGATIVE,
+    }
 
     def __init__(self, args: SimpleNamespace) -> None:
         super().__init__()
+        check_ranges(vars(args), self.ranges)
         self.n_agents, self.state_dim, self.heads = (
             args.n_agents,
             state_size(args),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from modules.mixers.parts import as_rows, context_rows, state_size
-from utils.errors import ConfigError
+from utils.ranges import Range, check_ranges, one_of
 
 _HIDDEN_LAYERS = {"small": 2, "big": 3}
 
@@ -36,12 +38,11 @@ class QTranBase(nn.Module):
         ConfigError: `network_size` is neither.
     """
 
+    ranges: ClassVar[Mapping[str, Range]] = {"network_size": one_of(*_HIDDEN_LAYERS)}
+
     def __init__(self, args: SimpleNamespace) -> None:
         super().__init__()
-        if args.network_size not in _HIDDEN_LAYERS:
-            raise ConfigError(
-                f"network_size is '{args.network_size}'; choose one of {', '.join(_HIDDEN_LAYERS)}"
-            )
+        check_ranges(vars(args), self.ranges)
         hidden, width = _HIDDEN_LAYERS[args.network_size], args.mixing_embed_dim
         self.n_agents, self.state_dim = args.n_agents, state_size(args)
         n_pair = args.rnn_hidden_dim + args.n_actions

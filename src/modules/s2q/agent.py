@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,7 @@ from torch import Tensor
 
 from modules.layers import linear
 from modules.recurrent import Agent, RNNAgent
-from utils.errors import ConfigError
-
-COMM_MERGES = ("concat", "add")
+from utils.ranges import NOT_NEGATIVE, Range, check_ranges, one_of
 
 
 class _Stacked(Agent):
@@ -61,15 +61,17 @@ class S2QAgent(RNNAgent, _Stacked):
             `s2q_comm_merge`, `latent_dim`.
 
     Raises:
-        ConfigError: an unknown `s2q_comm_merge`.
+        ConfigError: an unknown `s2q_comm_merge`, a negative `s2q_k`.
     """
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "s2q_k": NOT_NEGATIVE,
+        "s2q_comm_merge": one_of("concat", "add"),
+    }
+
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
+        check_ranges(vars(args), self.ranges)
         super().__init__(input_shape, args)
-        if args.s2q_comm_merge not in COMM_MERGES:
-            raise ConfigError(
-                f"s2q_comm_merge is '{args.s2q_comm_merge}'; choose one of {', '.join(COMM_MERGES)}"
-            )
         self.comm = args.s2q_comm
         self.concat = args.s2q_comm_merge == "concat"
         if self.comm and self.concat:

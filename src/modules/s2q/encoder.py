@@ -4,20 +4,19 @@ the choice of k.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.layers import GRU
 from modules.mixers.parts import state_size
-from utils.errors import ConfigError
+from utils.ranges import COUNT, Range, check_ranges, one_of
 
 if TYPE_CHECKING:
     from components.steps import Steps
-
-ENCODER_TYPES = ("mlp", "rnn")
 
 
 class LatentEncoder(nn.Module):
@@ -30,15 +29,18 @@ class LatentEncoder(nn.Module):
         args: `encoder_type`, `encoder_hidden_dim`, `latent_dim` (Z).
 
     Raises:
-        ConfigError: an unknown `encoder_type`.
+        ConfigError: an unknown `encoder_type`, a size below 1.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "encoder_type": one_of("mlp", "rnn"),
+        "encoder_hidden_dim": COUNT,
+        "latent_dim": COUNT,
+    }
 
     def __init__(self, n_in: int, args: SimpleNamespace) -> None:
         super().__init__()
-        if args.encoder_type not in ENCODER_TYPES:
-            raise ConfigError(
-                f"encoder_type is '{args.encoder_type}'; choose one of {', '.join(ENCODER_TYPES)}"
-            )
+        check_ranges(vars(args), self.ranges)
         width = args.encoder_hidden_dim
         self.rnn = GRU(n_in, width) if args.encoder_type == "rnn" else None
         self.net = nn.Sequential(

@@ -1,0 +1,175 @@
+"""Replayed episodes as learners of action values compute on them: rows taken once from a batch, and
+values, returns and means of such rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.episode_buffer import EpisodeBatch
+from components.steps import Steps
+from controllers.unroll import sequence_inputs, unroll
+from utils.errors import ConfigError
+from utils.rl_utils import build_q_lambda_targets, build_td_lambda_targets
+
+
+@dataclass(frozen=True)
+class ReplayedSteps:
+    """What an update of a Q-learner reads of a batch: its filled steps, in the order of `steps`.
+
+    Attributes:
+        batch: where they come from.
+        steps: N filled steps, M of which have a successor.
+        state: [N, S].
+        avail: [N, A, U].
+        actions: int64 [N, A].
+        inputs: [N, A, F], of the agent network; None if the controller keeps them to itself.
+        per_weight: [B], importance weights of the episodes; None: 1.
+    """
+
+    batch: EpisodeBatch
+    steps: Steps
+    state: Tensor
+    avail: Tensor
+    actions: Tensor
+    inputs: Tensor | None
+    per_weight: Tensor | None
+
+    @classmethod
+    def of(cls, batch: EpisodeBatch, mac: Any, per_weight: Tensor | None = None) -> ReplayedSteps:
+        """The filled steps of a batch, with the inputs that `mac` builds."""
+        steps = batch.steps()
+        return cls(
+            batch,
+            steps,
+            state=steps.pack(batch["state"]),
+            avail=steps.pack(batch["avail_actions"]),
+            actions=steps.pack(batch["actions"]).squeeze(-1),
+            inputs=sequence_inputs(mac, batch, steps),
+            per_weight=per_weight,
+        )
+
+    def unroll(self, mac: Any) -> Tensor:
+        """Outputs of a controller that reads the same inputs, [N, A, U]."""
+        return unroll(mac, self.batch, self.steps, self.inputs)
+
+    def unroll_hidden(self, mac: Any) -> tuple[Tensor, Tensor]:
+        """Hidden states [N, A, H] and values [N, A, U] of a controller's agent network; see
+        `check_hidden_states`.
+        """
+        hidden = mac.agent.unroll_hidden(self.inputs, self.steps)
+        return hidden, mac.agent.head(hidden)
+
+    def returns(
+        self,
+        args: SimpleNamespace,
+        values: Tensor,
+        taken: Tensor | None = None,
+        td_lambda: float | None = None,
+    ) -> Tensor:
+        """Targets of the transitions, [M, 1 or A]: TD(lambda), or Q(lambda) where `taken` is given.
+
+        Args:
+            args: `gamma`, `td_lambda`, `td_lambda_pymarl`, `n_agents`.
+            values: [N, 1 or A], bootstrap values of all filled steps.
+            taken: [N, 1 or A], values of the actions that were taken, under the same network.
+            td_lambda: lambda; that of `args` unless given.
+        """
+        rewards = self.batch["reward"][:, :-1]
+        ended = self.batch["terminated"][:, :-1].float()
+        bootstrap = self.steps.unpack(values)
+        lam = args.td_lambda if td_lambda is None else td_lambda
+        if taken is None:
+            targets = build_td_lambda_targets(
+                rewards, ended, self.steps.mask, bootstrap, args.n_agents, args.gamma, lam,
+                pymarl=args.td_lambda_pymarl,
+            )  # fmt: skip
+        else:
+            targets = build_q_lambda_targets(
+                rewards, ended, self.steps.mask, bootstrap, self.steps.unpack(taken), args.gamma,
+                lam, pymarl=args.td_lambda_pymarl,
+            )  # fmt: skip
+        return self.steps.pack_transitions(targets)
+
+    def mean(self, losses: Tensor, per_agent: bool = False) -> Tensor:
+        """Mean over transitions of losses [M, ...], each weighted by its episode's `per_weight`.
+
+        Returns:
+            A scalar, or with `per_agent` [A], the mean of every column of [M, A].
+        """
+        if self.per_weight is not None:
+            losses = losses * transition_weights(self.per_weight.to(losses), self.steps)
+        return losses.mean(0) if per_agent else losses.mean()
+
+    def errors(self, td_error: Tensor) -> dict[str, Tensor]:
+        """What `train` returns of TD errors [M, ...]; see `episode_errors`."""
+        return episode_errors(td_error, self.steps, self.per_weight)
+
+
+def joint_value(mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
+    """The value that a mixer gives to joint actions, J of them in every state or one.
+
+    Args:
+        mixer: None for independent values; a stack of J mixers, or one for all.
+        q: [(J,) N, A, U], values of the agents' actions.
+        actions: int64 [(J,) N, A].
+        avail: [N, A, U].
+        state: [N, S], or [J, N, S] for one mixer.
+
+    Returns:
+        [(J,) N, 1], or [(J,) N, A] without a mixer.
+    """
+    chosen = q.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    if mixer is None:
+        return chosen
+    if getattr(mixer, "takes_actions", False):  # PyMARL's mixers do not know the attribute
+        # Duplex duelling (QPLEX): the advantages are weighted by what the others do. Finite where
+        # nothing is available (after the end of an episode): an infinite advantage would make the
+        # gradient NaN.
+        best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
+        return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
+    # With an axis of time of length 1: PyMARL's mixers are written for [B, T, A] and [B, T, S].
+    mixed = mixer(chosen.unsqueeze(-2), state.unsqueeze(-2))
+    return mixed.view(*chosen.shape[:-1], 1)
+
+
+def transition_weights(per_weight: Tensor, steps: Steps) -> Tensor:
+    """Weights of episodes [B] -> of their transitions [M, 1]."""
+    return steps.pack_transitions(per_weight.view(-1, 1, 1).expand(-1, steps.max_steps, 1))
+
+
+def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) -> dict[str, Tensor]:
+    """`td_error_abs` [B], the mean absolute TD error [M, ...] of every episode over its transitions
+    and agents.
+
+    Only a prioritised buffer reads it: without its `per_weight` (PyMARL2 trains with it then) the
+    dict is empty.
+    """
+    if per_weight is None:
+        return {}
+    means = td_error.detach().abs().flatten(1).mean(1, keepdim=True)
+    padded = means.new_zeros(steps.n_rows, 1).index_copy(0, steps.rows_cur, means)
+    total = steps.unpack(padded).sum(dim=(1, 2))
+    return {"td_error_abs": total / (steps.lengths.to(total.device) - 1).clamp(min=1)}
+
+
+def check_hidden_states(mac: Any, args: SimpleNamespace) -> None:
+    """Makes sure that a controller's agent network shows its hidden states.
+
+    Raises:
+        ConfigError: naming what cannot.
+    """
+    if not (
+        hasattr(mac, "sequence_inputs")
+        and hasattr(mac.agent, "unroll_hidden")
+        and hasattr(mac.agent, "head")
+    ):
+        raise ConfigError(
+            f"{args.learner} needs the agents' hidden states, but agent '{args.agent}' or its "
+            "controller cannot unroll them (unroll_hidden, head); set agent=rnn"
+        )
