@@ -153,6 +153,10 @@ class Learner:
         self.logger = logger
         self.modules: dict[str, nn.Module] = {}
         self.targets: list[tuple[Any, Any]] = []
+        # In main memory only: a GPU has one queue, and is not faster by being asked twice.
+        self.threads = (
+            args.learner_threads or torch.get_num_threads() if args.device == "cpu" else 1
+        )
         self.last_target_update_episode = 0
         self.log_stats_t = -args.learner_log_interval - 1
 
