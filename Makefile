@@ -27,6 +27,7 @@ football: $(VENV)/.football.stamp
 lint: $(VENV)/.dev.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(VENV)/.dev.stamp
 	$(PY) -m ruff check --fix .
@@ -45,4 +46,4 @@ demo: $(VENV)/.run.stamp
 	$(PY) -m experiments.demo
 
 clean:
-	rm -rf .pytest_cache .ruff_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache

@@ -27,8 +27,8 @@ from envs.switching_wind import SwitchingWind
 from experiments import ROOT
 from experiments.common import command, console
 from learners.dac.learner import AgentTransitions, context_losses
-from learners.dac.windows import Windows
 from modules.dac import ContextEncoder, DynamicsDecoder
+from modules.dac.windows import Windows
 from utils.seeding import derive_seed
 
 RESULTS = ROOT / "results" / "switching_wind"

@@ -19,6 +19,7 @@ from components.transforms import OneHot
 from components.transitions import Transitions
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
+from plugins import load_plugins
 from runners import REGISTRY as RUNNERS
 from utils.checkpoints import ResumePoint, read_checkpoint, write_checkpoint
 from utils.config import resolve_device
@@ -26,7 +27,6 @@ from utils.errors import Diverged, RunFailure, UserError
 from utils.logging import Logger, ProgressLine
 from utils.memory import keep_freed_memory
 from utils.observers import Interrupted
-from utils.plugins import load_plugins
 from utils.seeding import derive_seed, get_global_rng_state, seed_globals, set_global_rng_state
 from utils.state import capture, restore
 

@@ -11,6 +11,7 @@ from transition_fixtures import make_transitions
 from components.distributions import MaskedCategorical
 from components.episode_buffer import EpisodeBatch
 from components.transitions import Transitions
+from modules.f2a2 import Histories
 
 SIZES = ((5, 3, 2), (4, 4, 2))  # of the agents' observations and action sets
 H = 2  # steps of history
@@ -91,6 +92,18 @@ def f2a2_transitions(args, n=16, seed=0, recent=True):
     if recent and args.recent_transitions:
         out.recent = f2a2_transitions(args, args.recent_transitions, seed + 1, recent=False)
     return out
+
+
+def histories_of(batch):
+    """What models of others read of transitions in which actions were taken."""
+    return Histories(*(batch[name] for name in Histories._fields))
+
+
+def next_histories_of(batch):
+    """The same of the steps that follow."""
+    return histories_of(batch).moved_on(
+        batch["actions"], batch["next_obs"], batch["next_avail_actions"]
+    )
 
 
 def f2a2_episodes(args, seed=0):

@@ -75,8 +75,9 @@ class MaskedCategorical:
         """[...], exact; `samples` are not read."""
         return -(self.probs * self.log_probs).sum(-1)
 
-    def kl(self, other: MaskedCategorical) -> Tensor:
-        """KL[self || other], [...]; both with the same available actions."""
+    def kl(self, other: Policy) -> Tensor:
+        """KL[self || other], [...]; both are discrete, with the same available actions."""
+        assert isinstance(other, MaskedCategorical)
         return (self.probs * (self.log_probs - other.log_probs)).sum(-1)
 
 
@@ -130,10 +131,11 @@ class SquashedGaussian:
             return -_log_density(self.normal, self.normal.rsample(), self.mask)
         return -self.log_prob(samples).mean(-1)
 
-    def kl(self, other: SquashedGaussian) -> Tensor:
-        """KL[self || other], [...]: that of the Gaussians, because both go through the same
-        invertible map.
+    def kl(self, other: Policy) -> Tensor:
+        """KL[self || other], [...], both continuous: that of the Gaussians, because both go through
+        the same invertible map.
         """
+        assert isinstance(other, SquashedGaussian)
         return (kl_divergence(self.normal, other.normal) * self.mask).sum(-1)
 
 

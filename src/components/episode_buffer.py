@@ -262,9 +262,10 @@ class EpisodeBatch:
             items = (items, slice(None))
         if len(items) != 2:
             raise IndexError(f"a batch is indexed by episodes and steps, got {len(items)} indices")
-        return tuple(
+        episodes, steps = (
             slice(i, i + 1 or None) if isinstance(i, int | np.integer) else i for i in items
         )
+        return episodes, steps
 
     def max_t_filled(self) -> Tensor:
         """The largest number of filled steps of an episode, int64 scalar tensor."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from components.action_selectors import MultinomialActionSelector
-from components.distributions import Policy, policy_distribution
+from components.distributions import Policy, SquashedGaussian, policy_distribution
 from components.episode_buffer import EpisodeBatch
 from controllers.basic_controller import ALL, BasicMAC
 from utils.errors import ConfigError
@@ -71,7 +71,7 @@ class ActorMAC(BasicMAC):
         """
         avail = ep_batch["avail_actions"][bs, t_ep]
         policy = self.policy(self.forward(ep_batch, t_ep, test_mode, bs), avail)
-        if self.args.continuous_actions:
+        if isinstance(policy, SquashedGaussian):
             actions = policy.mode() if test_mode and self.args.test_greedy else policy.sample()
             log_prob = policy.log_prob(actions)
         else:

@@ -36,11 +36,11 @@ def is_current(agent_class: type, method: str) -> bool:
             (i for i in owners if vars(agent_class.__mro__[i])[name] not in _LAYOUTS_OF_STEP), None
         )
 
-    mine, relied_on = (
-        depth(method),
-        ("forward",) if method == "step" else ("forward", "init_hidden"),
-    )
-    return mine is not None and all(mine <= depth(name) for name in relied_on)
+    mine = depth(method)
+    if mine is None:
+        return False
+    relied_on = ("forward",) if method == "step" else ("forward", "init_hidden")
+    return all(theirs is None or mine <= theirs for theirs in map(depth, relied_on))
 
 
 def takes_rows(agent: nn.Module, inputs: Tensor, hidden: Tensor) -> bool:

@@ -86,6 +86,7 @@ class BasicMAC:
         self._set_mode(test_mode)
         b = ep_batch.batch_size
         inputs = self._build_inputs(ep_batch, t).reshape(b, self.n_agents, -1)[bs]
+        assert self.hidden_states is not None  # see init_hidden
         before = self.hidden_states.reshape(b, self.n_agents, -1)
         outputs, hidden = self._step_agent(inputs, before[bs])
         if isinstance(bs, slice) and bs == ALL:
@@ -105,7 +106,7 @@ class BasicMAC:
         """[B, A, F], [B, A, H] -> ([B, A, U], [B, A, H]), also for agents that know PyMARL's
         `forward` only.
         """
-        if is_current(type(self.agent), "step"):
+        if is_current(self.agent.__class__, "step"):
             return self.agent.step(inputs, hidden)
         if self._agent_takes_rows is None:
             self._agent_takes_rows = takes_rows(self.agent, inputs, hidden)
@@ -141,7 +142,7 @@ class BasicMAC:
         steps = batch.steps() if steps is None else steps
         own, ours = type(self), BasicMAC
         overridden = own.forward is not ours.forward or own.init_hidden is not ours.init_hidden
-        if overridden or not is_current(type(self.agent), "unroll"):
+        if overridden or not is_current(self.agent.__class__, "unroll"):
             return unroll_by_steps(self, batch, steps)
         outputs = self.agent.unroll(
             self.sequence_inputs(batch, steps) if inputs is None else inputs, steps

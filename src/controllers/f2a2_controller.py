@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.action_selectors import MultinomialActionSelector
+from components.distributions import MaskedCategorical
 from components.episode_buffer import EpisodeBatch
 from controllers.actor_controller import ActorMAC
 from controllers.basic_controller import ALL
@@ -48,7 +49,9 @@ class F2A2MAC(ActorMAC):
         selector = self.action_selector
         assert isinstance(selector, MultinomialActionSelector)
         avail = ep_batch["avail_actions"][bs, t_ep]
-        probs = self.policy(self.forward(ep_batch, t_ep, test_mode, bs), avail).probs
+        policy = self.policy(self.forward(ep_batch, t_ep, test_mode, bs), avail)
+        assert isinstance(policy, MaskedCategorical)
+        probs = policy.probs
         actions = selector.select_action(probs, avail, t_env, test_mode)
         drawn_from = probs if test_mode else selector.probabilities(probs, avail)
         self.last_record = {"behaviour": drawn_from.log().clamp(min=LOWEST)}

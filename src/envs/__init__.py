@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ def make_vector_env(
     seed: int,
     backend: str,
     role: str,
-    plugins: Sequence[str] = (),
+    worker_setup: Callable[[], None] | None = None,
     env_timeout: float = 120.0,
     max_env_restarts: int = 5,
 ) -> VectorEnv:
@@ -126,7 +126,8 @@ def make_vector_env(
         backend: "native" (batched; where the environment is not, "serial" with a line in the log),
             "serial" (in this process) or "subproc" (a process each).
         role: the stream, e.g. "train_env" or "test_env".
-        plugins: modules that worker processes load first; this process has loaded them already.
+        worker_setup: what worker processes do first, e.g. load the plug-ins that this process has
+            loaded already; pickled by name.
         env_timeout: s, how long a worker process may take for one answer.
         max_env_restarts: more failures of one environment in a row than this raise `EnvFailure`.
 
@@ -167,7 +168,7 @@ def make_vector_env(
     from envs.subproc import SubprocVectorEnv
 
     return SubprocVectorEnv(
-        factory, env_args, n_envs, seed, role, max_env_restarts, plugins, env_timeout
+        factory, env_args, n_envs, seed, role, max_env_restarts, worker_setup, env_timeout
     )
 
 

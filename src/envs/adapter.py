@@ -137,14 +137,14 @@ class EnvHost:
         self.terminated[0] = ended and not cut and not broken
         if broken:
             return []
-        reward = np.asarray(reward, dtype=np.float32).reshape(-1)
-        if reward.shape != self.reward.shape:
+        rewards = np.asarray(reward, dtype=np.float32).reshape(-1)
+        if rewards.shape != self.reward.shape:
             raise ValueError(
-                f"step() gave {reward.size} rewards, expected {self.reward.size}: "
+                f"step() gave {rewards.size} rewards, expected {self.reward.size}: "
                 "an environment with individual rewards says individual_rewards: True in "
                 "get_env_info()"
             )
-        self.reward[:] = reward
+        self.reward[:] = rewards
         new_names = self._write_info(info)
         self._observe()
         return new_names
@@ -231,15 +231,15 @@ class EnvHost:
             _log.warning("closing an environment failed", exc_info=True)
 
 
-def _sized(values: np.ndarray, size: int, what: str) -> np.ndarray:
-    values = np.asarray(values).reshape(-1)
-    if values.size != size:
-        raise ValueError(f"{what} gave {values.size} entries, get_env_info() says {size}")
-    return values
+def _sized(values: object, size: int, what: str) -> np.ndarray:
+    flat = np.asarray(values).reshape(-1)
+    if flat.size != size:
+        raise ValueError(f"{what} gave {flat.size} entries, get_env_info() says {size}")
+    return flat
 
 
 def _write_rows(
-    rows: np.ndarray, values: Sequence[np.ndarray], sizes: tuple[int, ...], what: str
+    rows: np.ndarray, values: Sequence[object], sizes: tuple[int, ...], what: str
 ) -> None:
     """Copies one list entry per agent into rows [A, X]; what lies beyond an agent's own size stays
     zero.
@@ -251,8 +251,8 @@ def _write_rows(
         rows[:] = _sized(values, n_agents * width, what).reshape(n_agents, width)
         return
     for row, value, size in zip(rows, values, sizes, strict=True):
-        value = np.asarray(value).reshape(-1)
-        row[:size] = _sized(value[:size] if value.size == width else value, size, what)
+        flat = np.asarray(value).reshape(-1)
+        row[:size] = _sized(flat[:size] if flat.size == width else flat, size, what)
 
 
 class AdapterVectorEnv(VectorEnv):

@@ -7,20 +7,20 @@ import importlib.util
 import logging
 import os
 import pkgutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from envs.multiagentenv import ArrayEnv
+from envs.multiagentenv import Actions, ArrayEnv
 from envs.vector_env import out_of_range
 from utils.errors import ConfigError, MissingPackage
 from utils.registry import nearest
 
 if TYPE_CHECKING:
-    from gymnasium.spaces import Box, Space
+    from gymnasium.spaces import Box, Dict, Space
     from pettingzoo import ParallelEnv
 
 PACKAGES = ("pettingzoo", "mpe2", "gymnasium")  # what requirements-pettingzoo.txt installs
@@ -129,7 +129,7 @@ class GymmaEnv(ArrayEnv):
         self._state = self._read_state()
         return self.get_obs(), self.get_state()
 
-    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[np.ndarray, bool, dict[str, Any]]:
         """Takes one action per agent; dropped agents take action 0, or any where they are
         continuous.
 
@@ -167,7 +167,7 @@ class GymmaEnv(ArrayEnv):
         )
         return reward, terminated or cut, {"episode_limit": True} if cut else {}
 
-    def _check(self, actions: Sequence[int]) -> list[int]:
+    def _check(self, actions: Actions) -> list[int]:
         chosen = [int(action) for action in actions]
         if len(chosen) != self.n_agents:
             raise ValueError(f"{self.key}: {len(chosen)} actions for {self.n_agents} agents")
@@ -179,7 +179,7 @@ class GymmaEnv(ArrayEnv):
                 )
         return chosen
 
-    def _check_continuous(self, actions: np.ndarray) -> np.ndarray:
+    def _check_continuous(self, actions: Actions) -> np.ndarray:
         chosen = np.asarray(actions, dtype=np.float32)
         wanted = (self.n_agents, self.n_actions)
         if chosen.shape != wanted:
@@ -376,7 +376,7 @@ def _has_mask(space: Space) -> bool:
 
 def _observation_space(space: Space) -> Space:
     """What is observed, without the action mask."""
-    return space["observation"] if _has_mask(space) else space
+    return cast("Dict", space)["observation"] if _has_mask(space) else space
 
 
 def _flat_size(space: Space, key: str) -> int:

@@ -87,7 +87,7 @@ class MatrixGame(VectorEnv):
         self.game = make_game(map_name, payoff, payoff_after, switch_step)
         length = _length(self.game, episode_limit, map_name)
         n_states, *action_sizes = self.game.payoff.shape
-        self._rewards = self.game.payoff.reshape(n_states, -1)
+        self._rewards: np.ndarray = self.game.payoff.reshape(n_states, -1)
         self._next_state = self.game.next_state.reshape(n_states, -1)
         # joint action index = actions @ strides
         self._strides = np.array(
@@ -117,8 +117,9 @@ class MatrixGame(VectorEnv):
         Args:
             t_env: environment steps of the training run so far, also in evaluation environments.
         """
-        after = self.game.payoff_after is not None and t_env >= self.game.switch_step
-        table = self.game.payoff_after if after else self.game.payoff
+        table = self.game.payoff
+        if self.game.payoff_after is not None and t_env >= self.game.switch_step:
+            table = self.game.payoff_after
         self._rewards = table.reshape(self._rewards.shape)
 
     def _reset(self, mask: np.ndarray) -> None:
@@ -232,7 +233,7 @@ def _table(name: str, nested: Sequence[Any]) -> np.ndarray:
     try:
         table = np.array(nested, dtype=np.float32)
     except (ValueError, TypeError):
-        table = np.zeros(0)
+        table = np.zeros(0, dtype=np.float32)
     if table.ndim == 0 or table.size == 0 or not np.isfinite(table).all():
         raise ConfigError(
             f"matrix_game: {name} must be nested lists of finite numbers, one level per agent and "

@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+Actions = Sequence[int] | np.ndarray  # A indices, or [A, U] if they are continuous
+Reward = float | Sequence[float] | np.ndarray  # the team's, or A of them
+Avail = Sequence[int] | np.ndarray  # U zeros and ones
+
 
 class MultiAgentEnv:
     """One environment with A agents that act at the same time.
@@ -26,9 +30,7 @@ class MultiAgentEnv:
     n_agents: int
     episode_limit: int
 
-    def step(
-        self, actions: Sequence[int] | np.ndarray
-    ) -> tuple[float | Sequence[float], bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[Reward, bool, dict[str, Any]]:
         """Takes one action per agent.
 
         Args:
@@ -61,11 +63,11 @@ class MultiAgentEnv:
         """S, the entries of the state."""
         raise NotImplementedError
 
-    def get_avail_actions(self) -> list[Sequence[int]]:
+    def get_avail_actions(self) -> Sequence[Avail]:
         """For each agent its U zeros and ones: which actions it may take now."""
         return [self.get_avail_agent_actions(agent_id) for agent_id in range(self.n_agents)]
 
-    def get_avail_agent_actions(self, agent_id: int) -> Sequence[int]:
+    def get_avail_agent_actions(self, agent_id: int) -> Avail:
         """U zeros and ones: which actions this agent may take now."""
         raise NotImplementedError
 

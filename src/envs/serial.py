@@ -20,20 +20,21 @@ class SerialVectorEnv(AdapterVectorEnv):
         self._hosts: list[EnvHost | None] = [None] * self.n_envs
         for b in range(self.n_envs):
             self._hosts[b] = self._build(b)
-        return self._hosts[0].spec
+        return self._host(0).spec
 
     def _build(self, b: int) -> EnvHost:
         return EnvHost(self._factory, self._env_args, self._host_seed(b))
 
     def _attach(self) -> None:
-        for b, host in enumerate(self._hosts):
-            host.attach(self._arrays, self.spec, b)
+        for b in range(self.n_envs):
+            self._host(b).attach(self._arrays, self.spec, b)
 
     def _host(self, b: int) -> EnvHost:
-        if self._hosts[b] is None:
-            self._hosts[b] = self._build(b)
-            self._hosts[b].attach(self._arrays, self.spec, b)
-        return self._hosts[b]
+        host = self._hosts[b]
+        if host is None:
+            host = self._hosts[b] = self._build(b)
+            host.attach(self._arrays, self.spec, b)
+        return host
 
     def _reset(self, mask: np.ndarray) -> None:
         for b in np.flatnonzero(mask).tolist():
@@ -44,7 +45,7 @@ class SerialVectorEnv(AdapterVectorEnv):
         for b in np.flatnonzero(mask).tolist():
             new_names = self._host(b).step()
             if self.failed[b]:
-                self._hosts[b].close()
+                self._host(b).close()
                 self._hosts[b] = None
                 self._drop_episode(b)
                 self._count_failure(b, "it reported env_error")

@@ -60,7 +60,8 @@ def load_smax() -> ModuleType:
         ) from error
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    # JAX gives its settings their names while it is imported.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     return smax
 
@@ -71,11 +72,12 @@ def _quiet() -> Iterator[None]:
     started.
     """
     streams = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    # Python's own stream counts as final and as a file: neither matters to what is printed here.
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc, assignment]
     try:
         yield
     finally:
-        sys.stdout, sys.stderr, sys.__stdout__ = streams  # type: ignore[misc]
+        sys.stdout, sys.stderr, sys.__stdout__ = streams  # type: ignore[misc] # final, as above
 
 
 class Battles(NamedTuple):
@@ -258,12 +260,12 @@ class Smax(VectorEnv):
                 raise ConfigError(
                     f"smax: {name} is {value!r}, must be a whole number of at least 1"
                 )
-        for name, value, known in (
+        for name, choice, known in (
             ("attack_mode", attack_mode, ATTACK_MODES),
             ("observation_type", observation_type, OBSERVATIONS),
         ):
-            if value not in known:
-                raise ConfigError(f"smax: unknown {name} '{value}'; {nearest(str(value), known)}")
+            if choice not in known:
+                raise ConfigError(f"smax: unknown {name} '{choice}'; {nearest(str(choice), known)}")
         self._programs = make_programs(
             map_name,
             scale_state,
@@ -309,6 +311,7 @@ class Smax(VectorEnv):
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         if not mask.any():
             return
+        assert self._battles is not None
         self._battles, shown, scored = self._programs.advance(
             self._battles, actions.astype(np.int32), mask
         )

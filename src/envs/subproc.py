@@ -212,7 +212,9 @@ def _shut_down(workers: list[_Worker], fds: list[int], owner: int) -> None:
 
 
 def _start_message(
-    factory: Callable[..., MultiAgentEnv], env_args: dict[str, Any], plugins: Sequence[str]
+    factory: Callable[..., MultiAgentEnv],
+    env_args: dict[str, Any],
+    worker_setup: Callable[[], None] | None,
 ) -> dict[str, Any]:
     preparation = spawn.get_preparation_data("environment")
     keys = {"name", "sys_path", "sys_argv", "dir", "orig_dir"}
@@ -230,7 +232,7 @@ def _start_message(
         "preparation": {key: value for key, value in preparation.items() if key in keys},
         "factory": pickled,
         "env_args": env_args,
-        "plugins": list(plugins),
+        "setup": pickle.dumps(worker_setup),
     }
 
 
@@ -245,7 +247,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
     Args:
         factory, env_args, n_envs, seed, role, max_env_restarts: see `AdapterVectorEnv`; `factory`
             is pickled by name.
-        plugins: modules that workers load first (config key `plugins`).
+        worker_setup: what every worker does first, e.g. load plug-ins; pickled by name.
         env_timeout: seconds; may be changed later on.
 
     Raises:
@@ -263,7 +265,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         seed: int,
         role: str,
         max_env_restarts: int = 5,
-        plugins: Sequence[str] = (),
+        worker_setup: Callable[[], None] | None = None,
         env_timeout: float = 120.0,
     ) -> None:
         self.env_timeout = env_timeout
@@ -272,7 +274,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._memory_fd: int | None = None
         self._usable = True
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._fds, os.getpid())
-        self._start_message = _start_message(factory, env_args, plugins)
+        self._start_message = _start_message(factory, env_args, worker_setup)
         super().__init__(factory, env_args, n_envs, seed, role, max_env_restarts)
 
     @property
@@ -295,7 +297,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
                     broken[b] = str(error)
             self._replace(broken)
             waiting = broken
-        return self._workers[0].spec
+        return self._workers[0].wait_until_built(_Deadline(self.env_timeout))
 
     def _new_worker(self, b: int) -> _Worker:
         return _Worker({**self._start_message, "seed": self._host_seed(b)}, alive_fd=self._fds[0])
@@ -312,8 +314,13 @@ class SubprocVectorEnv(AdapterVectorEnv):
         return worker.map_arrays(mmap.mmap(self._memory_fd, size), layout)
 
     def _attach(self) -> None:
-        for b, one in enumerate(self._workers):
-            one.attach(self._memory_fd, self.spec, self.n_envs, b)
+        for b in range(self.n_envs):
+            self._hand_memory(b)
+
+    def _hand_memory(self, b: int) -> None:
+        """Sends worker b the shared memory, where that is there already."""
+        if self._memory_fd is not None:
+            self._workers[b].attach(self._memory_fd, self.spec, self.n_envs, b)
 
     def _reset(self, mask: np.ndarray) -> None:
         waiting = np.flatnonzero(mask).tolist()
@@ -398,8 +405,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
                 self._drop_episode(b)
             self._count_failure(b, cause)
             self._workers[b] = self._new_worker(b)
-            if self._memory_fd is not None:
-                self._workers[b].attach(self._memory_fd, self.spec, self.n_envs, b)
+            self._hand_memory(b)
         self._usable = True
 
     def close(self) -> None:

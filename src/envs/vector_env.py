@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.multiagentenv import ArrayEnv
+from envs.multiagentenv import Actions, ArrayEnv
 from utils.seeding import derive_seed
 
 
@@ -368,9 +368,7 @@ class SingleEnv(ArrayEnv):
         self.n_actions = vector_env.n_actions
         self.episode_limit = vector_env.episode_limit
 
-    def step(
-        self, actions: Sequence[int] | np.ndarray
-    ) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float | np.ndarray, bool, dict[str, Any]]:
         env, actions = self.vector_env, np.asarray(actions)
         env.step(actions[None] if env.continuous_actions else actions.reshape(1, -1))
         info: dict[str, Any] = {

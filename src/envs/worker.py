@@ -41,7 +41,8 @@ def memory_size(layout: Layout) -> int:
 
 def map_arrays(memory: mmap.mmap, layout: Layout) -> dict[str, np.ndarray]:
     """The arrays of `layout`, one after the other in `memory`."""
-    arrays, offset = {}, 0
+    arrays: dict[str, np.ndarray] = {}
+    offset = 0
     for name, (shape, dtype) in layout.items():
         count = int(np.prod(shape))
         arrays[name] = np.frombuffer(memory, dtype, count, offset).reshape(shape)
@@ -113,10 +114,9 @@ def _serve(line: _Line) -> None:
     host = None
     try:
         spawn.prepare(start["preparation"])
-        if start["plugins"]:
-            from utils.plugins import load_plugins
-
-            load_plugins(start["plugins"])
+        setup = pickle.loads(start["setup"])
+        if setup is not None:
+            setup()
         host = EnvHost(pickle.loads(start["factory"]), start["env_args"], start["seed"])
         line.send(BUILT + pickle.dumps(host.spec))
         memory_fd = line.receive_fd()

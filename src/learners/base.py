@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.episode_buffer import EpisodeBatch, ReplayBuffer
+from components.transitions import Transitions
 from learners.needs import Needs
 from utils.errors import ConfigError, Diverged
 from utils.ranges import Range, check_ranges
@@ -76,7 +77,9 @@ def clip_per_agent_(params: list[nn.Parameter], max_norm: float, n_agents: int) 
     return norms
 
 
-def parts_of(batch: EpisodeBatch, **values: Tensor | None) -> dict[str, Tensor | None]:
+def parts_of(
+    batch: EpisodeBatch | Transitions, **values: Tensor | None
+) -> dict[str, Tensor | None]:
     """`parts` for `Learner.optimise`: what a batch feeds to an update, then `values` computed from
     it.
     """
@@ -129,6 +132,7 @@ class Learner:
 
     Attributes:
         modules: name -> network that is saved as `NAME.th` beside the controller's `agent.th`.
+        optimiser: that of the controller's networks, set by the subclass.
         targets: (online, target) pairs of networks or controllers, kept equal by `update_targets`.
         needs: what it needs of the settings, the controller and its agent network.
         ranges: key -> what values of the learner's own keys must be.
@@ -138,6 +142,7 @@ class Learner:
         ConfigError: the settings, the controller or the environment's actions do not fit.
     """
 
+    optimiser: torch.optim.Optimizer
     needs = Needs()
     ranges: ClassVar[Mapping[str, Range]] = {}
     continuous_actions = False
@@ -191,12 +196,13 @@ class Learner:
         """
 
     def train(
-        self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
+        self, batch: Any, t_env: int, episode_num: int, per_weight: Tensor | None = None
     ) -> dict[str, Tensor] | None:
         """One update.
 
         Args:
-            batch: episodes on the learner's device.
+            batch: an `EpisodeBatch` or, with `replay: transitions`, `Transitions`, on the learner's
+                device.
             t_env: environment steps so far.
             episode_num: episodes so far.
             per_weight: [B] importance weights of a prioritised buffer.

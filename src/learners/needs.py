@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from controllers import REGISTRY as CONTROLLERS
+from modules.agents import REGISTRY as AGENTS
 from utils.errors import ConfigError
 
 
@@ -54,9 +56,6 @@ class Needs:
         Raises:
             ConfigError: they are of another class.
         """
-        from controllers import REGISTRY as CONTROLLERS
-        from modules.agents import REGISTRY as AGENTS
-
         for key, wanted, registry, built in (
             ("mac", self.mac, CONTROLLERS, mac),
             ("agent", self.agent, AGENTS, getattr(mac, "agent", None)),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.distributions import Policy
+from components.distributions import Policy, SquashedGaussian
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.actor_controller import ActorMAC
@@ -325,7 +325,9 @@ class PPOLearner(Learner):
             [M, A].
         """
         ratio, clip = log_ratio.exp(), self.clip_range()
-        return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+        # torch's types know two numbers or two tensors, but not that these are of one kind.
+        near = ratio.clamp(1 - clip, 1 + clip)  # type: ignore[arg-type]
+        return -torch.minimum(ratio * advantages, near * advantages)
 
     def mean(self, values: Tensor, choice: Tensor) -> Tensor:
         """Mean of [M, A] over the steps with a choice (float32 [M, A], 0 or 1): a scalar, or [A]
@@ -355,6 +357,8 @@ class AttentionPPOLearner(PPOLearner):
         args: as for `PPOLearner`; `critic: attention`, `attention_heads`, `critic_hidden_dim`,
             `mc_actions`.
     """
+
+    critic: AttentionCritic
 
     ranges: ClassVar = {
         **PPOLearner.ranges,
@@ -401,7 +405,7 @@ class AttentionPPOLearner(PPOLearner):
             the values of these, or of all U actions [N, A, K or U]; their mean under the policy
             [N, A].
         """
-        if self.args.continuous_actions:
+        if isinstance(policy, SquashedGaussian):
             samples = policy.sample(self.args.mc_actions)
             values = self.critic(obs, actions, samples).all_q
             return samples, values, values.mean(-1)

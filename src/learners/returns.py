@@ -1,13 +1,46 @@
-"""TD(lambda) targets of actions that were taken, for on-policy critics of joint actions."""
+"""What on-policy critics of joint actions read of a batch of episodes, and their TD(lambda)
+targets.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
+from controllers.actor_controller import ActorMAC
 from utils.rl_utils import build_td_lambda_targets
+
+
+class FilledSteps(NamedTuple):
+    """All N filled steps of a batch of episodes; M of them are transitions, `steps.cur` says
+    which.
+    """
+
+    steps: Steps
+    obs: Tensor  # [N, A, O]
+    avail: Tensor  # [N, A, U]
+    actions: Tensor  # int64 [N, A]; at the end of an episode, where none is taken, meaningless
+    logits: Tensor  # [N, A, U], what the policies put out, with gradient
+    rewards: Tensor  # [M, A], or [M, 1] of all agents in common
+    goes_on: Tensor  # [M], 0 where the task's own rules ended the episode, else 1
+
+
+def filled_steps(batch: EpisodeBatch, mac: ActorMAC) -> FilledSteps:
+    """Reads a batch of episodes.
+
+    Args:
+        mac: whose policies are evaluated, in the mode (training, evaluation) that its agent is in.
+    """
+    steps = batch.steps()
+    obs, avail, actions = (steps.pack(batch[key]) for key in ("obs", "avail_actions", "actions"))
+    rewards, ended = (steps.pack_transitions(batch[key]) for key in ("reward", "terminated"))
+    goes_on = 1 - ended.to(obs).squeeze(-1)
+    logits = mac.unroll(batch, steps)
+    return FilledSteps(steps, obs, avail, actions.squeeze(-1), logits, rewards, goes_on)
 
 
 def taken_or_policy(probs: Tensor, taken: Tensor, steps: Steps) -> Tensor:
@@ -47,28 +80,27 @@ def last_actions(probs: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def lambda_targets(
-    batch: EpisodeBatch,
-    steps: Steps,
-    rewards: Tensor,
-    values: Tensor,
-    gamma: float,
-    td_lambda: float,
+    steps: Steps, rewards: Tensor, goes_on: Tensor, values: Tensor, gamma: float, td_lambda: float
 ) -> Tensor:
     """TD(lambda) targets of the transitions (`build_td_lambda_targets`).
 
     Args:
         rewards: [M, A], of the transitions; or costs, where values are costs-to-go.
+        goes_on: [M], 0 where the task's own rules ended the episode.
         values: [N, A], of every filled step.
 
     Returns:
         [M, A].
     """
-    n_agents = values.shape[1]
-    rewards = steps.unpack(values.new_zeros(values.shape).index_copy(0, steps.rows_cur, rewards))[
-        :, :-1
-    ]
-    ended, mask = batch["terminated"][:, :-1].expand_as(rewards), steps.mask.expand_as(rewards)
+
+    def unpack(rows: Tensor) -> Tensor:
+        """[M, A] -> [B, T - 1, A]."""
+        filled = values.new_zeros(values.shape).index_copy(0, steps.rows_cur, rows)
+        return steps.unpack(filled)[:, :-1]
+
+    ended = unpack((1 - goes_on).unsqueeze(1).expand_as(rewards))
+    mask = steps.mask.expand_as(ended)
     targets = build_td_lambda_targets(
-        rewards, ended, mask, steps.unpack(values), n_agents, gamma, td_lambda
+        unpack(rewards), ended, mask, steps.unpack(values), values.shape[1], gamma, td_lambda
     )
     return steps.pack_transitions(targets)

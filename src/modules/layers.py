@@ -92,6 +92,9 @@ class StackedBatchNorm(nn.Module):
         eps: added to the variance.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(
         self, n_features: int, groups: int, momentum: float = 0.1, eps: float = 1e-5
     ) -> None:
@@ -121,7 +124,7 @@ class StackedBatchNorm(nn.Module):
         return mean, (var + self.eps).rsqrt()
 
 
-def linear(n_in: int, n_out: int, groups: int = 1) -> nn.Module:
+def linear(n_in: int, n_out: int, groups: int = 1) -> nn.Linear | StackedLinear:
     """`nn.Linear` for one group, `StackedLinear` for several."""
     return nn.Linear(n_in, n_out) if groups == 1 else StackedLinear(n_in, n_out, groups)
 
@@ -188,15 +191,15 @@ class GRU(nn.Module):
         limit.
         """
         h0 = x.new_zeros(1, sizes[0], self.n_hidden)
-        sizes = torch.tensor(sizes)
-        weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        lengths = torch.tensor(sizes)
+        weights: list[Tensor] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
         # There is no dropout: "training" only means that cuDNN keeps what a backward pass needs.
         options = True, 1, 0.0, torch.is_grad_enabled(), False
         if self.groups == 1:
-            return torch._VF.gru(x, sizes, h0, weights, *options)[0]
+            return torch._VF.gru(x, lengths, h0, weights, *options)[0]
         return torch.stack(
             [
-                torch._VF.gru(x[g], sizes, h0, [w[g] for w in weights], *options)[0]
+                torch._VF.gru(x[g], lengths, h0, [w[g] for w in weights], *options)[0]
                 for g in range(self.groups)
             ]
         )
@@ -209,7 +212,7 @@ def _gru_sequence(
     bias_ih: Tensor,
     bias_hh: Tensor,
     sizes: Sequence[int],
-    gates: tuple[Tensor, Tensor, Tensor] | None = None,
+    gates: tuple[Tensor, ...] | None = None,
 ) -> Tensor:
     """`GRU.unroll`: the hidden states of all rows, [(G,) R, H].
 

@@ -16,8 +16,8 @@ from components.episode_buffer import EpisodeBatch
 from components.transitions import OBSERVED
 from envs import make_vector_env
 from envs.vector_env import VectorEnv
+from plugins import loader_for_workers
 from utils.errors import RunFailure
-from utils.plugins import needed_by_environments
 from utils.seeding import derive_seed, isolated_global_rng
 
 COLLECTED = (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
@@ -71,7 +71,7 @@ class Collector:
             args.seed,
             self.backend,
             role,
-            plugins=needed_by_environments(args.plugins),
+            worker_setup=loader_for_workers(args.plugins),
             env_timeout=args.env_timeout,
             max_env_restarts=args.max_env_restarts,
         )
@@ -160,7 +160,7 @@ class Collector:
         self.mac.init_hidden(batch_size=b)
         seconds_acting = 0.0
         shape, dtype = env.spec.action_layout(b)
-        actions = np.zeros(shape, dtype)
+        actions: np.ndarray = np.zeros(shape, dtype)
         returns = np.zeros((b, env.n_agents) if not args.common_reward else b)
         lengths = np.zeros(b, dtype=np.int64)
         info: dict[str, np.ndarray] = {}
@@ -373,16 +373,20 @@ class _Columns:
 
     def __init__(self, batch: EpisodeBatch, recorded: tuple[str, ...]) -> None:
         self.keys = (*COLLECTED, *recorded)
-        stored = {key: batch.stored(key) for key in self.keys}
-        self._in_memory = torch.device(batch.device).type == "cpu"
-        self._stored = (
-            {key: value.numpy() for key, value in stored.items()} if self._in_memory else stored
+        self._stored = {key: batch.stored(key) for key in self.keys}
+        self._arrays = (
+            {key: value.numpy() for key, value in self._stored.items()}
+            if torch.device(batch.device).type == "cpu"
+            else None
         )
 
     def write(self, key: str, rows: slice | np.ndarray, t: int, values: np.ndarray | int) -> None:
         """Writes step t of the episodes `rows`."""
-        target = self._stored[key]
-        target[rows, t] = values if self._in_memory else torch.as_tensor(values, dtype=target.dtype)
+        if self._arrays is not None:
+            self._arrays[key][rows, t] = values
+        else:
+            target = self._stored[key]
+            target[rows, t] = torch.as_tensor(values, dtype=target.dtype)
 
 
 def _rows(mask: np.ndarray) -> slice | np.ndarray:

@@ -20,7 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.file_proxy import FileProxy
@@ -82,7 +82,7 @@ def get_logger() -> logging.Logger:
     if not any(handler.name == _HANDLER for handler in logger.handlers):
         console = Console(file=sys.stderr)
         if console.is_terminal and not console.is_dumb_terminal:
-            handler = RichHandler(
+            handler: logging.Handler = RichHandler(
                 console=console,
                 show_path=False,
                 log_time_format=f"[{_CLOCK}]",
@@ -506,27 +506,30 @@ class ProgressLine:
 
     def _draw(self) -> None:
         if self._live is None:
-            self._start()
+            self._live = self._start()
         self._live.update(self._drawing(), refresh=True)
 
     def _drawing(self) -> Text:
         return Text(self.text(), no_wrap=True, overflow="ellipsis")
 
-    def _start(self) -> None:
+    def _start(self) -> Live:
+        console = self._console
+        assert console is not None
         tees = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, _Tee)]
-        self._live = Live(
-            console=self._console,
+        live = Live(
+            console=console,
             auto_refresh=False,
             redirect_stdout=not tees,
             redirect_stderr=not tees,
         )
-        self._live.start()
-        for tee in (
-            tees
-        ):  # what is printed meanwhile appears above the line, and still passes the recorder
+        live.start()
+        # What is printed meanwhile appears above the line, and still passes the recorder.
+        for tee in tees:
             if tee.isatty():
                 self._diverted.append((tee, tee.stream))
-                tee.stream = FileProxy(self._console, tee.stream)
+                # It passes on all that it does not do itself, so it is a whole stream.
+                tee.stream = cast("TextIO", FileProxy(console, tee.stream))
+        return live
 
     def _sample(self, now: float) -> None:
         self._sampled = now

@@ -102,6 +102,10 @@ class RunFolder(FileStorageObserver):
         run_dir: the folder of the run to go on with.
     """
 
+    dir: str | None
+    run_entry: dict[str, Any]
+    info: dict[str, Any]
+
     def __init__(self, basedir: str | Path, run_dir: str | Path | None = None) -> None:
         super().__init__(
             basedir, priority=1000, copy_sources=False
@@ -134,7 +138,13 @@ class RunFolder(FileStorageObserver):
                     f"run {_id} exists already: {wanted}; resume={wanted} continues it"
                 ) from exc
             raise
-        self.created = Path(self.dir)
+        self.created = self.path
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run, which must have begun."""
+        assert self.dir is not None
+        return Path(self.dir)
 
     def started_event(
         self,
@@ -170,9 +180,8 @@ class RunFolder(FileStorageObserver):
 
     def save_json(self, obj: Any, filename: str) -> None:
         """Replaces one file, atomically."""
-        write_json(
-            Path(self.dir) / filename, obj, indent=None if filename == "info.json" else 2
-        )  # no indent: fast
+        # The info is large, and written faster without indents.
+        write_json(self.path / filename, obj, indent=None if filename == "info.json" else 2)
 
     def heartbeat_event(
         self, info: dict[str, Any], captured_out: str, beat_time: datetime, result: object
@@ -276,17 +285,44 @@ class Detached(RunObserver):
         self._dead = False
         self._thread = threading.Thread(target=self._work, name=f"observer-{name}", daemon=True)
 
-    def started_event(self, **event: Any) -> None:
+    def started_event(
+        self,
+        ex_info: dict[str, Any],
+        command: str,
+        host_info: dict[str, Any],
+        start_time: datetime,
+        config: dict[str, Any],
+        meta_info: dict[str, Any],
+        _id: str | None,
+    ) -> None:
         """Passes the event on; the database numbers its runs itself."""
+        event = {
+            "ex_info": ex_info,
+            "command": command,
+            "host_info": host_info,
+            "start_time": start_time,
+            "config": config,
+            "meta_info": meta_info,
+            "_id": None,
+        }
         self._thread.start()
-        if not self._send("started_event", {**event, "_id": None}).wait(_START_WAIT):
+        if not self._send("started_event", event).wait(_START_WAIT):
             self._warn("does not answer; it gets the run if it does later")
 
-    def heartbeat_event(self, info: dict[str, Any], **event: Any) -> None:
+    def heartbeat_event(
+        self, info: dict[str, Any], captured_out: str, beat_time: datetime, result: object
+    ) -> None:
         """Passes the event on, unless the last one is still waiting."""
-        if not self._beating.is_set():
-            self._beating.set()
-            self._send("heartbeat_event", {"info": _snapshot(info), **event})
+        if self._beating.is_set():
+            return
+        self._beating.set()
+        event = {
+            "info": _snapshot(info),
+            "captured_out": captured_out,
+            "beat_time": beat_time,
+            "result": result,
+        }
+        self._send("heartbeat_event", event)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
         """Passes the event on."""
@@ -295,24 +331,36 @@ class Detached(RunObserver):
                 "log_metrics", {"metrics_by_name": metrics_by_name, "info": info}
             )  # gets the database's ids
 
-    def completed_event(self, **event: Any) -> None:
+    def completed_event(self, stop_time: datetime, result: object) -> None:
         """Passes the event on."""
-        self._finish("completed_event", event)
+        self._finish("completed_event", {"stop_time": stop_time, "result": result})
 
-    def interrupted_event(self, **event: Any) -> None:
+    def interrupted_event(self, interrupt_time: datetime, status: str) -> None:
         """Passes the event on."""
-        self._finish("interrupted_event", event)
+        self._finish("interrupted_event", {"interrupt_time": interrupt_time, "status": status})
 
-    def failed_event(self, **event: Any) -> None:
+    def failed_event(self, fail_time: datetime, fail_trace: list[str]) -> None:
         """Passes the event on."""
-        self._finish("failed_event", event)
+        self._finish("failed_event", {"fail_time": fail_time, "fail_trace": fail_trace})
 
     def resource_event(self, filename: str) -> None:
         """Passes the event on."""
         self._send("resource_event", {"filename": filename})
 
-    def artifact_event(self, **event: Any) -> None:
+    def artifact_event(
+        self,
+        name: str,
+        filename: str,
+        metadata: dict[str, Any] | None = None,
+        content_type: str | None = None,
+    ) -> None:
         """Passes the event on."""
+        event = {
+            "name": name,
+            "filename": filename,
+            "metadata": metadata,
+            "content_type": content_type,
+        }
         self._send("artifact_event", event)
 
     def _send(self, method: str, event: dict[str, Any]) -> threading.Event:

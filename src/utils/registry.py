@@ -25,7 +25,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"known: {', '.join(names)}" if 0 < len(names) <= 30 else ""
 
 
-class Registry(dict):
+class Registry(dict[str, Any]):
     """A dict from name to class whose missing names say what would have been right.
 
     Args:

@@ -6,6 +6,8 @@ All of them are one recursion, backwards in time, computed without a loop over t
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -203,6 +205,14 @@ def build_gae_targets(
     return advantages.to(values.dtype), returns.to(values.dtype)
 
 
+class Moments(TypedDict):
+    """The state of a `RunningMeanStd`."""
+
+    mean: Tensor
+    var: Tensor
+    count: float
+
+
 class RunningMeanStd:
     """Mean and variance of everything seen so far, by the parallel algorithm of Chan et al. (1979).
 
@@ -245,11 +255,11 @@ class RunningMeanStd:
         """Standard deviation, of `shape`."""
         return np.sqrt(self.var)
 
-    def state_dict(self) -> dict[str, Tensor | float]:
+    def state_dict(self) -> Moments:
         """Everything, in a form that `torch.load(weights_only=True)` reads."""
         return {"mean": torch.tensor(self.mean), "var": torch.tensor(self.var), "count": self.count}
 
-    def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
+    def load_state_dict(self, state: Moments) -> None:
         """Inverse of `state_dict`."""
         self.mean, self.var = state["mean"].numpy().copy(), state["var"].numpy().copy()
         self.count = float(state["count"])

@@ -33,7 +33,8 @@ def seed_globals(seed: int) -> None:
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - plug-ins written for PyMARL draw from the global generator
+    # Plug-ins written for PyMARL draw from the global generator.
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
 
 
@@ -43,7 +44,9 @@ def get_global_rng_state() -> dict[str, Any]:
     """
     import torch
 
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state = np.random.get_state()  # noqa: NPY002
+    assert isinstance(state, tuple)
+    name, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),

@@ -107,10 +107,13 @@ def _capture_value(value: Any, seen: set[int]) -> dict[str, Any] | None:
         items = [_capture_value(item, seen) for item in value]
         return {"kind": "list", "value": items} if any(item is not None for item in items) else None
     if isinstance(value, dict):
-        items = {k: _capture_value(v, seen) for k, v in value.items() if isinstance(k, str | int)}
-        if any(item is not None for item in items.values()):
-            return {"kind": "dict", "value": {k: v for k, v in items.items() if v is not None}}
-        return None
+        captured = {
+            key: _capture_value(item, seen)
+            for key, item in value.items()
+            if isinstance(key, str | int)
+        }
+        kept = {key: item for key, item in captured.items() if item is not None}
+        return {"kind": "dict", "value": kept} if kept else None
     if _is_own(value):
         return {"kind": "object", "value": _capture_attributes(value, seen)}
     return None

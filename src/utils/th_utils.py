@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -22,14 +22,17 @@ def orthogonal_init_(module: nn.Module, gain: float = 1.0) -> None:
     matrices.
     """
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    stacked = (
+    if isinstance(module, nn.Linear):
+        matrices: Sequence[torch.Tensor] = [module.weight]
+    elif (
         isinstance(weight, nn.Parameter)
         and weight.dim() == 3
         and not isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
-    )
-    if not (isinstance(module, nn.Linear) or stacked):
+    ):
+        matrices = weight.unbind()
+    else:
         return
-    for matrix in weight.unbind() if stacked else [weight]:
+    for matrix in matrices:
         nn.init.orthogonal_(matrix, gain=gain)
     if bias is not None:
         nn.init.zeros_(bias)

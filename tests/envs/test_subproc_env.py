@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from env_fakes import CountingEnv, PidEnv, ReseedableEnv, ShiftingEnv, TroubleEnv
 
 from envs.subproc import SubprocVectorEnv
+from plugins import load_plugins
 from utils.errors import ConfigError, EnvFailure
 from utils.seeding import derive_seed
 
@@ -69,10 +71,10 @@ def build():
     built = []
 
     def make(
-        factory, n_envs=3, seed=11, max_env_restarts=5, env_timeout=30.0, plugins=(), **env_args
+        factory, n_envs=3, seed=11, max_env_restarts=5, env_timeout=30.0, setup=None, **env_args
     ):
         env = SubprocVectorEnv(
-            factory, env_args, n_envs, seed, "train_env", max_env_restarts, plugins, env_timeout
+            factory, env_args, n_envs, seed, "train_env", max_env_restarts, setup, env_timeout
         )
         built.append(env)
         return env
@@ -498,9 +500,10 @@ def test_workers_load_plugins_first(build, tmp_path, monkeypatch):
     plugin = "import env_fakes\nenv_fakes.CountingEnv.get_stats = lambda self: {'marked': 5}\n"
     (tmp_path / "my_plugin.py").write_text(plugin)
     monkeypatch.syspath_prepend(tmp_path)
-    assert build(CountingEnv, n_envs=2, plugins=["my_plugin"]).get_stats() == {"marked": [5, 5]}
+    env = build(CountingEnv, n_envs=2, setup=partial(load_plugins, ["my_plugin"]))
+    assert env.get_stats() == {"marked": [5, 5]}
     with pytest.raises(ConfigError, match="not_there"):
-        build(CountingEnv, n_envs=2, plugins=["not_there"])
+        build(CountingEnv, n_envs=2, setup=partial(load_plugins, ["not_there"]))
 
 
 def test_environments_that_cannot_be_sent(build):

@@ -10,18 +10,22 @@ import torch
 from torch import nn
 
 from learners.f2a2.consensus import (
+    LINK_RANGES,
+    PRIMAL_DUAL_RANGES,
     Channel,
     Intervals,
     Links,
     PrimalDual,
     Topology,
     average_copies_,
+    check_links,
     equalise_,
     flat_copies,
     make_links,
     metropolis_weights,
 )
 from utils.errors import ConfigError
+from utils.ranges import check_ranges
 from utils.state import capture, restore
 
 A = 6
@@ -276,27 +280,44 @@ def test_links_from_a_configuration():
     args.consensus_interval, args.consensus_interval_std = 0.0, 0.0
     never = make_links(args)
     assert not any(never.draw().any() for _ in range(50))
-    args.consensus_interval = math.inf
-    with pytest.raises(ConfigError, match="consensus_interval=0, which means never"):
-        make_links(args)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"topology": "star"}, "topology is 'star'"),
-        ({"topology": "ring", "extra": 101.0}, "topology_extra_edges is 101"),
-        ({"topology": "ring", "extra": -1.0}, "topology_extra_edges is -1"),
-        ({"topology": "full", "extra": 20.0}, "set topology=ring"),
-        ({"mean": 0.5}, "consensus_interval is 0.5"),
-        ({"mean": math.nan}, "consensus_interval is nan"),
-        ({"std": -1.0}, "consensus_interval_std is -1"),
-        ({"std": math.inf}, "consensus_interval_std is inf"),
+        ({"topology": "star"}, "topology must be one of full, ring, none, got 'star'"),
+        (
+            {"topology": "ring", "topology_extra_edges": 101.0},
+            "topology_extra_edges must be between 0 and 100, got 101",
+        ),
+        (
+            {"topology": "ring", "topology_extra_edges": -1.0},
+            "topology_extra_edges must be between 0 and 100, got -1",
+        ),
+        ({"topology": "full", "topology_extra_edges": 20.0}, "set topology=ring"),
+        ({"consensus_interval": 0.5}, "consensus_interval must be .* at least 1, got 0.5"),
+        ({"consensus_interval": math.nan}, "consensus_interval must be .*, got nan"),
+        ({"consensus_interval": math.inf}, "consensus_interval must be 0, which means never, or"),
+        ({"consensus_interval_std": -1.0}, "consensus_interval_std must be .*, got -1"),
+        ({"consensus_interval_std": math.inf}, "consensus_interval_std must be .*, got inf"),
     ],
 )
 def test_settings_out_of_range(changes, message):
+    fine = {
+        "topology": "full",
+        "topology_extra_edges": 0.0,
+        "consensus_interval": 1.0,
+        "consensus_interval_std": 0.0,
+    }
+    args = SimpleNamespace(**(fine | changes))
+
+    def check(args):
+        check_ranges(vars(args), LINK_RANGES)
+        check_links(args)
+
+    check(SimpleNamespace(**fine))
     with pytest.raises(ConfigError, match=message):
-        links(**changes)
+        check(args)
 
 
 # -- The primal-dual scheme ------------------------------------------------------------------------
@@ -306,8 +327,13 @@ def test_settings_out_of_range(changes, message):
     ("beta", "beta_steps", "dual_scale"), [(-0.1, 0, 1.0), (0.1, -1, 1.0), (0.1, 0, -1.0)]
 )
 def test_beta_is_not_negative(beta, beta_steps, dual_scale):
-    with pytest.raises(ConfigError, match="must not be negative"):
-        PrimalDual(copies(), beta, beta_steps, dual_scale)
+    settings = {
+        "consensus_beta": beta,
+        "consensus_beta_steps": beta_steps,
+        "consensus_dual_scale": dual_scale,
+    }
+    with pytest.raises(ConfigError, match="must be at least 0, got -"):
+        check_ranges(settings, PRIMAL_DUAL_RANGES)
 
 
 def test_beta_rises_to_its_largest_value():

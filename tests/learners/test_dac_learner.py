@@ -20,8 +20,8 @@ from learner_fixtures import LENGTHS, TERMINATED, assert_same_gradients, make_ba
 
 from components.steps import Steps
 from learners.dac.learner import context_losses, transitions_of
-from learners.dac.windows import Windows
 from modules.dac import DynamicsDecoder
+from modules.dac.windows import Windows
 from utils.errors import ConfigError
 
 SEED = 11

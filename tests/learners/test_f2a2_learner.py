@@ -15,14 +15,18 @@ from f2a2_fixtures import (
     f2a2_episodes,
     f2a2_learner,
     f2a2_transitions,
+    histories_of,
+    next_histories_of,
 )
 from learner_fixtures import td_lambda_returns
 
 from components.distributions import MaskedCategorical
 from components.transitions import Transitions
+from learners import REGISTRY as LEARNERS
 from learners.f2a2.learner import _step_some
-from learners.f2a2.view import rows_of_episodes
-from modules.f2a2 import episode_histories, histories_of, next_histories_of
+from learners.f2a2.view import view_of
+from modules.f2a2 import episode_histories
+from utils.config import CONFIG_DIR, build_config, load_file
 from utils.errors import ConfigError, Diverged
 
 A, SEED = 3, 11
@@ -599,6 +603,28 @@ def test_coma_equals_a_loop_over_episodes_and_agents(settings):
     assert_gradients(before.params, sum(actor_losses), [p.grad for p in learner.params])
 
 
+def test_what_is_read_of_transitions():
+    args = f2a2_args(moa=True, moa_interval=2, standardise_rewards=False)
+    learner, _ = f2a2_learner(args)
+    batch = f2a2_transitions(args)
+    view = view_of(batch, learner._reading())
+    for name, entry in {"obs": "obs", "next_obs": "next_obs", "actions": "actions"}.items():
+        assert torch.equal(getattr(view, name), batch[entry])
+    assert torch.equal(view.costs, -batch["reward"].t())
+    assert torch.equal(view.goes_on, 1 - batch["terminated"][:, 0])
+    histories, actions = view.modelled
+    for mine, theirs in (
+        (view.history, histories_of(batch)),
+        (view.next_history, next_histories_of(batch)),
+        (histories, histories_of(batch.recent)),
+        ([actions], [batch.recent["actions"]]),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert view.filled is None
+    learner.updates = 1  # the models' step is not due, so nobody sends what they would read
+    assert view_of(batch, learner._reading()).modelled is None
+
+
 @pytest.mark.parametrize("algorithm", ["sac", "ddpg", "td3"])
 def test_recurrent_policies_learn_from_episodes(algorithm):
     """The rows of episodes are the transitions that a batch of single ones would have."""
@@ -607,7 +633,7 @@ def test_recurrent_policies_learn_from_episodes(algorithm):
     learner, log = f2a2_learner(args)
     batch = f2a2_episodes(args)
     steps = batch.steps()
-    rows = rows_of_episodes(batch, steps, learner._told(batch), learner._rewards(batch))
+    rows = view_of(batch, learner._reading())
     for n, (b, t) in enumerate(
         (b, t) for t in range(6) for b in (1, 3, 0, 4, 2) if t < steps.lengths[b] - 1
     ):
@@ -672,37 +698,48 @@ def test_a_step_of_some_leaves_weights_and_moments_of_the_others():
 @pytest.mark.parametrize(
     ("algorithm", "settings", "message"),
     [
-        ("sac", {"mac": "actor_mac"}, "needs mac=f2a2_mac, got 'actor_mac'"),
-        ("sac", {"share_params": True, "agent": "rnn"}, "set critic=own"),
-        ("sac", {"share_params": True, **RECURRENT, "critic": "own"}, "sac share no policies"),
+        ("sac", {"mac": "actor_mac"}, "needs mac=f2a2_mac, got mac=actor_mac"),
+        ("sac", {"mixer": "qmix"}, "needs mixer=null"),
+        ("sac", {"share_params": True, "agent": "rnn"}, "needs critic=own"),
+        (
+            "sac",
+            {"share_params": True, **RECURRENT, "critic": "own"},
+            r"needs share_params=False \(only the agents of isac share policies",
+        ),
         ("isac", {"share_params": True}, "different size have no network in common"),
         ("isac", {"share_params": True, "agent": "rnn", "topology": "ring"}, "always agree"),
         ("isac", {"share_params": True, "agent": "rnn", "consensus_interval": 2.0}, "always agree"),
         (
             "sac",
             {"replay": "latest", "standardise_rewards": False},
-            "needs replay=transitions or episodes",
+            "needs replay=transitions or replay=episodes",
         ),
         ("coma", {"replay": "episodes"}, "needs replay=latest"),
-        ("sac", {"alpha_1": 0.0}, "must be greater than 0"),
-        ("sac", {"joint_scale": -0.1}, "joint_scale is -0.1"),
-        ("sac", {"policy_logit_penalty": -1.0}, "policy_logit_penalty is -1.0"),
-        ("sac", {"agent": "rnn"}, "set it to 0 for agent=rnn"),
+        ("sac", {"alpha_1": 0.0}, "alpha_1 must be greater than 0"),
+        ("sac", {"joint_scale": -0.1}, "joint_scale must be at least 0, got -0.1"),
+        ("sac", {"policy_logit_penalty": -1.0}, "policy_logit_penalty must be at least 0, got -1"),
+        ("sac", RECURRENT, "needs agent=mlp_policy .*set replay=episodes"),
+        ("sac", {"agent": "rnn"}, "set policy_logit_penalty=0.*, got agent=rnn"),
         (
             "sac",
             {"resampled_target": "nothing"},
             "resampled_target must be one of critic, transition, none",
         ),
-        ("sac", {"twin_target": "mean"}, "twin_target must be max or min"),
+        ("sac", {"twin_target": "mean"}, "twin_target must be one of max, min, got 'mean'"),
         ("sac", {"f2a2_algorithm": "sak"}, "did you mean 'sac'"),
         ("sac", {"critic": "atention"}, "did you mean 'attention'"),
         ("isac", {"moa": True}, "critic=own does not read what others do"),
         ("sac", {"moa": True, "transition_history": 0}, "transition_history"),
         ("sac", {"moa": True, "recent_transitions": 0}, "recent_transitions"),
-        ("sac", {"importance_bound": 0.0}, "importance_bound is 0.0"),
+        (
+            "sac",
+            {"moa": True, "moa_trajectories": 6, "moa_character_batch": 7},
+            "moa_character_batch=7",
+        ),
+        ("sac", {"importance_bound": 0.0}, "importance_bound must be greater than 0, got 0.0"),
         ("sac", {"consensus_beta": 2000.0}, "at most 1 / lr"),
-        ("ddpg", {"gumbel_temperature": 0.0}, "gumbel_temperature is 0.0"),
-        ("td3", {"target_noise": -0.1}, "target_noise=-0.1"),
+        ("ddpg", {"gumbel_temperature": 0.0}, "gumbel_temperature must be greater than 0"),
+        ("td3", {"target_noise": -0.1}, "target_noise must be at least 0, got -0.1"),
     ],
 )
 def test_bad_settings_are_one_line(algorithm, settings, message):
@@ -710,6 +747,19 @@ def test_bad_settings_are_one_line(algorithm, settings, message):
         f2a2_learner(f2a2_args(algorithm, **settings))
     assert isinstance(caught.value, ConfigError) or "did you mean" in message
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["f2a2_sac", "f2a2_isac", "f2a2_ddpg", "f2a2_td3", "f2a2_coma", "coma", "ma_ac"],
+)
+def test_every_own_number_has_a_range(algorithm):
+    config = build_config(algorithm, "rover_tower", [])
+    own = config.keys() - load_file(CONFIG_DIR / "default.yaml").keys()
+    ranges = LEARNERS[config["learner"]].ranges
+    assert own >= ranges.keys()
+    for key in own - ranges.keys():
+        assert isinstance(config[key], bool | str), key
 
 
 def test_divergence_names_the_agent_and_leaves_the_weights():

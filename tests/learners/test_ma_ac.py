@@ -91,12 +91,13 @@ def test_critics_are_averaged_over_neighbours_and_everything_is_counted():
     ("settings", "message"),
     [
         ({"mac": "basic_mac"}, "needs mac=actor_mac"),
-        ({"replay": "episodes"}, "set replay=latest instead of 'episodes'"),
+        ({"replay": "episodes"}, "needs replay=latest .*, got replay=episodes"),
         ({"agent": "rnn", "share_params": True}, "share_params=False"),
         ({"mixer": "qmix"}, "mixer=null"),
-        ({"td_lambda": 0.5}, "td_lambda=0.0 instead of 0.5"),
-        ({"hard_target_interval": -1}, "must not be negative"),
-        ({"topology": "star"}, "topology is 'star'"),
+        ({"td_lambda": 0.5}, "needs td_lambda=0.0 .*, got td_lambda=0.5"),
+        ({"hard_target_interval": -1}, "hard_target_interval must be at least 0, got -1"),
+        ({"topology": "star"}, "topology must be one of full, ring, none, got 'star'"),
+        ({"topology_extra_edges": 20.0}, "set topology=ring instead of 'full'"),
     ],
 )
 def test_bad_settings_are_one_line(settings, message):

@@ -14,12 +14,12 @@ from modules.f2a2 import (
     Histories,
     OtherAgentModels,
     episode_histories,
-    histories_of,
-    next_histories_of,
     trajectories_of,
 )
+from modules.f2a2.other_agents import RANGES
 from modules.f2a2.sequences import SequenceEncoder, ragged
 from utils.errors import ConfigError
+from utils.ranges import check_ranges
 
 A, U, H = 3, 4, 5
 OBS_SIZES = (3, 2, 3)
@@ -180,14 +180,7 @@ def test_windows_without_any_step_are_encoded_as_zero():
 def test_next_histories_move_on_by_one():
     now, after = make_histories(), make_histories(seed=5)
     actions = make_actions(now)
-    batch = {
-        **now._asdict(),
-        "actions": actions,
-        "next_obs": after.obs,
-        "next_avail_actions": after.avail_actions,
-    }
-    assert all(torch.equal(a, b) for a, b in zip(histories_of(batch), now, strict=True))
-    nxt = next_histories_of(batch)
+    nxt = now.moved_on(actions, after.obs, after.avail_actions)
     for n in range(len(actions)):
         assert torch.equal(nxt.obs[n], after.obs[n])
         assert torch.equal(nxt.avail_actions[n], after.avail_actions[n])
@@ -505,16 +498,15 @@ def test_the_state_has_trajectories_and_characters():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"moa_character_batch": 7}, "moa_character_batch is 7"),
-        ({"moa_character_batch": 0}, "moa_character_batch is 0"),
-        ({"moa_trajectory_steps": 0}, "moa_trajectory_steps is 0"),
-        ({"moa_natural_batch": 0}, "moa_natural_batch is 0"),
-        ({"moa_hidden_dim": 0}, "moa_hidden_dim is 0"),
+        ({"moa_character_batch": 0}, "moa_character_batch must be at least 1, got 0"),
+        ({"moa_trajectory_steps": 0}, "moa_trajectory_steps must be at least 1, got 0"),
+        ({"moa_natural_batch": 0}, "moa_natural_batch must be at least 1, got 0"),
+        ({"moa_hidden_dim": 0}, "moa_hidden_dim must be at least 1, got 0"),
     ],
 )
 def test_settings_out_of_range(changes, message):
     with pytest.raises(ConfigError, match=message):
-        make_models(**changes)
+        check_ranges(vars(make_args(**changes)), RANGES)
 
 
 def test_one_agent_has_nobody_to_model():

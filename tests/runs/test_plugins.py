@@ -33,9 +33,9 @@ from controllers.unroll import unroll
 from envs import make_vector_env
 from learners import REGISTRY as LEARNERS
 from modules.agents import REGISTRY as AGENTS
+from plugins import load_plugins
 from runners import REGISTRY as RUNNERS
 from utils.errors import UserError
-from utils.plugins import load_plugins
 from utils.seeding import derive_seed
 from utils.state import capture, restore
 

@@ -14,11 +14,11 @@ import learners
 import modules.agents
 import modules.critics
 import modules.mixers
+import plugins as plugins_module
 import runners
 from components import action_selectors
-from utils import plugins as plugins_module
+from plugins import load_plugins, needed_by_environments
 from utils.errors import ConfigError
-from utils.plugins import load_plugins, needed_by_environments
 
 REGISTRIES = {
     "learner": learners.REGISTRY,
@@ -31,7 +31,7 @@ REGISTRIES = {
     "env": envs.REGISTRY,
     "vector_env": envs.VECTOR_REGISTRY,
 }
-SRC = Path(plugins_module.__file__).resolve().parents[1]
+SRC = Path(plugins_module.__file__).resolve().parent
 
 LEARNER = """
 class {name}:
@@ -267,7 +267,7 @@ def test_environment_workers_do_not_load_torch(folder):
     )
     script = (
         "import sys\n"
-        "from utils.plugins import load_plugins\n"
+        "from plugins import load_plugins\n"
         "load_plugins(['worker_env'])\n"
         "from envs import REGISTRY\n"
         "assert REGISTRY['worker_env'].__name__ == REGISTRY['WorkerEnv'].__name__ == 'WorkerEnv'\n"

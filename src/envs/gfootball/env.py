@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from envs.gfootball import features
-from envs.multiagentenv import ArrayEnv
+from envs.multiagentenv import Actions, ArrayEnv
 from utils.errors import ConfigError, MissingPackage
 from utils.registry import nearest
 
@@ -145,7 +145,7 @@ class FootballEnv(ArrayEnv):
         self._observe(self.env.reset())
         return self.get_obs(), self.get_state()
 
-    def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float, bool, dict[str, Any]]:
         """Takes one action per agent.
 
         Args:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
+Point = Sequence[float] | np.ndarray  # x, y
 
 SIZE = 420  # pixels
 HALF_WIDTH = 1.4  # of the square shown; bodies start within 1
@@ -38,7 +39,7 @@ class Canvas:
 
     def disc(
         self,
-        centre: Sequence[float],
+        centre: Point,
         radius: float,
         fill: Colour | None,
         line: Colour = BLACK,
@@ -50,7 +51,7 @@ class Canvas:
 
     def square(
         self,
-        centre: Sequence[float],
+        centre: Point,
         radius: float,
         fill: Colour | None,
         line: Colour = BLACK,
@@ -62,17 +63,13 @@ class Canvas:
         """
         self._shape(self._pen.rectangle, centre, radius, fill, line, width, label)
 
-    def cross(
-        self, centre: Sequence[float], radius: float, colour: Colour, width: float = 2
-    ) -> None:
+    def cross(self, centre: Point, radius: float, colour: Colour, width: float = 2) -> None:
         """A diagonal cross."""
         x, y = centre
         self.line((x - radius, y - radius), (x + radius, y + radius), colour, width)
         self.line((x - radius, y + radius), (x + radius, y - radius), colour, width)
 
-    def line(
-        self, start: Sequence[float], end: Sequence[float], colour: Colour, width: float = 1
-    ) -> None:
+    def line(self, start: Point, end: Point, colour: Colour, width: float = 1) -> None:
         """A straight line."""
         self._pen.line(
             (*self._at(start), *self._at(end)), fill=colour, width=round(width * OVERSAMPLING)
@@ -85,7 +82,7 @@ class Canvas:
     def _shape(
         self,
         shape: Callable[..., None],
-        centre: Sequence[float],
+        centre: Point,
         radius: float,
         fill: Colour | None,
         line: Colour,
@@ -107,7 +104,7 @@ class Canvas:
                 (x, y), label, fill=line if fill in (None, WHITE) else WHITE, font=font, anchor="mm"
             )
 
-    def _at(self, point: Sequence[float]) -> tuple[float, float]:
+    def _at(self, point: Point) -> tuple[float, float]:
         return (float(point[0]) + HALF_WIDTH) * self._scale, (
             HALF_WIDTH - float(point[1])
         ) * self._scale

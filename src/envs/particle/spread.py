@@ -136,7 +136,7 @@ def _check_arguments(
         )
     if n_agents is not None and not isinstance(n_agents, int):
         raise ConfigError(f"spread: n_agents is {n_agents!r}, must be an integer or null")
-    groups = GROUPS[map_name]
+    groups: tuple[int, ...] | None = GROUPS[map_name]
     if groups is None:
         groups = (0,) * (DEFAULT_AGENTS if n_agents is None else n_agents)
     elif n_agents not in (None, len(groups)):

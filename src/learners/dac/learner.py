@@ -23,11 +23,11 @@ from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.dac_controller import DACMAC
 from learners.base import Learner, make_optimiser, parts_of
-from learners.dac.windows import Windows
 from learners.needs import Needs
 from learners.replayed import episode_errors, transition_weights
 from modules.dac import ContextEncoder, DynamicsDecoder
 from modules.dac.agent import DACAgent
+from modules.dac.windows import Windows
 from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 

@@ -9,6 +9,7 @@ would compute stands in row i.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -18,9 +19,26 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import ConfigError
+from utils.ranges import NOT_NEGATIVE, Range, between, one_of
 from utils.seeding import derive_seed
 
-TOPOLOGIES = ("full", "ring", "none")
+LINK_RANGES = {
+    "topology": one_of("full", "ring", "none"),
+    "topology_extra_edges": between(0, 100),
+    # Never is not infinity: JSON has no such number, so a run could not be found again to be
+    # resumed.
+    "consensus_interval": Range(
+        lambda mean: mean == 0 or 1 <= mean < math.inf, "0, which means never, or at least 1"
+    ),
+    "consensus_interval_std": Range(
+        lambda std: 0 <= std < math.inf, "a number that is not negative"
+    ),
+}
+PRIMAL_DUAL_RANGES = {
+    "consensus_beta": NOT_NEGATIVE,
+    "consensus_beta_steps": NOT_NEGATIVE,
+    "consensus_dual_scale": NOT_NEGATIVE,
+}
 
 
 # -- The channel -----------------------------------------------------------------------------------
@@ -116,6 +134,19 @@ class Channel:
         """What has been sent so far, all names together."""
         return Traffic(*torch.stack(list(self._sent.values())).sum(0))
 
+    def figures(self, copies: Sequence[str]) -> dict[str, Tensor]:
+        """What to log: what every agent has sent so far, float32 [A] each.
+
+        `sent_parameters` and `sent_bytes` count what goes under the names `copies`,
+        `sent_bytes_total` all.
+        """
+        sent = [self.sent(name) for name in copies]
+        return {
+            "sent_parameters": torch.stack([traffic.numbers for traffic in sent]).sum(0).float(),
+            "sent_bytes": torch.stack([traffic.bytes for traffic in sent]).sum(0).float(),
+            "sent_bytes_total": self.total().bytes.float(),
+        }
+
     def state_dict(self) -> dict[str, Tensor]:
         """The counts."""
         return {name: counts.clone() for name, counts in self._sent.items()}
@@ -150,26 +181,11 @@ class Topology:
         n_agents: A.
         kind: "full", "none", or "ring": a ring over the agents in random order, fixed per seed.
         extra_edges: percent of the edges that the ring lacks which `draw` adds at random, each time
-            others.
+            others; of a ring alone.
         seed: of the run.
-
-    Raises:
-        ConfigError: an unknown kind, a share outside 0 to 100, or edges added to anything but a
-            ring.
     """
 
     def __init__(self, n_agents: int, kind: str, extra_edges: float, seed: int) -> None:
-        if kind not in TOPOLOGIES:
-            raise ConfigError(f"topology is '{kind}'; choose one of {', '.join(TOPOLOGIES)}")
-        if not 0 <= extra_edges <= 100:
-            raise ConfigError(
-                f"topology_extra_edges is {extra_edges}; it is a percentage, 0 to 100"
-            )
-        if extra_edges and kind != "ring":
-            raise ConfigError(
-                f"topology_extra_edges={extra_edges} adds to a ring: set topology=ring instead of "
-                f"'{kind}'"
-            )
         self._rng = np.random.default_rng(derive_seed(seed, "topology"))
         self._fixed = torch.zeros(n_agents, n_agents, dtype=torch.bool)
         if kind == "full":
@@ -205,18 +221,9 @@ class Intervals:
         mean, std: of the normal distribution of the intervals, in updates; what is drawn is
             rounded, and at least 1. mean infinite: never.
         seed: of the run; every agent has a random stream of its own.
-
-    Raises:
-        ConfigError: a mean below 1, or a negative or infinite deviation.
     """
 
     def __init__(self, n_agents: int, mean: float, std: float, seed: int) -> None:
-        if not mean >= 1:
-            raise ConfigError(f"consensus_interval is {mean}; an interval is at least 1 update")
-        if not 0 <= std < float("inf"):
-            raise ConfigError(
-                f"consensus_interval_std is {std}; it must be a number that is not negative"
-            )
         self._mean, self._std = float(mean), float(std)
         self._rngs = [
             np.random.default_rng(derive_seed(seed, "consensus_interval", i))
@@ -232,7 +239,7 @@ class Intervals:
         self._left -= 1
         due = self._left <= 0
         for agent in np.flatnonzero(due):
-            self._left[agent] = self._draw(agent)
+            self._left[agent] = self._draw(int(agent))
         return torch.from_numpy(due)
 
 
@@ -254,22 +261,26 @@ class Links:
         return edges & (due.unsqueeze(0) | due.unsqueeze(1))
 
 
+def check_links(args: SimpleNamespace) -> None:
+    """Whether the settings of the links fit together; `LINK_RANGES` has what each may be.
+
+    Raises:
+        ConfigError: edges are added to anything but a ring.
+    """
+    if args.topology_extra_edges and args.topology != "ring":
+        raise ConfigError(
+            f"topology_extra_edges={args.topology_extra_edges} adds to a ring: set topology=ring "
+            f"instead of '{args.topology}'"
+        )
+
+
 def make_links(args: SimpleNamespace) -> Links:
     """The links that a configuration asks for.
 
     Args:
         args: `n_agents`, `seed`, `topology`, `topology_extra_edges`, `consensus_interval` (0:
-            never), `consensus_interval_std`.
-
-    Raises:
-        ConfigError: a setting out of range.
+            never), `consensus_interval_std`; checked by `LINK_RANGES` and `check_links`.
     """
-    # Not infinite in a configuration: JSON has no such number, so a run could not be found again to
-    # be resumed.
-    if args.consensus_interval == float("inf"):
-        raise ConfigError(
-            "consensus_interval is infinite: set consensus_interval=0, which means never"
-        )
     mean = args.consensus_interval or float("inf")
     return Links(
         Topology(args.n_agents, args.topology, args.topology_extra_edges, args.seed),
@@ -342,6 +353,18 @@ def _split(flat: Tensor, params: Sequence[nn.Parameter]) -> list[Tensor]:
     return [part.reshape(param.shape) for part, param in zip(parts, params, strict=True)]
 
 
+def check_bypass(beta: float, lr: float) -> None:
+    """Whether the penalty of `PrimalDual` can bypass an optimiser of this step size.
+
+    Raises:
+        ConfigError: lr beta is greater than 1: the copies would move beyond the average.
+    """
+    if lr * beta > 1:
+        raise ConfigError(
+            f"consensus_beta={beta} with lr={lr} overshoots: it must be at most 1 / lr"
+        )
+
+
 class PrimalDual(nn.Module):
     """Consensus on shared parameters by dual variables and a quadratic penalty (F2A2, eq. 5.2 to
     5.4, algorithm 1).
@@ -369,9 +392,6 @@ class PrimalDual(nn.Module):
         shared: [A, D], phi_sh as agent i knows it: its last average.
         duals: [A, D], lambda_i.
         exchanged: bool [A], who has taken part in an exchange so far.
-
-    Raises:
-        ConfigError: beta, beta_steps or dual_scale negative.
     """
 
     shared: Tensor
@@ -383,12 +403,6 @@ class PrimalDual(nn.Module):
         self, params: Sequence[nn.Parameter], beta: float, beta_steps: int, dual_scale: float = 1.0
     ) -> None:
         super().__init__()
-        if beta < 0 or beta_steps < 0:
-            raise ConfigError(
-                f"consensus_beta={beta} and consensus_beta_steps={beta_steps} must not be negative"
-            )
-        if dual_scale < 0:
-            raise ConfigError(f"consensus_dual_scale is {dual_scale}; it must not be negative")
         self.params = tuple(params)
         self.largest_beta, self.beta_steps, self.dual_scale = beta, beta_steps, dual_scale
         copies = flat_copies(self.params)
@@ -406,18 +420,6 @@ class PrimalDual(nn.Module):
             return self.duals.new_tensor(self.largest_beta)
         return self.largest_beta * (self.updates / self.beta_steps).clamp(max=1.0).to(self.duals)
 
-    def check_bypass(self, lr: float) -> None:
-        """Whether the penalty can bypass an optimiser of this step size.
-
-        Raises:
-            ConfigError: lr beta is greater than 1: the copies would move beyond the average.
-        """
-        if lr * self.largest_beta > 1:
-            raise ConfigError(
-                f"consensus_beta={self.largest_beta} with lr={lr} overshoots: it must be at most 1 "
-                "/ lr"
-            )
-
     @torch.no_grad()
     def add_gradients_(self, lr: float | None = None) -> None:
         """Adds lambda_i - beta (phi_sh - phi~_i) to the gradients of the copies (step 1).
@@ -432,7 +434,7 @@ class PrimalDual(nn.Module):
             ConfigError: see `check_bypass`.
         """
         if lr is not None:
-            self.check_bypass(lr)
+            check_bypass(self.largest_beta, lr)
         copies = flat_copies(self.params)
         towards = self.beta * (self.shared - copies) * self.exchanged.unsqueeze(1)
         added = self.duals if lr is not None else self.duals - towards

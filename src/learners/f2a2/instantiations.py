@@ -26,37 +26,60 @@ from learners.f2a2.losses import (
     soft_actor_loss,
     truncated_ratio,
 )
-from utils.errors import ConfigError
+from learners.needs import Needs
+from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, one_of
 from utils.registry import Registry
 from utils.seeding import derive_seed
 
 REGISTRY = Registry("instantiation of F2A2")
+RANGES = {
+    "importance_bound": POSITIVE,
+    "twin_target": one_of("max", "min"),
+    "alpha_entropy": NOT_NEGATIVE,
+    "gumbel_temperature": POSITIVE,
+    "policy_delay": COUNT,
+    "target_noise": NOT_NEGATIVE,
+    "target_noise_clip": NOT_NEGATIVE,
+}
 
 
 class Actions(NamedTuple):
-    """What the agents did or would do, from the view of each."""
+    """Actions at M rows, replayed or resampled, from the view of each agent."""
 
     own: Tensor  # [A, M, U], one-hot; of resampled ones possibly with a gradient
     # [A, M, A, U], one-hot, as agent i knows or imagines them; the own ones in it are not read
     joint: Tensor
     log_prob: Tensor  # [A, M], of the own ones under the present policy, with gradient
     behaviour: Tensor  # [A, M], of the own ones under what the replayed actions were drawn from
+    target: Tensor | None = None  # [A, 1 or C, M], of the critics at them; None: there is no error
+
+    def ratio(self, bound: float) -> Tensor:
+        """rho = min(bound, pi / pi_0), [A, M]."""
+        return truncated_ratio(self.log_prob, self.behaviour, bound)
+
+    def inverse_ratio(self, bound: float) -> Tensor:
+        """rho' = min(bound, pi_0 / pi), [A, M]."""
+        return truncated_ratio(self.behaviour, self.log_prob, bound)
 
 
 class Values(NamedTuple):
-    """The critics at joint actions."""
+    """What the critics say of joint actions."""
 
+    actions: Actions
     all_q: Tensor  # [A, C, M, U], of every own action
     q: Tensor  # [A, C, M], of the own action in question
-    error: Tensor  # [A, C, M], delta
+    error: Tensor  # [A, C, M], delta; 0 without a target
+
+    def baseline(self, policy: MaskedCategorical) -> Tensor:
+        """B(o, a_-i) = sum over own actions of pi_i Q_i of the first critic: [A, M]."""
+        return (self.all_q[:, 0] * policy.probs.transpose(0, 1)).sum(-1)
 
 
-def values_of(all_q: Tensor, own: Tensor, target: Tensor | None) -> Values:
-    """all_q [A, C, M, U], own [A, M, U], target [A, 1 or C, M]; without a target there is no
-    error.
-    """
-    q = (all_q * own.unsqueeze(1)).sum(-1)
-    return Values(all_q, q, torch.zeros_like(q) if target is None else q - target)
+def values_of(actions: Actions, all_q: Tensor) -> Values:
+    """The values of actions, from those of all own ones [A, C, M, U]."""
+    q = (all_q * actions.own.unsqueeze(1)).sum(-1)
+    error = torch.zeros_like(q) if actions.target is None else q - actions.target
+    return Values(actions, all_q, q, error)
 
 
 class Instantiation:
@@ -67,6 +90,7 @@ class Instantiation:
         weights: of the two objectives.
 
     Attributes:
+        needs: what it needs of the settings.
         n_critics: C.
         on_policy: whether it learns from the newest episodes, with TD(lambda) targets, instead of
             replay.
@@ -77,6 +101,13 @@ class Instantiation:
             the first critics.
     """
 
+    needs = Needs(
+        settings={"replay": ("transitions", "episodes"), "share_params": False},
+        why={
+            "replay": "of the instantiations of F2A2 only coma learns on-policy",
+            "share_params": "only the agents of isac share policies",
+        },
+    )
     n_critics = 1
     on_policy = False
     target_policies = False
@@ -105,24 +136,19 @@ class Instantiation:
         """
         return q.amax(1) if self.args.twin_target == "max" else q.amin(1)
 
-    def critic_loss(
-        self, replayed: Values, done: Actions, resampled: Values, would: Actions
-    ) -> Tensor:
-        """[A]. On-policy, what would be done is what was done."""
-        ratio = truncated_ratio(done.log_prob, done.behaviour, self.ratio_bound)
-        inverse = truncated_ratio(would.behaviour, would.log_prob, self.ratio_bound)
+    def critic_loss(self, replayed: Values, resampled: Values) -> Tensor:
+        """[A]. On-policy, the replayed actions are given as the resampled ones too."""
         return off_policy_critic_loss(
-            replayed.q, replayed.error, ratio, resampled.q, resampled.error, inverse, self.weights
+            replayed.q,
+            replayed.error,
+            replayed.actions.ratio(self.ratio_bound),
+            resampled.q,
+            resampled.error,
+            resampled.actions.inverse_ratio(self.ratio_bound),
+            self.weights,
         )
 
-    def actor_loss(
-        self,
-        replayed: Values,
-        done: Actions,
-        resampled: Values,
-        would: Actions,
-        policy: MaskedCategorical,
-    ) -> Tensor:
+    def actor_loss(self, replayed: Values, resampled: Values, policy: MaskedCategorical) -> Tensor:
         """[A], with the critics after their step; not to read `replayed` where
         `actors_read_replayed` says so.
         """
@@ -137,24 +163,21 @@ class Instantiation:
 class COMA(Instantiation):
     """On-policy, with the counterfactual baseline (F2A2, proposition 3)."""
 
+    needs = Instantiation.needs | Needs(
+        settings={"replay": "latest"}, why={"replay": "F2A2 with coma learns on-policy"}
+    )
     on_policy = True
 
-    def critic_loss(
-        self, replayed: Values, done: Actions, resampled: Values, would: Actions
-    ) -> Tensor:
+    def critic_loss(self, replayed: Values, resampled: Values) -> Tensor:
         return on_policy_critic_loss(replayed.q, replayed.error, self.weights)
 
-    def actor_loss(
-        self,
-        replayed: Values,
-        done: Actions,
-        resampled: Values,
-        would: Actions,
-        policy: MaskedCategorical,
-    ) -> Tensor:
-        baseline = baseline_of(replayed, policy)
+    def actor_loss(self, replayed: Values, resampled: Values, policy: MaskedCategorical) -> Tensor:
         return on_policy_actor_loss(
-            done.log_prob, replayed.q[:, 0], baseline, replayed.error[:, 0], self.weights
+            replayed.actions.log_prob,
+            replayed.q[:, 0],
+            replayed.baseline(policy),
+            replayed.error[:, 0],
+            self.weights,
         )
 
 
@@ -170,16 +193,9 @@ class DDPG(Instantiation):
     def draw(self, policy: MaskedCategorical) -> Tensor:
         return policy.rsample(self.args.gumbel_temperature).transpose(0, 1)
 
-    def actor_loss(
-        self,
-        replayed: Values,
-        done: Actions,
-        resampled: Values,
-        would: Actions,
-        policy: MaskedCategorical,
-    ) -> Tensor:
-        inverse = truncated_ratio(would.behaviour, would.log_prob, self.ratio_bound)
-        return pathwise_actor_loss(resampled.q, resampled.error, inverse, self.weights)
+    def actor_loss(self, replayed: Values, resampled: Values, policy: MaskedCategorical) -> Tensor:
+        inverse_ratio = resampled.actions.inverse_ratio(self.ratio_bound)
+        return pathwise_actor_loss(resampled.q, resampled.error, inverse_ratio, self.weights)
 
 
 @REGISTRY.register("td3")
@@ -187,9 +203,8 @@ class TD3(DDPG):
     """DDPG with twin critics, delayed policies and smoothed targets (F2A2, proposition 5).
 
     Every agent has its own delay and its own noise, drawn once per run: the delay uniformly from 1
-        to 2 `policy_delay`
-    - 1 updates, the deviation of the noise on the target policy's logits uniformly from 0 to 2
-      `target_noise`.
+    to 2 `policy_delay` - 1 updates, the deviation of the noise on the target policy's logits
+    uniformly from 0 to 2 `target_noise`.
     """
 
     n_critics = 2
@@ -228,28 +243,21 @@ class SAC(Instantiation):
         log_prob = (policy.log_probs.transpose(0, 1) * own).sum(-1)
         return super().next_value(all_q, own, policy) + self.args.alpha_entropy * log_prob
 
-    def actor_loss(
-        self,
-        replayed: Values,
-        done: Actions,
-        resampled: Values,
-        would: Actions,
-        policy: MaskedCategorical,
-    ) -> Tensor:
+    def actor_loss(self, replayed: Values, resampled: Values, policy: MaskedCategorical) -> Tensor:
         return soft_actor_loss(
-            done.log_prob,
-            self._advantage(replayed, done, policy),
-            truncated_ratio(done.log_prob, done.behaviour, self.ratio_bound),
-            would.log_prob,
-            self._advantage(resampled, would, policy),
+            replayed.actions.log_prob,
+            self._advantage(replayed, policy),
+            replayed.actions.ratio(self.ratio_bound),
+            resampled.actions.log_prob,
+            self._advantage(resampled, policy),
             resampled.error,
-            truncated_ratio(would.behaviour, would.log_prob, self.ratio_bound),
+            resampled.actions.inverse_ratio(self.ratio_bound),
             self.weights,
         )
 
-    def _advantage(self, values: Values, actions: Actions, policy: MaskedCategorical) -> Tensor:
-        soft = values.q[:, 0] + self.args.alpha_entropy * actions.log_prob
-        return soft - baseline_of(values, policy)
+    def _advantage(self, values: Values, policy: MaskedCategorical) -> Tensor:
+        soft = values.q[:, 0] + self.args.alpha_entropy * values.actions.log_prob
+        return soft - values.baseline(policy)
 
 
 @REGISTRY.register("isac")
@@ -258,33 +266,5 @@ class ISAC(SAC):
     policies too (sec. 6.3).
     """
 
+    needs = SAC.needs | Needs(settings={"share_params": (True, False)})
     consensus_of_actors = True
-
-
-def baseline_of(values: Values, policy: MaskedCategorical) -> Tensor:
-    """B(o, a_-i) = sum over own actions of pi_i Q_i of the first critic: [A, M]."""
-    return (values.all_q[:, 0] * policy.probs.transpose(0, 1)).sum(-1)
-
-
-def make_instantiation(args: SimpleNamespace, weights: Weights) -> Instantiation:
-    """The one that `f2a2_algorithm` names.
-
-    Raises:
-        ConfigError: a setting out of range.
-    """
-    if args.twin_target not in ("max", "min"):
-        raise ConfigError(f"twin_target must be max or min, got '{args.twin_target}'")
-    if args.importance_bound <= 0:
-        raise ConfigError(f"importance_bound is {args.importance_bound}; it must be greater than 0")
-    if args.policy_delay < 1:
-        raise ConfigError(f"policy_delay is {args.policy_delay}; it must be at least 1")
-    if args.gumbel_temperature <= 0:
-        raise ConfigError(
-            f"gumbel_temperature is {args.gumbel_temperature}; it must be greater than 0"
-        )
-    if args.target_noise < 0 or args.target_noise_clip < 0:
-        raise ConfigError(
-            f"target_noise={args.target_noise} and target_noise_clip={args.target_noise_clip} must "
-            "not be negative"
-        )
-    return REGISTRY[args.f2a2_algorithm](args, weights)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from components.distributions import Policy, policy_distribution
+from components.distributions import Policy, SquashedGaussian, policy_distribution
 from components.transitions import Transitions
 from controllers.actor_controller import ActorMAC
 from learners.base import Learner, log_by_agent, make_optimiser, parts_of
@@ -184,7 +184,7 @@ class MAACLearner(Learner):
         policy = self.distribution(outputs, avail)
         actions = policy.sample()
         with torch.no_grad():
-            if self.args.continuous_actions:
+            if isinstance(policy, SquashedGaussian):
                 samples = policy.sample(self.args.mc_actions)
                 own = torch.cat([actions.unsqueeze(2), samples], dim=2)
                 q, all_q = self.critic(obs, actions, own).all_q.tensor_split([1], dim=-1)

@@ -82,6 +82,7 @@ class MAMTLearner(MAACLearner):
     def policy_bracket(self, step: PolicyStep) -> Tensor:
         """(1 / delta_i) D_i + alpha log pi_i - (Q_i - b_i), [N, A] (MAMT, section 3.2)."""
         bracket = super().policy_bracket(step) if self.args.md_entropy else -step.advantage
+        assert self._penalty is not None  # of before_policy_step
         bracket, self._penalty = bracket + self._penalty, None
         return bracket
 

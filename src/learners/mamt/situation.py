@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.distributions import Policy, policy_distribution
+from components.distributions import MaskedCategorical, Policy, policy_distribution
 from learners.mamt.mirror_descent import counterfactual_effects
 from modules.critics.attention import AttentionCritic
 
@@ -63,7 +63,11 @@ def make_situation(
     policy, old = (
         policy_distribution(x.detach(), avail_actions, continuous) for x in (outputs, old_outputs)
     )
-    log_weights = old.log_prob(samples) - policy.log_prob(samples) if continuous else old.log_probs
+    if isinstance(old, MaskedCategorical):
+        log_weights = old.log_probs
+    else:
+        assert samples is not None
+        log_weights = old.log_prob(samples) - policy.log_prob(samples)
     return Situation(
         obs=obs,
         avail_actions=avail_actions,
@@ -93,7 +97,7 @@ def effects_of(
     values = critic.counterfactual(obs, actions, samples)
     probs = (
         policy.probs
-        if samples is None
+        if isinstance(policy, MaskedCategorical)
         else values.new_full(values.shape[:1] + values.shape[2:], 1 / values.shape[3])
     )
     return counterfactual_effects(values, probs, values[..., 0].diagonal(dim1=1, dim2=2))

@@ -192,7 +192,7 @@ class LearnedSplit:
     def divergences(self, situation: Situation, c: Tensor, models: Policy | None) -> Tensor:
         """D_i of every row (eq. 6): [N, A]."""
         bounds = self.args.divergence_min, self.args.divergence_max
-        if models is None:
+        if models is None or self.opponents is None:
             return weighted_sum_divergences(c, situation.kl, *bounds)
         pairs = self.opponents.pairs
         outputs, avail = map(pairs.of_second, (situation.outputs, situation.avail_actions))
@@ -204,6 +204,7 @@ class LearnedSplit:
 
         What they have learned from replayed actions lags behind: they stand for the old policies.
         """
+        assert self.opponents is not None
         log_probs = models.log_prob(self.opponents.pairs.of_second(situation.replayed))
         losses = -log_probs.mean(1)
         parts = {"observations": situation.obs, "models of other agents": log_probs}

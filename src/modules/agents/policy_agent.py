@@ -44,6 +44,8 @@ class PolicyAgent(nn.Module):
             different things.
     """
 
+    used_outputs: Tensor
+
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
         super().__init__()
         obs_sizes, action_sizes = args.env_info["obs_sizes"], args.env_info["action_sizes"]

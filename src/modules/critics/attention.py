@@ -64,6 +64,9 @@ class AttentionCritic(nn.Module):
         ConfigError: one agent alone, or heads that do not divide H.
     """
 
+    others: Tensor  # [A, A], 1 for i != j
+    never: Tensor  # [A, A], for i = j what no softmax lets through
+
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace) -> None:
         super().__init__()
         self.check_settings(args)
@@ -194,7 +197,10 @@ class AttentionCritic(nn.Module):
         """The last networks' first weights by what they read, [A, H, .]: attended values, s_i, the
         own action.
         """
-        return self.head1.weight.tensor_split([self.width, 2 * self.width], dim=-1)
+        by_value, by_state, by_own = self.head1.weight.tensor_split(
+            [self.width, 2 * self.width], dim=-1
+        )
+        return by_value, by_state, by_own
 
     # -- values of what others could have done -----------------------------------------------------
     @torch.no_grad()

@@ -22,6 +22,8 @@ class CounterfactualCritic(nn.Module):
         args: `n_agents`, `n_actions`, `state_shape`, `critic_hidden_dim`.
     """
 
+    numbers: Tensor  # [A, A], the identity
+
     def __init__(self, scheme: Mapping[str, Any], args: SimpleNamespace) -> None:
         super().__init__()
         obs = scheme["obs"]["vshape"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modules.layers import StackedLinear
 
 if TYPE_CHECKING:
-    from learners.dac.windows import Windows
+    from modules.dac.windows import Windows
 
 
 class ContextEncoder(nn.Module):

@@ -1,14 +1,6 @@
-"""What agents that learn alone believe the others do: models of their policies after the theory of
-mind (F2A2).
-"""
+"""The networks of F2A2: agents' copies of critics, and their models of what other agents do."""
 
-from modules.f2a2.histories import (
-    Histories,
-    episode_histories,
-    histories_of,
-    next_histories_of,
-    trajectories_of,
-)
+from modules.f2a2.histories import Histories, episode_histories, trajectories_of
 from modules.f2a2.other_agents import ModelLoss, OtherAgentModels
 
 __all__ = [
@@ -16,7 +8,5 @@ __all__ = [
     "ModelLoss",
     "OtherAgentModels",
     "episode_histories",
-    "histories_of",
-    "next_histories_of",
     "trajectories_of",
 ]

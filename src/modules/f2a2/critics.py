@@ -27,6 +27,11 @@ from utils.errors import ConfigError
 from utils.registry import Registry
 
 
+def joint_actions(actions: Tensor, n_actions: int) -> Tensor:
+    """Joint actions that all agents know, as critics read them: int64 [M, A] -> [A, M, A, U]."""
+    return F.one_hot(actions, n_actions).float().expand(actions.shape[1], -1, -1, -1)
+
+
 class CopiedLinear(nn.Module):
     """Linear layers for every agent, critic and further axes: [A, C, *inner, M, n_in] -> [A, C,
     *inner, M, n_out].
@@ -36,6 +41,9 @@ class CopiedLinear(nn.Module):
         bias: whether there is one.
         used: bool [product of lead, n_in], the inputs that are no padding; None: all.
     """
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -83,9 +91,8 @@ class CopiedLinear(nn.Module):
         view = copy.copy(self)
         view.lead = (self.lead[0], 1, *self.lead[2:])
         view._parameters = {}
-        view.weight, view.bias = (
-            None if param is None else param[:, :1] for param in (self.weight, self.bias)
-        )
+        view.weight = self.weight[:, :1]
+        view.bias = None if self.bias is None else self.bias[:, :1]
         return view
 
 
@@ -153,7 +160,11 @@ class CriticCopies(nn.Module):
             return self
         view = copy.copy(self)
         view.lead = (self.n_agents, 1)
-        view._modules = {name: layer.first_critics() for name, layer in self._modules.items()}
+        view._modules = {
+            name: layer.first_critics()
+            for name, layer in self.named_children()
+            if isinstance(layer, CopiedLinear)
+        }
         return view
 
     def shared_parameters(self, scope: str) -> dict[str, nn.Parameter]:
@@ -200,8 +211,10 @@ class AttentionCopies(CriticCopies):
         args: further `attention_heads`.
 
     Raises:
-        ConfigError: one agent alone, or heads that do not divide the width.
+        ConfigError: there is one agent alone, or the heads do not divide the width.
     """
+
+    others: Tensor  # int64 [A, A - 1], of every agent, in order
 
     scopes = {"paper": ("query", "key", "value"), "encoders": ("query", "key", "value", "encoder")}
 
@@ -212,7 +225,7 @@ class AttentionCopies(CriticCopies):
             raise ConfigError(
                 "critic 'attention' needs other agents to attend to, but there is only one agent"
             )
-        if self.heads < 1 or width % self.heads:
+        if width % self.heads:
             raise ConfigError(
                 f"attention_heads ({self.heads}) must divide critic_hidden_dim ({width})"
             )
@@ -229,7 +242,7 @@ class AttentionCopies(CriticCopies):
         self.head1 = CopiedLinear(2 * width, width, self.lead)
         self.head2 = CopiedLinear(width, u, self.lead)
         others = (~torch.eye(a, dtype=torch.bool)).nonzero()[:, 1].view(a, a - 1)
-        self.register_buffer("others", others, persistent=False)  # of every agent, in order
+        self.register_buffer("others", others, persistent=False)
 
     def observe(self, obs: Tensor) -> _Seen:
         x = _normalised(obs.transpose(0, 1))
@@ -279,6 +292,7 @@ class AttentionCopies(CriticCopies):
         """Weights [A, C, J, H, O + U] and biases [A, C, J, H] of the encoders that are in use:
         nobody has its own.
         """
+        assert self.encoder.bias is not None
         agents = torch.arange(self.n_agents, device=self.others.device).unsqueeze(1)
         weight, bias = (
             p.transpose(1, 2)[agents, self.others] for p in (self.encoder.weight, self.encoder.bias)
@@ -295,6 +309,8 @@ class CentralCopies(CriticCopies):
     an own first and an own last one. Observations pass batch norm without affine parameters, as in
     MAAC's version of MADDPG.
     """
+
+    numbers: Tensor  # [A, A], the identity
 
     scopes = {"paper": None, "hidden": ("fc2",)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -28,26 +27,20 @@ class Histories(NamedTuple):
         """Some of the steps, in the order of `index`."""
         return Histories(*(entry[index] for entry in self))
 
+    def moved_on(self, actions: Tensor, next_obs: Tensor, next_avail: Tensor) -> Histories:
+        """The steps that follow these: the histories have moved on by one.
 
-def histories_of(batch: Mapping[str, Tensor]) -> Histories:
-    """The steps in which the actions of transitions were taken.
-
-    Args:
-        batch: `components.transitions.Transitions` with `transition_history` H.
-    """
-    return Histories(*(batch[name] for name in Histories._fields))
-
-
-def next_histories_of(batch: Mapping[str, Tensor]) -> Histories:
-    """The steps that follow transitions: the history has moved on by one."""
-    now = histories_of(batch)
-    return Histories(
-        batch["next_obs"],
-        batch["next_avail_actions"],
-        torch.cat([now.past_obs[:, 1:], now.obs.unsqueeze(1)], 1),
-        torch.cat([now.past_actions[:, 1:], batch["actions"].unsqueeze(1)], 1),
-        torch.cat([now.past_filled[:, 1:], torch.ones_like(now.past_filled[:, :1])], 1),
-    )
+        Args:
+            actions: int64 [N, A], taken in these steps.
+            next_obs, next_avail: [N, A, O], [N, A, U], of the following ones.
+        """
+        return Histories(
+            next_obs,
+            next_avail,
+            torch.cat([self.past_obs[:, 1:], self.obs.unsqueeze(1)], 1),
+            torch.cat([self.past_actions[:, 1:], actions.unsqueeze(1)], 1),
+            torch.cat([self.past_filled[:, 1:], torch.ones_like(self.past_filled[:, :1])], 1),
+        )
 
 
 def episode_histories(

@@ -16,6 +16,16 @@ from modules.f2a2.histories import Histories
 from modules.f2a2.sequences import SequenceEncoder, ragged
 from modules.layers import StackedLinear, first_inputs
 from utils.errors import ConfigError
+from utils.ranges import COUNT
+
+RANGES = {
+    "moa_trajectories": COUNT,
+    "moa_trajectory_steps": COUNT,
+    "moa_character_batch": COUNT,
+    "moa_natural_batch": COUNT,
+    "moa_hidden_dim": COUNT,
+    "moa_prediction_dim": COUNT,
+}
 
 
 class ModelLoss(NamedTuple):
@@ -51,19 +61,28 @@ class OtherAgentModels(nn.Module):
         obs_sizes: O of every agent; the padding behind it must be zero.
         n_actions: U.
         args: `moa_common`, `moa_trajectories`, `moa_trajectory_steps`, `moa_character_batch`,
-            `moa_natural_batch`, `moa_hidden_dim`, `moa_prediction_dim`.
+            `moa_natural_batch`, `moa_hidden_dim`, `moa_prediction_dim`, within `RANGES`.
 
     Attributes:
         subjects: int64 [G], the agent j that a model is of.
         character: [G, H'], of the last update.
 
     Raises:
-        ConfigError: a single agent, or a setting out of range.
+        ConfigError: there is a single agent.
     """
+
+    subjects: Tensor
+    models: Tensor
+    others: Tensor
+    character: Tensor
+    trajectory_obs: Tensor
+    trajectory_actions: Tensor
+    trajectory_filled: Tensor
 
     def __init__(self, obs_sizes: Sequence[int], n_actions: int, args: SimpleNamespace) -> None:
         super().__init__()
-        _check(len(obs_sizes), args)
+        if len(obs_sizes) < 2:
+            raise ConfigError("there is only one agent, and nobody else to model: set moa=False")
         self.n_agents, self.n_actions, self.common = len(obs_sizes), n_actions, args.moa_common
         self.character_batch, self.natural_batch = args.moa_character_batch, args.moa_natural_batch
         others = ~torch.eye(self.n_agents, dtype=torch.bool)
@@ -141,8 +160,8 @@ class OtherAgentModels(nn.Module):
     def _encode(self, net: SequenceEncoder, obs: Tensor, actions: Tensor, filled: Tensor) -> Tensor:
         """Windows obs [N, L, A, O], actions [N, L, A], filled [N, L] -> [G, N, H']."""
         windows = ragged(filled)
-        done = F.one_hot(actions.flatten(0, 1)[windows.flat], self.n_actions)
-        steps = torch.cat([obs.flatten(0, 1)[windows.flat], done.to(obs)], -1)
+        taken = F.one_hot(actions.flatten(0, 1)[windows.flat], self.n_actions)
+        steps = torch.cat([obs.flatten(0, 1)[windows.flat], taken.to(obs)], -1)
         return net(self._of_subjects(steps), windows)
 
     def _of_subjects(self, x: Tensor) -> Tensor:
@@ -238,24 +257,3 @@ class OtherAgentModels(nn.Module):
 def _cross_entropy(logits: Tensor, actions: Tensor) -> Tensor:
     """[G, N, U], [G, N] -> [G]."""
     return F.cross_entropy(logits.mT, actions, reduction="none").mean(1)
-
-
-def _check(n_agents: int, args: SimpleNamespace) -> None:
-    if n_agents < 2:
-        raise ConfigError("there is only one agent, and nobody else to model: set moa=False")
-    least = (
-        "moa_trajectories",
-        "moa_trajectory_steps",
-        "moa_natural_batch",
-        "moa_hidden_dim",
-        "moa_prediction_dim",
-    )
-    for key in least:
-        if vars(args)[key] < 1:
-            raise ConfigError(f"{key} is {vars(args)[key]}; it must be at least 1")
-    if not 1 <= args.moa_character_batch <= args.moa_trajectories:
-        raise ConfigError(
-            f"moa_character_batch is {args.moa_character_batch}; it must lie in 1 to "
-            "moa_trajectories "
-            f"({args.moa_trajectories})"
-        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,6 @@ class SequenceEncoder(nn.Module):
         """x [G, R, F], the rows of the index -> [G, N, H]."""
         if not windows.sizes:
             return x.new_zeros(len(x), len(windows.empty), self.hidden_dim)
-        for layer in self.layers:
+        for layer in cast("Iterable[GRU]", self.layers):
             x = layer.unroll(x, windows.sizes)
         return x.index_select(1, windows.last).masked_fill(windows.empty.view(1, -1, 1), 0.0)

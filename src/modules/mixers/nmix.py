@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -19,7 +19,11 @@ def _half_square(w: Tensor) -> Tensor:
     return 0.5 * w.square()
 
 
-_POSITIVE = {"abs": torch.abs, "softplus": F.softplus, "quadratic": _half_square}
+_POSITIVE: dict[str, Callable[[Tensor], Tensor]] = {
+    "abs": torch.abs,
+    "softplus": F.softplus,
+    "quadratic": _half_square,
+}
 
 
 class Mixer(nn.Module):

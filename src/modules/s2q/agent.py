@@ -100,6 +100,7 @@ class S2QAgent(RNNAgent, _Stacked):
         """
         rows = self.to_rows(hidden)
         if self.comm:
+            assert message is not None
             z = self.to_rows(message.unsqueeze(1).expand(-1, self.n_agents, -1))
             if self.concat:
                 rows = torch.cat([rows, z.expand(*rows.shape[:-1], -1)], dim=-1)

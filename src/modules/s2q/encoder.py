@@ -53,9 +53,8 @@ class LatentEncoder(nn.Module):
 
     def init_hidden(self, batch_size: int) -> Tensor:
         """Its own memory before the first step: [B, `encoder_hidden_dim`], or [B, 0] for an mlp."""
-        return self.net[0].weight.new_zeros(
-            batch_size, 0 if self.rnn is None else self.rnn.n_hidden
-        )
+        weight = next(self.net.parameters())
+        return weight.new_zeros(batch_size, 0 if self.rnn is None else self.rnn.n_hidden)
 
     def step(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """One time step: x [B, n_in], hidden as from `init_hidden` -> (z [B, Z], hidden)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from components.steps import Steps
+if TYPE_CHECKING:
+    from components.steps import Steps
 
 
 class Windows:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.steps import Steps
-from learners.dac.windows import Windows
+from modules.dac.windows import Windows
 
 
 def windows_of(lengths, k, max_steps=None):

@@ -1,5 +1,8 @@
 """Plug-ins from outside the tree (config key `plugins`): imported, and what they define is
 registered by interface.
+
+Registries are looked up by name when a plug-in needs them, so that a process with environments does
+not load the learners, and torch with them.
 """
 
 from __future__ import annotations
@@ -10,11 +13,15 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from envs import register_vector
+from envs.multiagentenv import MultiAgentEnv
+from envs.vector_env import VectorEnv
 from utils.errors import ConfigError
 from utils.registry import Registry
 
@@ -88,6 +95,16 @@ def needed_by_environments(modules: Sequence[str]) -> list[str]:
     return needed
 
 
+def loader_for_workers(modules: Sequence[str]) -> Callable[[], None] | None:
+    """What processes with environments do first: it loads those plug-ins that they need.
+
+    Returns:
+        A function that can be sent to them; None if there is nothing to load.
+    """
+    needed = needed_by_environments(modules)
+    return partial(load_plugins, needed) if needed else None
+
+
 def _import(name: str) -> ModuleType:
     try:
         if name.endswith(".py") or os.sep in name:
@@ -157,8 +174,6 @@ def _kind_of(cls: type) -> _Kind | None:
     """What a class is, judged by its interface; environments first, because their workers have no
     torch.
     """
-    from envs.multiagentenv import MultiAgentEnv
-    from envs.vector_env import VectorEnv
 
     def has(*methods: str) -> bool:
         return all(callable(getattr(cls, method, None)) for method in methods)
@@ -226,8 +241,6 @@ def _register(kind: _Kind, registry: Registry, name: str, cls: type) -> None:
     if kind is not _VECTOR_ENV:
         registry.register(name)(cls)
         return
-    from envs import register_vector
-
     try:
         register_vector(name)(cls)
     except ValueError as exc:
