@@ -75,6 +75,7 @@ class QMixerCentralFF(nn.Module):
             [J, N, 1].
         """
         first = self.net[0]
+        assert isinstance(first, nn.Linear)
         by_actions, by_state = first.weight.split([self.qs_dim, self.state_dim], dim=1)
         from_state, value = F.linear(states, by_state, first.bias), self.V(states)
         # One joint action after the other: products of this size gain nothing from being one, and
