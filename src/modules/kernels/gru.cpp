@@ -202,10 +202,10 @@ void backward(Shape s, const float* grad, const float* out, const float* gates, 
                                before ? before + m * H : nullptr, dh.data + m * H,
                                g.data + m * 4 * H, d_bias);
             if (dx != nullptr) product(to_input, Start::zero, n, g.data, 4 * H, dx + row * s.F);
-            outer(n, 3 * H, 4 * H, g.data, x + row * s.F, s.F, d_wi);
+            outer(n, 3 * H, 4 * H, g.data, x + row * s.F, s.F, s.F, d_wi);
             if (t) {
                 product(to_hidden, Start::there, n, g.data + H, 4 * H, dh.data);
-                outer(n, 3 * H, 4 * H, g.data + H, before, H, d_wh);
+                outer(n, 3 * H, 4 * H, g.data + H, before, H, H, d_wh);
             }
         }
     }

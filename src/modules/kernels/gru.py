@@ -12,16 +12,12 @@ import torch
 from torch import Tensor
 
 from modules.kernels.build import load
-
-_SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+from modules.kernels.calls import SIZE, address, usable
 
 
 def available(*tensors: Tensor) -> bool:
     """Whether the kernel computes with these: float32 in main memory, and it could be built."""
-    return (
-        all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
-        and load("gru") is not None
-    )
+    return usable(*tensors) and load("gru") is not None
 
 
 def gru_sequence(
@@ -46,7 +42,12 @@ def gru_sequence(
     x, *weights = (t.detach().contiguous() for t in (x, weight_ih, weight_hh, bias_ih, bias_hh))
     out = x.new_empty(*x.shape[:-1], weight_hh.shape[-1])
     _library().gru_forward(
-        *_shape(x, weight_hh), _at(x), *map(_at, weights), *_steps(sizes), _at(out), _at(gates)
+        *_shape(x, weight_hh),
+        address(x),
+        *map(address, weights),
+        *_steps(sizes),
+        address(out),
+        address(gates),
     )
     return out
 
@@ -81,9 +82,9 @@ class GRUSequence(torch.autograd.Function):
         grad_bias = x.new_empty(*weight_hh.shape[:-2], 4 * n_hidden)
         _library().gru_backward(
             *_shape(x, weight_hh),
-            *map(_at, (grad, out, gates, x, weight_ih, weight_hh)),
+            *map(address, (grad, out, gates, x, weight_ih, weight_hh)),
             *_steps(ctx.sizes),
-            *map(_at, (grad_x, grad_i, grad_hh, grad_bias)),
+            *map(address, (grad_x, grad_i, grad_hh, grad_bias)),
         )
         # The kernel has the candidate's gradient first for the inputs and last for the hidden
         # state, so that what either side needs stands side by side.
@@ -108,12 +109,8 @@ def _library() -> ctypes.CDLL:
 def _shape(x: Tensor, weight_hh: Tensor) -> tuple[ctypes.c_int64, ...]:
     """G, R, F, H."""
     groups = x.shape[0] if x.dim() == 3 else 1
-    return tuple(map(_SIZE, (groups, x.shape[-2], x.shape[-1], weight_hh.shape[-1])))
+    return tuple(map(SIZE, (groups, x.shape[-2], x.shape[-1], weight_hh.shape[-1])))
 
 
 def _steps(sizes: Sequence[int]) -> tuple[ctypes.Array[ctypes.c_int64], ctypes.c_int64]:
-    return (_SIZE * len(sizes))(*sizes), _SIZE(len(sizes))
-
-
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
-    return _POINTER(None if tensor is None else tensor.data_ptr())
+    return (SIZE * len(sizes))(*sizes), SIZE(len(sizes))

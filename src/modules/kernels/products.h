@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <algorithm>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -188,14 +189,14 @@ inline void product(const Product& p, Start start, int64_t rows, const float* a,
 }
 
 template <int O, int J, bool FULL>
-inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float* x, int64_t N,
-                       int64_t column, float* to) {
+inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float* x,
+                       int64_t x_stride, int64_t N, int64_t column, float* to) {
     vec sums[O][J];
     for (int o = 0; o < O; o++)
         for (int j = 0; j < J; j++) sums[o][j] = part<FULL>(to + o * N, column + j * WIDTH, N);
     for (int64_t m = 0; m < rows; m++) {
         vec v[J];
-        for (int j = 0; j < J; j++) v[j] = part<FULL>(x + m * N, column + j * WIDTH, N);
+        for (int j = 0; j < J; j++) v[j] = part<FULL>(x + m * x_stride, column + j * WIDTH, N);
 #pragma GCC unroll 6
         for (int o = 0; o < O; o++) {
             const float scale = g[m * stride + o];
@@ -206,19 +207,32 @@ inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float
         for (int j = 0; j < J; j++) put<FULL>(to + o * N, column + j * WIDTH, N, sums[o][j]);
 }
 
-// to [K, N] += g^T x for g [rows, K], rows `stride` apart, and x [rows, N].
+// to [K, N] += g^T x for g [rows, K], rows `stride` apart, and x [rows, N], rows `x_stride` apart.
 inline void outer(int64_t rows, int64_t K, int64_t stride, const float* g, const float* x,
-                  int64_t N, float* to) {
+                  int64_t x_stride, int64_t N, float* to) {
     const int64_t panels = panels_of(N);
     for (int64_t first = 0; first < panels; first += group_of(first, N)) {
         const int64_t column = first * WIDTH;
         for_panels(group_of(first, N), N - column, [&](auto j, auto full) {
             for_rows(K, [&](auto o, int64_t k) {
                 outer_tile<decltype(o)::value, decltype(j)::value, decltype(full)::value>(
-                    rows, stride, g + k, x, N, column, to + k * N);
+                    rows, stride, g + k, x, x_stride, N, column, to + k * N);
             });
         });
     }
+}
+
+// Calls work(i) for i = 0 .. n - 1, shared out among threads.
+template <class Work>
+inline void in_parallel(int64_t n, int64_t threads, const Work& work) {
+    threads = std::min(threads, n);
+    const auto share = [&](int64_t thread) {
+        for (int64_t i = thread; i < n; i += threads) work(i);
+    };
+    std::vector<std::thread> others;
+    for (int64_t thread = 1; thread < threads; thread++) others.emplace_back(share, thread);
+    share(0);
+    for (auto& other : others) other.join();
 }
 
 }  // namespace
