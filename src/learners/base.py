@@ -158,10 +158,6 @@ class Learner:
         self.logger = logger
         self.modules: dict[str, nn.Module] = {}
         self.targets: list[tuple[Any, Any]] = []
-        # In main memory only: a GPU has one queue, and is not faster by being asked twice.
-        self.threads = (
-            args.learner_threads or torch.get_num_threads() if args.device == "cpu" else 1
-        )
         self.last_target_update_episode = 0
         self.log_stats_t = -args.learner_log_interval - 1
 
@@ -208,6 +204,14 @@ class Learner:
             per_weight: [B] importance weights of a prioritised buffer.
         """
         raise NotImplementedError(f"{type(self).__name__} has no train")
+
+    @property
+    def threads(self) -> int:
+        """How many threads share an update: torch's, which a run sets to `learner_threads`.
+
+        A GPU has one queue, and is not faster by being asked twice.
+        """
+        return torch.get_num_threads() if self.args.device == "cpu" else 1
 
     # -- optimisation ------------------------------------------------------------------------------
     def optimise(
