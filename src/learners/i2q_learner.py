@@ -63,6 +63,7 @@ class I2QLearner(QLearner):
             hidden states.
     """
 
+    shares_updates = False
     needs = Needs(settings={"mixer": None}, why={"mixer": "its agents learn on their own"})
     ranges: ClassVar = {
         **QLearner.ranges,

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from components.episode_buffer import EpisodeBatch
 
+# Transitions below which another thread costs more than it gains.
+LEAST_PER_THREAD = 1000
+
 
 class Losses(NamedTuple):
     """What is computed of some episodes, B of them.
@@ -55,6 +58,7 @@ def in_parts(
     """
     transitions = batch.lengths() - 1
     total = int(transitions.sum())
+    threads = max(1, min(threads, total // LEAST_PER_THREAD))
     rounds = -(-total // (limit * threads)) if limit else 1
     n_parts = min(batch.batch_size, rounds * threads)
     if n_parts == 1:

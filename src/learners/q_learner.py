@@ -41,6 +41,7 @@ class QLearner(Learner):
             range.
     """
 
+    shares_updates = True
     ranges: ClassVar = {"hysteretic_beta": PROBABILITY, **MIXER_RANGES}
     # What is searched for the culprit if an update is not finite: name -> its figure.
     figures_checked: ClassVar = {"targets": "target_mean", "q": "q_taken_mean"}

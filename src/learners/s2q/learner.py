@@ -67,6 +67,7 @@ class S2QLearner(Learner):
         ConfigError: a setting out of range, or a controller or mixer of another kind.
     """
 
+    shares_updates = True
     needs = Needs(
         mac=S2QMAC,
         settings={
