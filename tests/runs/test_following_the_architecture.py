@@ -3,15 +3,14 @@ sections with a learner, a controller, an environment and an experiment to copy;
 """
 
 import json
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from experiments import spec
+from experiments.__main__ import main as experiments
 
 import main as main_module
 from api import Run
@@ -21,12 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 REFERENCE = ROOT / "docs" / "reference.md"
 SHORT = {
-    "t_max": 500,
+    "t_max": 200,
     "seed": 1,
     "use_cuda": False,
     "runner": "episode",
     "batch_size_run": 1,
-    "test_interval": 250,
+    "test_interval": 100,
     "test_nepisode": 2,
     "learner_log_interval": 20,
     "batch_size": 2,
@@ -134,12 +133,9 @@ def test_the_table_has_ten_changes():
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A checkout with the user's files in it; modules and the path are put back afterwards."""
+    """A folder with the user's files; modules and the path are put back afterwards."""
     folder = tmp_path_factory.mktemp("project")
-    (folder / "src").symlink_to(ROOT / "src")
     (folder / "experiments").mkdir()
-    for file in (ROOT / "experiments").glob("*.py"):
-        shutil.copy(file, folder / "experiments")
     for row in ("a learner", "a controller", "an environment"):
         for name, content in linked_files(row).items():
             (folder / name).write_text(content)
@@ -171,7 +167,9 @@ def test_a_learner(project, monkeypatch):
     monkeypatch.chdir(project)
     short = [f"{key}={value}" for key, value in SHORT.items()]
     with undisturbed():
-        code = main_module.main([*words, *short, "local_results_path=learner"])
+        code = main_module.main(
+            [*words, *short, "env_args.episode_limit=20", "local_results_path=learner"]
+        )
     assert code == 0
     losses = series(project / "learner", "loss")
     assert len(losses) >= 2
@@ -183,7 +181,8 @@ def test_a_learner(project, monkeypatch):
 
 def test_a_controller(project):
     plugins = [str(project / "my_parts.py")]
-    run = Run("qmix", "predator_prey", plugins=plugins, mac="TimeMAC", observe=False, **SHORT)
+    settings = {**SHORT, "env_args": {"episode_limit": 20}, "mac": "TimeMAC"}
+    run = Run("qmix", "predator_prey", plugins=plugins, observe=False, **settings)
     run.train()
     assert type(run.mac).__name__ == "TimeMAC"
     args = run.mac.args
@@ -210,22 +209,18 @@ def test_an_environment(project):
     run.close()
 
 
-def test_an_experiment(project):
-    def experiments(*words):
-        command = [sys.executable, "-m", "experiments", *words]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    (line,) = experiments("list").splitlines()
+def test_an_experiment(project, monkeypatch, capsys):
+    """The user's file lies in `experiments/`, and the command is given beside the other files."""
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(spec, "ROOT", project)
+    monkeypatch.setattr(spec, "FOLDER", project / "experiments")
+    experiments(["list"])
+    (line,) = capsys.readouterr().out.splitlines()
     assert re.match(r"my_experiment +0/12 runs  .*beside IQL", line)
     short = [f"{key}={value}" for key, value in SHORT.items() if key not in ("t_max", "seed")]
     part = ["my_experiment", "--only", "mine", "--tasks", "three agents", "--seeds", "1"]
-    output = experiments("run", *part, "--t-max", "200", "with", *short)
-    assert "| three agents | mine | 1 |" in output
+    experiments(["run", *part, "--t-max", "200", "with", *short])
+    assert "| three agents | mine | 1 |" in capsys.readouterr().out
     results = project / "results" / "my_experiment"
     assert len(series(results, "loss")) >= 2
     (config,) = (json.loads(file.read_text()) for file in results.rglob("config.json"))
