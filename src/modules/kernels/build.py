@@ -37,19 +37,19 @@ def load(name: str) -> ctypes.CDLL | None:
 
     What stands in the way is logged once as information: everything works without.
     """
-    chosen = os.environ.get("CXX")
-    compiler = next(filter(shutil.which, (chosen,) if chosen else COMPILERS), None)
-    if compiler is None:
+    command = compiler()
+    if command is None:
         _log.info("no C++ compiler: %s runs through torch, which is slower", name)
         return None
     source = FOLDER / f"{name}.cpp"
-    key = _digest(source.read_bytes(), *map(str.encode, (compiler, *FLAGS)), _processor())
+    headers = (path.read_bytes() for path in sorted(FOLDER.glob("*.h")))
+    key = _digest(source.read_bytes(), *headers, *map(str.encode, (command, *FLAGS)), _processor())
     for folder in _caches():
         path = folder / f"{name}-{key}.so"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                _compile(compiler, source, path)
+                _compile(command, source, path)
             return ctypes.CDLL(str(path))
         except OSError as error:
             _log.debug("%s: %s", path, error)
@@ -61,14 +61,25 @@ def load(name: str) -> ctypes.CDLL | None:
     return None
 
 
-def _compile(compiler: str, source: Path, path: Path) -> None:
+def compiler() -> str | None:
+    """The compiler's command: what CXX says, or the first that is there."""
+    chosen = os.environ.get("CXX")
+    return next(filter(shutil.which, (chosen,) if chosen else COMPILERS), None)
+
+
+def names() -> list[str]:
+    """All kernels."""
+    return sorted(path.stem for path in FOLDER.glob("*.cpp"))
+
+
+def _compile(command: str, source: Path, path: Path) -> None:
     """Makes `path`, whole or not at all."""
     _log.info("compiling the kernel %s, once, a few seconds", source.stem)
     handle, name = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
-        command = [compiler, *FLAGS, str(source), "-o", name]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
+        words = [command, *FLAGS, str(source), "-o", name]
+        subprocess.run(words, check=True, capture_output=True, text=True, timeout=TIMEOUT)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
