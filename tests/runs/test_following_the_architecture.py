@@ -18,7 +18,7 @@ from isolation import undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
-REFERENCE = ROOT / "docs" / "reference.md"
+CONTRACTS = ROOT / "docs" / "reference" / "contracts.md"
 SHORT = {
     "t_max": 200,
     "seed": 1,
@@ -62,11 +62,11 @@ def section_of(path, name):
     return found
 
 
-def links(text):
+def links(text, page=PAGE):
     """(file, anchor) of the links to other pages and to this one; the anchor may be empty."""
     prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
     found = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose)
-    return [(PAGE.parent / file if file else PAGE, name) for file, name in found]
+    return [(page.parent / file if file else page, name) for file, name in found]
 
 
 def linked_files(row):
@@ -82,19 +82,19 @@ def linked_files(row):
 
 
 @pytest.mark.parametrize(
-    "page", [PAGE, REFERENCE, PAGE.parent / "plugins.md"], ids=lambda p: p.name
+    "page", [PAGE, CONTRACTS, PAGE.parent / "plugins.md"], ids=lambda p: p.name
 )
 def test_links_lead_somewhere(page):
-    found = links(page.read_text())
+    found = links(page.read_text(), page)
     assert found
     for file, name in found:
         assert file.is_file(), file
         assert not name or section_of(file, name)
 
 
-def test_what_the_reference_names_is_there():
+def test_what_the_contracts_name_is_there():
     """Modules, by path below src/ or below the folder that their section is about."""
-    found = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", REFERENCE.read_text())
+    found = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", CONTRACTS.read_text())
     paths = [path for path in found if not path.startswith(("results/", "checkpoints/"))]
     folders = [ROOT / "src", ROOT / "src" / "config", ROOT / "src" / "envs" / "starcraft", ROOT]
     assert len(paths) > 50
