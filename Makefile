@@ -43,7 +43,7 @@ bench: $(VENV)/.dev.stamp
 	$(PY) benchmarks/run.py
 
 demo: $(VENV)/.run.stamp
-	$(PY) -m experiments.demo
+	$(PY) -m experiments run demo
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache

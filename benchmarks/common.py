@@ -20,10 +20,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from components.episode_buffer import EpisodeBatch
-from components.transforms import OneHot
-from controllers import REGISTRY as CONTROLLERS
-from learners import REGISTRY as LEARNERS
+from assembly import build_learner, new_batch
 from utils.config import CONFIG_DIR, load_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,41 +52,13 @@ def make_args(algorithm: str = "qmix", **overrides: Any) -> SimpleNamespace:
     return SimpleNamespace(**(config | sizes | overrides))
 
 
-def make_scheme(args: SimpleNamespace) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
-    """Scheme, groups and preprocess, as a run sets them up."""
-    scheme = {
-        "state": {"vshape": args.state_shape},
-        "obs": {"vshape": args.obs_shape, "group": "agents"},
-        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
-        "avail_actions": {"vshape": (args.n_actions,), "group": "agents", "dtype": torch.uint8},
-        "reward": {"vshape": (1,)},
-        "terminated": {"vshape": (1,), "dtype": torch.uint8},
-        "truncated": {"vshape": (1,), "dtype": torch.uint8},
-    }
-    return (
-        scheme,
-        {"agents": args.n_agents},
-        {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])},
-    )
-
-
-def make_mac(args: SimpleNamespace) -> Any:
-    """The controller that `args` names."""
-    scheme, groups, preprocess = make_scheme(args)
-    return CONTROLLERS[args.mac](
-        EpisodeBatch(scheme, groups, 1, 2, preprocess=preprocess).scheme, groups, args
-    )
-
-
 def make_learner(args: SimpleNamespace, seed: int = 0) -> Any:
     """A learner on the device `args.device`, its target networks a little off the online ones."""
     torch.manual_seed(seed)
-    learner = LEARNERS[args.learner](make_mac(args), make_scheme(args)[0], NoLog(), args)
+    _, learner = build_learner(args, NoLog())
     for _, target in learner.targets:
         for param in target.parameters():
             param.add_(0.02 * torch.randn_like(param))
-    if args.device == "cuda":
-        learner.cuda()
     return learner
 
 
@@ -104,9 +73,8 @@ def make_batch(
         terminated: whether the episodes end by the task's own rules; otherwise they are truncated.
     """
     rng = np.random.default_rng(seed)
-    scheme, groups, preprocess = make_scheme(args)
     b, t, a, u = len(lengths), max_steps, args.n_agents, args.n_actions
-    batch = EpisodeBatch(scheme, groups, b, t, preprocess=preprocess)
+    batch = new_batch(args, b, t)
     filled = np.arange(t) < np.asarray(lengths)[:, None]
     avail = rng.random((b, t, a, u)) < 0.6
     avail[..., 0] |= ~avail.any(-1)

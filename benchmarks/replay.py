@@ -8,11 +8,11 @@ from benchmarks.common import (
     Table,
     make_args,
     make_batch,
-    make_scheme,
     median_seconds,
 )
 from benchmarks.reference import EpisodeBatch
 
+from assembly import scheme_of
 from components.episode_buffer import ReplayBuffer
 from utils.memory import keep_freed_memory
 
@@ -42,7 +42,7 @@ def run(quick: bool) -> list[Table]:
     )
     inserted, sampled = [], []
     for dtype, target in TARGETS.items():
-        scheme, groups, preprocess = make_scheme(args)
+        scheme, groups, preprocess = scheme_of(args)
         buffer = ReplayBuffer(
             scheme, groups, episodes, steps, preprocess=preprocess, dtype=getattr(torch, dtype)
         )

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.common import EPISODE_LIMIT, NoLog, Table, in_turn, make_args, make_mac, make_scheme
+from benchmarks.common import EPISODE_LIMIT, NoLog, Table, in_turn, make_args
 from benchmarks.dummy_envs import SINGLE, VECTOR, SingleDummy
 from benchmarks.reference import Controller, run_episode
 
+from assembly import build_mac, scheme_of
 from runners import REGISTRY as RUNNERS
 from utils.memory import keep_freed_memory
 
@@ -30,7 +31,7 @@ def make_runner(name: str) -> Any:
     env, n_envs, *_ = RUNS[name]
     args = make_args(runner=name, batch_size_run=n_envs, env=env, test_nepisode=n_envs)
     runner = RUNNERS[name](args, NoLog())
-    runner.setup(*make_scheme(args), make_mac(args))
+    runner.setup(*scheme_of(args), build_mac(args))
     return runner
 
 

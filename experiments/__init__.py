@@ -1,4 +1,4 @@
-"""Experiments, one command each: `python -m experiments.NAME` from the repository's root."""
+"""Experiments: `python -m experiments` runs and draws what the yaml files here describe."""
 
 import sys
 from pathlib import Path

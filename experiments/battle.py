@@ -1,22 +1,25 @@
 """F2A2-ISAC in MAgent's battle: learned opponents, learning against them, a larger battle (F2A2,
 section 6.3).
 
-`python -m experiments.battle` trains IQL in self-play, 12 agents a team, then F2A2-ISAC with 12 and
-with 64 agents against that policy, and lets what 64 agents have learned fight with 256 on each
-side: `curves.png` and `final.md` of the learning, `transfer.md` of the larger battle. An
-interrupted experiment goes on from the runs' checkpoints. Needs `requirements-magent.txt`.
+`python -m experiments run battle` trains IQL in self-play, 12 agents a team, then F2A2-ISAC with 12
+and with 64 agents against that policy, and lets what 64 agents have learned fight with 256 on each
+side: `curves.png` and `final.md` of the learning, `transfer.md` of the larger battle. It is a
+program and not a table of methods and tasks because runs name the folders of others. An interrupted
+one goes on from the runs' checkpoints. Needs `requirements-magent.txt`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.report import markdown_table
 from analysis.runs import Run, load_runs
 from experiments import ROOT
-from experiments.common import Job, carry_out, command, console, parser_of, run_jobs
+from experiments.comparison import compare
+from experiments.jobs import Job, console, finished_runs, run_jobs
 
 RESULTS = ROOT / "results" / "battle"
 TIME_LIMIT = 400
@@ -129,7 +132,59 @@ def transfer_table(runs: Sequence[tuple[int, Run]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = parser_of(__doc__, RESULTS, seeds=1)
+    options = _parser().parse_args(argv)
+    if options.report:
+        opponents = opponents_job(options.rounds).finished_run(options.results)
+        if opponents is None:
+            console.print("no run is finished yet")
+            return
+    else:
+        (opponents,) = run_jobs([opponents_job(options.rounds)], options.results, 1)
+    jobs = {n: jobs_of(opponents, n, options.steps, options.seeds) for n in options.agents}
+    everything = [job for own in zip(*jobs.values(), strict=True) for job in own]
+    if not options.report:
+        run_jobs(everything, options.results, options.jobs)
+    compare_sizes(jobs, options.results)
+    trained = [
+        (n, run)
+        for n, own in jobs.items()
+        for job in own
+        if (run := job.finished_run(options.results))
+    ]
+    larger = [(n, transfer_job(opponents, run, LARGE, n, options.episodes)) for n, run in trained]
+    if options.episodes and not options.report:
+        run_jobs([job for _, job in larger], options.results, options.jobs)
+    compare_larger(larger, options.results)
+
+
+def compare_sizes(jobs: Mapping[int, Sequence[Job]], results: Path) -> None:
+    """Curves and final results of what has been learned, for every size that has a finished run."""
+    there = finished_runs(results)
+    done = {
+        f"{n} against {n}": {"F2A2-ISAC": load_runs(found)}
+        for n, own in jobs.items()
+        if (found := [run.path for job in own if (run := job.find(there))])
+    }
+    if done:
+        metric, words = "test_dead_enemies_mean", "Enemies killed in a test battle"
+        console.print(compare(done, metric, results, words), markup=False, soft_wrap=True)
+
+
+def compare_larger(larger: Sequence[tuple[int, Job]], results: Path) -> None:
+    """The table of the larger battle, of the evaluations that are finished."""
+    done = [(n, load_runs([run])[0]) for n, job in larger if (run := job.finished_run(results))]
+    if done:
+        table = transfer_table(done)
+        (results / "transfer.md").write_text(table, encoding="utf-8")
+        console.print(table, markup=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run per size each")
+    parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one per processor")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of runs and pictures")
+    parser.add_argument("--report", action="store_true", help="only draw what is finished")
     parser.add_argument("--rounds", type=int, default=2000, help="episodes of self-play")
     parser.add_argument(
         "--steps", type=int, default=400000, help="environment steps of a run of F2A2-ISAC"
@@ -140,37 +195,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--episodes", type=int, default=8, help="battles of an evaluation with 256 agents; 0: none"
     )
-    options = parser.parse_args(argv)
-    if options.published is not None:
-        parser.error("the runs name the folder of their opponents: they cannot be published")
-    if options.report:
-        opponents = opponents_job(options.rounds).finished_run(options.results)
-        if opponents is None:
-            console.print("no run is finished yet")
-            return
-    else:
-        (opponents,) = run_jobs([opponents_job(options.rounds)], options.results, 1)
-    seeds = range(1, options.seeds + 1)
-    jobs = {n: jobs_of(opponents, n, options.steps, seeds) for n in options.agents}
-    cells = {f"{n} against {n}": {"F2A2-ISAC": own} for n, own in jobs.items()}
-    carry_out(cells, options, "test_dead_enemies_mean", "Enemies killed in a test battle")
-    trained = [
-        (n, run)
-        for n, own in jobs.items()
-        for job in own
-        if (run := job.finished_run(options.results))
-    ]
-    larger = [(n, transfer_job(opponents, run, LARGE, n, options.episodes)) for n, run in trained]
-    if options.episodes and not options.report:
-        run_jobs([job for _, job in larger], options.results, options.processes)
-    done = [
-        (n, load_runs([run])[0]) for n, job in larger if (run := job.finished_run(options.results))
-    ]
-    if done:
-        table = transfer_table(done)
-        (options.results / "transfer.md").write_text(table, encoding="utf-8")
-        console.print(table, markup=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    command(main)
+    return parser

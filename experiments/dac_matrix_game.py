@@ -1,48 +1,28 @@
 """DAC's matrix game (its table 1 and figure 3a).
 
-`python -m experiments.dac_matrix_game` trains DAC, IQL, hysteretic and distributed Q-learning for
-the paper's 50,000 steps, all without parameter sharing, and writes learning curves and the values
-Q(s, a, c) and phi(s, a) of every DAC run beside the payoffs (`values.md`).
+DAC, IQL, hysteretic and distributed Q-learning for the paper's 50,000 steps, all without parameter
+sharing: learning curves, and the values Q(s, a, c) and phi(s, a) of every DAC run beside the
+payoffs (`values.md`).
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from analysis.runs import Run, load_runs
+from analysis.runs import Run
 from envs.matrix_game import ONE_STATE
-from experiments import ROOT
-from experiments.common import Job, command, compare, console, run_jobs
+from experiments.comparison import Cells
+from experiments.comparison import draw as draw_curves
 from experiments.one_state import load_controller
+from experiments.spec import Experiment
 
-RESULTS = ROOT / "results" / "dac_matrix_game"
 PAYOFF = np.asarray(ONE_STATE["climbing"][0], dtype=np.float64)
 METRIC = "test_return_mean"
-T_MAX = 50000
-SETTINGS = {
-    "env_args.map_name": "climbing",
-    "runner": "vector",
-    "batch_size_run": 8,
-    "epsilon_anneal_time": 50000,
-    "t_max": T_MAX,
-    "test_interval": 1000,
-    "test_nepisode": 8,
-    "log_interval": 10000,
-    "use_cuda": False,
-}
-METHODS = {
-    "DAC": ("dac", {"scenario": "dac_matrix_game"}),
-    "IQL": ("iql_ns", {}),
-    "hysteretic, beta = 0.01": ("hysteretic", {"hysteretic_beta": 0.01}),
-    "distributed Q": ("distributed_q", {}),
-}
 
 
 @dataclass(frozen=True)
@@ -93,24 +73,6 @@ def values_of(run: Run) -> Values:
     return Values(int(run.config["seed"]), q, float(run.metrics[METRIC].values[-1]))
 
 
-def train(
-    methods: Mapping[str, tuple[str, Mapping[str, object]]],
-    seeds: Sequence[int],
-    results: Path = RESULTS,
-    processes: int = 0,
-) -> dict[str, list[Run]]:
-    """Runs what is not there yet; label -> runs in the order of the seeds."""
-    jobs = {
-        label: [Job(algorithm, "matrix_game", {**SETTINGS, **own, "seed": seed}) for seed in seeds]
-        for label, (algorithm, own) in methods.items()
-    }
-    folders = iter(run_jobs([job for group in jobs.values() for job in group], results, processes))
-    return {
-        label: [run for _ in group for run in load_runs([next(folders)])]
-        for label, group in jobs.items()
-    }
-
-
 def values_table(values: Sequence[Values]) -> str:
     """The paper's table 1 for every run: payoffs, phi and Q(s, a, c)."""
     lines = ["# Values of DAC on its matrix game", ""]
@@ -141,28 +103,12 @@ def values_table(values: Sequence[Values]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=5, help="runs per algorithm (seeds 1, 2, ...)")
-    parser.add_argument(
-        "--processes", type=int, default=0, help="runs at a time; 0: one per processor"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures"
-    )
-    options = parser.parse_args(argv)
-    start = time.monotonic()
-    runs = train(METHODS, range(1, options.seeds + 1), options.results, options.processes)
-    table = compare(
-        {"matrix game": runs}, METRIC, options.results, "Value of the greedy joint action"
-    )
-    console.print(table, markup=False, soft_wrap=True)
-    text = values_table([values_of(run) for run in runs["DAC"]])
-    (options.results / "values.md").write_text(text, encoding="utf-8")
-    console.print(text, markup=False, soft_wrap=True)
-    console.rule(f"done in {time.monotonic() - start:.0f} s")
-
-
-if __name__ == "__main__":
-    command(main)
+def draw(experiment: Experiment, cells: Cells, out: Path) -> str:
+    """Curves, the table of final results, and `values.md` of DAC's runs; returns both tables."""
+    text = draw_curves(experiment, cells, out)
+    runs = [run for groups in cells.values() for run in groups.get("DAC", ())]
+    if runs:
+        values = values_table([values_of(run) for run in runs])
+        (out / "values.md").write_text(values, encoding="utf-8")
+        text += "\n" + values
+    return text

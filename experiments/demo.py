@@ -9,66 +9,46 @@ say of it. The curves are drawn by `analysis.report`, the film shows the first s
 from __future__ import annotations
 
 import shutil
-import time
+from pathlib import Path
 
 from analysis.report import write_report
-from experiments import ROOT
-from experiments.common import Job, command, console, run_jobs
+from analysis.runs import Run
+from experiments.comparison import Cells
+from experiments.jobs import Job, run_jobs
+from experiments.spec import Experiment
 
-RESULTS = ROOT / "results" / "demo"
-SEEDS = (1, 2)
-MAP = "3m"
-STARCRAFT = {
-    "runner": "vector",
-    "env_args.map_name": MAP,
-    "epsilon_anneal_time": 40000,
-    "t_max": 60000,
-    "test_interval": 3000,
-    "log_interval": 6000,
-}
-CLIMBING = {
-    "runner": "vector",
-    "env_args.map_name": "climbing",
-    "epsilon_anneal_time": 8000,
-    "t_max": 10000,
-    "test_interval": 500,
-    "log_interval": 2000,
-}
+FILMED = "3m"
 
 
-def main() -> None:
-    """Trains, draws, films, and says where the pictures are."""
-    start = time.monotonic()
-    jobs = [Job("qmix", "sc2sim", {**STARCRAFT, "use_cuda": False, "seed": seed}) for seed in SEEDS]
-    jobs += [
-        Job("qmix", "matrix_game", {**CLIMBING, "use_cuda": False, "seed": seed}) for seed in SEEDS
-    ]
-    runs = run_jobs(jobs, RESULTS)
-    out = RESULTS / "report"
+def draw(experiment: Experiment, cells: Cells, out: Path) -> str:
+    """Draws, films, and returns where the pictures are."""
+    runs = [run for groups in cells.values() for found in groups.values() for run in found]
     report = write_report(
-        runs, out=out, metrics=["test_battle_won_mean", "test_return_mean"], seeds=True
+        [run.path for run in runs], out=out, metrics=list(experiment.metrics), seeds=True
     )
-    film = {
+    files = list(report.files)
+    if FILMED in cells:
+        files.append(out / f"{FILMED}.gif")
+        shutil.copy(film(next(iter(cells[FILMED].values()))[0], out / "film"), files[-1])
+    text = (
+        "Open the .png (learning curves, the mean over two seeds and each seed as a thin line) and "
+        "the .gif."
+    )
+    return "\n".join([*map(str, files), text])
+
+
+def film(run: Run, results: Path) -> Path:
+    """Two battles of a run's final policy."""
+    settings = {
         "runner": "vector",
-        "env_args.map_name": MAP,
+        "env_args.map_name": FILMED,
         "evaluate": True,
-        "checkpoint_path": str(runs[0] / "checkpoints"),
+        "checkpoint_path": str(run.path / "checkpoints"),
         "batch_size_run": 1,
         "test_nepisode": 2,
         "render": True,
         "use_cuda": False,
-        "seed": SEEDS[0],
+        "seed": run.seed,
     }
-    (filmed,) = run_jobs([Job("qmix", "sc2sim", film)], RESULTS / "film", processes=1)
-    shutil.copy(filmed / "evaluation.gif", out / f"{MAP}.gif")
-    console.rule(f"done in {time.monotonic() - start:.0f} s")
-    for file in (*report.files, out / f"{MAP}.gif"):
-        console.print(f"{file.relative_to(ROOT)}")
-    console.print(
-        "Open the .png (learning curves, the mean over two seeds and each seed as a thin line) and "
-        "the .gif."
-    )
-
-
-if __name__ == "__main__":
-    command(main)
+    (filmed,) = run_jobs([Job(run.name, "sc2sim", settings)], results, processes=1)
+    return filmed / "evaluation.gif"

@@ -1,6 +1,7 @@
 """The paper's figures 3 to 5 (and 13 to 23) from MAMT's runs.
 
-`python -m experiments.mamt_figures RUN [RUN ...]` draws, from what the runs logged for every agent,
+`python -m experiments run mamt_figures RUN [RUN ...]` draws, from what the runs logged for every
+agent,
 
 - `kl` (figure 3, upper row): how far the policies move between two refreshes of the old ones, mean
   over the agents, of
@@ -28,7 +29,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from analysis import plots
 from analysis.runs import Run, load_runs
 from experiments import ROOT
-from experiments.common import command, console
+from experiments.jobs import console
 from utils.errors import UserError
 
 RESULTS = ROOT / "results" / "mamt_figures"
@@ -204,7 +205,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, figure in figures_of(runs, options.window).items():
         plots.save(figure, options.out / name)
     console.print(f"pictures: {options.out}")
-
-
-if __name__ == "__main__":
-    command(main)

@@ -1,23 +1,15 @@
 """S2Q's motivating experiment (its section 4.1 and appendix D): the best joint action changes in
 mid-training.
 
-`python -m experiments.shifting_payoff` trains QMIX, OW-QMIX and S2Q on the payoff [[8, -12, -12],
-[-12, 7, 0], [-12, 0, 6]], whose joint actions (A, A), (B, B), (C, C) pay 6, 5, 8 from the middle of
-the training on. It writes the value of the greedy joint action over time, what every sub-value
-function holds before and after the change, and how often each joint action is executed. Finished
-runs are kept, interrupted ones continued.
-
-Choices. Weights of the errors that count less are 0.05 for OW-QMIX and S2Q alike: with 0.5
-(OW-QMIX's default) or 0.9 (S2Q's) neither finds (A, A) in this game. T is 1: the values differ by
-1, and at the paper's T = 0.1 the softmax of 8, 7, 6 gives the second best 5e-5 (those runs are made
-and shown as well).
+QMIX, OW-QMIX and S2Q on the payoff [[8, -12, -12], [-12, 7, 0], [-12, 0, 6]], whose joint actions
+(A, A), (B, B), (C, C) pay 6, 5, 8 from the middle of the training on: the value of the greedy joint
+action over time, what every sub-value function holds before and after the change, and how often
+each joint action is executed.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,57 +21,26 @@ from matplotlib.figure import Figure
 
 from analysis import plots
 from analysis.aggregate import Method, curves
-from analysis.runs import Run, load_runs
+from analysis.runs import Run
 from controllers.s2q_controller import S2QMAC
 from envs.matrix_game import ONE_STATE
-from experiments import ROOT
-from experiments.common import Job, command, console, run_jobs
+from experiments.comparison import Cells
 from experiments.one_state import load_controller
+from experiments.spec import Experiment, load
 from utils.checkpoints import read_checkpoint
 
-RESULTS = ROOT / "results" / "shifting_payoff"
 METRIC = "test_return_mean"
-SWITCH, T_MAX = 10000, 20000
-ALPHA = 0.05
-SETTINGS = {
-    "env_args.map_name": "shifting",
-    "env_args.switch_step": SWITCH,
-    "runner": "vector",
-    "batch_size_run": 16,
-    "batch_size": 64,
-    "lr": 0.002,
-    "epsilon_anneal_time": 5000,
-    "t_max": T_MAX,
-    "test_interval": 400,
-    "test_nepisode": 16,
-    "log_interval": 5000,
-    "save_model_interval": SWITCH,  # the state right before the change is kept
-    "use_cuda": False,
-}
-S2Q = {"s2q_k": 2, "s2q_alpha": ALPHA}
 # How many of the last episodes before the change the heat maps show; exploration is at its end by
 # then.
 EXECUTED = 2000
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One line of the figure."""
-
-    label: str
-    algorithm: str
-    settings: Mapping[str, object]
-
-    def job(self, seed: int) -> Job:
-        return Job(self.algorithm, "matrix_game", {**SETTINGS, **self.settings, "seed": seed})
-
-
-MAIN = (
-    Variant("QMIX", "qmix", {}),
-    Variant("OW-QMIX", "ow_qmix", {"w": ALPHA}),
-    Variant("S2Q, T = 1", "s2q", {**S2Q, "s2q_temperature": 1.0}),
-)
-COLD = Variant("S2Q, T = 0.1", "s2q", {**S2Q, "s2q_temperature": 0.1})
+# The heat maps' panels: S2Q at the paper's temperature, at ours, and the baseline.
+HEAT_MAPS = ("S2Q, T = 0.1", "S2Q, T = 1", "OW-QMIX")
+TASK = "shifting payoff"
+GAME = load("shifting_payoff")
+SWITCH: int = GAME.tasks[TASK].settings["env_args.switch_step"]
+T_MAX: int = GAME.settings["t_max"]
 
 
 @dataclass(frozen=True)
@@ -161,19 +122,6 @@ def outcome(label: str, run: Run) -> Outcome:
         greedy_joint_actions(run, T_MAX),
         executed_joint_actions(run, SWITCH, EXECUTED),
     )
-
-
-def train(
-    variants: Sequence[Variant], seeds: Sequence[int], results: Path = RESULTS, processes: int = 0
-) -> dict[str, list[Run]]:
-    """Runs what is not there yet; label -> runs in the order of the seeds."""
-    jobs = [variant.job(seed) for seed in seeds for variant in variants]
-    folders = iter(run_jobs(jobs, results, processes))
-    runs: dict[str, list[Run]] = {variant.label: [] for variant in variants}
-    for _ in seeds:
-        for variant in variants:
-            runs[variant.label] += load_runs([next(folders)])
-    return runs
 
 
 # -- numbers and pictures --------------------------------------------------------------------------
@@ -302,40 +250,18 @@ def draw_heat_maps(outcomes: Sequence[Outcome], labels: Sequence[str]) -> Figure
     return figure
 
 
-def report(runs: Mapping[str, Sequence[Run]], out: Path) -> list[Outcome]:
-    """Writes `summary.md`, `runs.csv`, `greedy_value.png` and `executed.png` (and PDFs)."""
-    out.mkdir(parents=True, exist_ok=True)
+def draw(experiment: Experiment, cells: Cells, out: Path) -> str:
+    """Writes `summary.md`, `runs.csv`, `greedy_value.png` and `executed.png` (and PDFs).
+
+    Returns:
+        The summary.
+    """
+    runs = cells[TASK]
     outcomes = [outcome(label, run) for label, group in runs.items() for run in group]
     write_runs(outcomes, out / "runs.csv")
-    (out / "summary.md").write_text(summary(outcomes), encoding="utf-8")
+    text = summary(outcomes)
+    (out / "summary.md").write_text(text, encoding="utf-8")
     plots.save(draw_values(runs), out / "greedy_value")
-    shown = [label for label in (COLD.label, MAIN[2].label, MAIN[1].label) if label in runs]
-    plots.save(draw_heat_maps(outcomes, shown), out / "executed")
-    return outcomes
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=10, help="runs per algorithm")
-    parser.add_argument(
-        "--first-seed", type=int, default=1, help="the others follow it, one by one"
-    )
-    parser.add_argument(
-        "--processes", type=int, default=0, help="runs at a time; 0: one per processor"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder of the runs, the numbers and pictures"
-    )
-    options = parser.parse_args(argv)
-    start = time.monotonic()
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    runs = train([*MAIN, COLD], seeds, options.results, options.processes)
-    report(runs, options.results)
-    console.rule(f"done in {time.monotonic() - start:.0f} s")
-    console.print((options.results / "summary.md").read_text(encoding="utf-8"))
-    console.print(f"pictures and numbers: {options.results}")
-
-
-if __name__ == "__main__":
-    command(main)
+    if shown := [label for label in HEAT_MAPS if label in runs]:
+        plots.save(draw_heat_maps(outcomes, shown), out / "executed")
+    return text

@@ -1,7 +1,7 @@
 """The StarCraft simulator beside published figures of the game: SMAC's heuristic, random play,
 episode lengths.
 
-`python -m experiments.starcraft_calibration` plays battles on every map with SMAC's heuristic
+`python -m experiments run starcraft_calibration` plays battles on every map with SMAC's heuristic
 (every agent attacks the nearest enemy until that is dead) and with random available actions, and
 writes `calibration.md`.
 """
@@ -22,7 +22,7 @@ from components.action_selectors import random_actions
 from envs import make_vector_env
 from envs.starcraft.facts import map_names
 from experiments import ROOT
-from experiments.common import command, console
+from experiments.jobs import console
 
 RESULTS = ROOT / "results" / "starcraft_calibration"
 # Win rates of the heuristic in the game [%], difficulty 7, as quoted from the appendix of the QMIX
@@ -100,7 +100,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     console.rule(f"done in {time.monotonic() - start:.0f} s")
     console.print(f"table: {options.results / 'calibration.md'}")
-
-
-if __name__ == "__main__":
-    command(main)

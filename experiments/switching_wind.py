@@ -1,9 +1,9 @@
 """DAC's contexts in a wind that changes (DAC, section 5.1 and figure 2).
 
-`python -m experiments.switching_wind` walks one episode at random, trains the encoder and decoder
-of DAC on it, and draws the position over time, coloured by context, for windows of one transition
-with three contexts and of five transitions with six. The normalised mutual information between
-contexts and winds says how well they agree.
+`python -m experiments run switching_wind` walks one episode at random, trains the encoder and
+decoder of DAC on it, and draws the position over time, coloured by context, for windows of one
+transition with three contexts and of five transitions with six. The normalised mutual information
+between contexts and winds says how well they agree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from analysis import plots
 from components.steps import Steps
 from envs.switching_wind import SwitchingWind
 from experiments import ROOT
-from experiments.common import command, console
+from experiments.jobs import console
 from learners.dac.learner import AgentTransitions, context_losses
 from modules.dac import ContextEncoder, DynamicsDecoder
 from modules.dac.windows import Windows
@@ -192,7 +192,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(table, markup=False, soft_wrap=True)
     console.rule(f"done in {time.monotonic() - start:.0f} s")
     console.print(f"pictures and numbers: {options.results}")
-
-
-if __name__ == "__main__":
-    command(main)

@@ -7,12 +7,10 @@ Worker processes import this file again, so nothing heavy is imported up here.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import textwrap
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import ConfigError, RunFailure, UserError, told
 
 if TYPE_CHECKING:
-    import io
-
     from sacred import Experiment
-    from sacred.run import Run
 
+    from recording import Recorder
     from utils.checkpoints import ResumePoint
 
 _FILES = ("--config", "--env-config")
@@ -122,12 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (see `OPTIONS`).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Read when torch loads. OpenMP's threads would else burn their time waiting for one another:
-    # where other runs share the machine, an update takes up to a hundred times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    warnings.filterwarnings(
-        "ignore", message="pkg_resources is deprecated", category=UserWarning
-    )  # Sacred's import
+    from recording import prepare_process
+
+    prepare_process()
     from utils.logging import get_logger
 
     logger = get_logger()
@@ -221,83 +214,15 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
 # --- A run ---
 
 
-class _Job:
-    """What the experiment's main function is to do; filled in once everything is checked."""
-
-    config: dict[str, Any]
-    run_dir: Path | None = None
-    resume: ResumePoint | None = None
-    shown = ""  # the configuration, if it is to be printed
-    entered = False
-
-    def __init__(self) -> None:
-        self.observer: Any = None
-        self.recorder: io.StringIO | None = None
-
-    def __call__(self, run: Run) -> Any:
-        import training
-        from utils.logging import get_logger
-
-        self.entered = True
-        sys.stdout.write(self.shown)
-        if self.observer is not None:
-            self.observer.watch(run.info)
-            self.run_dir = Path(self.observer.dir)
-        try:
-            return training.run(
-                run, self.config, get_logger(), run_dir=self.run_dir, resume=self.resume
-            )
-        finally:
-            run.captured_out = (
-                self.recorder.getvalue()
-            )  # Sacred itself forgets the end of a run that fails
-
-    def wrote_metrics(self) -> bool:
-        """Whether there is anything worth keeping or continuing."""
-        metrics = self.run_dir / "metrics.jsonl" if self.run_dir else None
-        return metrics is not None and metrics.is_file() and metrics.stat().st_size > 0
-
-
-def _experiment(job: _Job) -> Experiment:
-    from sacred import SETTINGS, Experiment
-
-    from utils.logging import get_logger
-
-    SETTINGS.CAPTURE_MODE = "no"  # utils.logging records the output
-    SETTINGS.DISCOVER_SOURCES = "none"  # the commit says it all, and git is slow file by file
-    SETTINGS.DISCOVER_DEPENDENCIES = "pkg"
-    base_dir = Path(__file__).resolve().parent
-    try:
-        experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=True)
-    except (
-        Exception
-    ) as exc:  # no git, a repository without commits, one that belongs to somebody else, ...
-        get_logger().debug("no git information recorded: %s", exc)
-        experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=False)
-    experiment.logger = get_logger()
-
-    @experiment.main
-    def train(_run: Run) -> Any:
-        """Train, or evaluate."""
-        return job(_run)
-
-    return experiment
-
-
 def _train(argv: list[str]) -> int:
-    from utils.config import (
-        check_results_folder,
-        describe_config,
-        safe_name,
-        set_seed,
-        trace_config,
-    )
+    from recording import Recorder, find_resume
+    from utils.config import describe_config, safe_name, trace_config
     from utils.observers import mask_secrets
     from utils.registry import nearest
 
     files, words = _take_files(argv)
-    job = _Job()
-    experiment = _experiment(job)
+    recorder = Recorder()
+    experiment = recorder.experiment
     options = _read_options(experiment, words)
     command = None if options["COMMAND"] == experiment.default_command else options["COMMAND"]
     if command is not None and command not in experiment.commands:
@@ -313,98 +238,59 @@ def _train(argv: list[str]) -> int:
     unobserved, run_id = options["--unobserved"], options["--id"]
     if run_id is not None and run_id != safe_name(run_id):
         raise ConfigError(f"--id must be usable as the name of a folder, got '{run_id}'")
-    if config["resume"]:
-        if unobserved or run_id is not None:
-            raise ConfigError("resume goes on with a recorded run: leave out --unobserved and --id")
-        from utils.checkpoints import resolve_resume
-
-        job.resume = resolve_resume(config)
-        if job.resume is not None and config["seed"] is None:
-            config["seed"], origins["seed"] = job.resume.seed, "the resumed run"
-    set_seed(config)
-    job.config = config
-    recorded = {**config, "observers": mask_secrets(config["observers"])}
-    experiment.add_config(recorded)
+    if config["resume"] and (unobserved or run_id is not None):
+        raise ConfigError("resume goes on with a recorded run: leave out --unobserved and --id")
+    any_seed = config["seed"] is None
+    resume = find_resume(config)
+    if any_seed and resume is not None:
+        origins["seed"] = "the resumed run"
+    shown = ""
     if options["--print-config"] or command == "print_config":
-        job.shown = describe_config(recorded, origins)
+        recorded = {**config, "observers": mask_secrets(config["observers"])}
+        shown = describe_config(recorded, origins)
         options["--print-config"] = False  # Sacred's own does not know where values come from
     if command is not None:
-        sys.stdout.write(job.shown)
+        sys.stdout.write(shown)
         if command != "print_config":
-            experiment.run(command, options=options)
+            recorder.command(command, config, options)
         return 0
-    if not unobserved:
-        check_results_folder(
-            job.resume.run_dir if job.resume else Path(config["local_results_path"])
-        )
     options["UPDATE"] = mask_secrets(options["UPDATE"])
-    return _run(experiment, job, options, {"command_line": mask_secrets(argv)})
+    meta_info = {"command_line": mask_secrets(argv)}
+    return _run(recorder, config, resume, options, meta_info, shown)
 
 
 def _run(
-    experiment: Experiment, job: _Job, options: dict[str, Any], meta_info: dict[str, Any]
+    recorder: Recorder,
+    config: dict[str, Any],
+    resume: ResumePoint | None,
+    options: dict[str, Any],
+    meta_info: dict[str, Any],
+    shown: str,
 ) -> int:
-    import training  # noqa: F401 - what cannot be imported should fail before anything is written
-    from utils.config import is_disk_full, missing_folders, remove_empty, results_dir
-    from utils.logging import get_logger, record_output
-    from utils.observers import Interrupted, RunFolder, make_observers
+    """Trains or evaluates, after printing what is to be `shown`; the exit code."""
+    from utils.logging import get_logger
+    from utils.observers import Interrupted
 
-    new_folders: list[Path] = []
+    def work(sacred_run: Any, run_dir: Path) -> float | None:
+        import session
 
-    def discard() -> None:
-        """Removes the folder that was made for this run, unless it has metrics."""
-        if job.observer is not None and not job.wrote_metrics():
-            if job.observer.created is not None:
-                shutil.rmtree(job.observer.created, ignore_errors=True)
-            remove_empty(new_folders)
+        sys.stdout.write(shown)
+        return session.run(sacred_run, config, get_logger(), run_dir=run_dir, resume=resume)
 
+    run_dir, observe = resume.run_dir if resume else None, not options["--unobserved"]
     with ExitStack() as stack:
-        if options["--unobserved"]:
-            job.run_dir = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="unobserved-"))
-            )
-        else:
-            basedir = (
-                job.resume.run_dir.parent if job.resume else results_dir(job.config)
-            ).absolute()
-            new_folders = missing_folders(basedir)
-            job.observer = RunFolder(basedir, job.resume.run_dir if job.resume else None)
-            experiment.observers = [job.observer, *make_observers(job.config)]
-            options["--id"] = job.resume.run_id if job.resume else options["--id"]
-        job.recorder = stack.enter_context(record_output())
-        experiment.captured_out_filter = lambda _: job.recorder.getvalue()
-        previous = signal.signal(signal.SIGTERM, _interrupt)  # until training handles it itself
-        stack.callback(signal.signal, signal.SIGTERM, previous)
+        if not observe:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="unobserved-"))
+            run_dir = Path(folder)
         try:
-            experiment.run(options=options, meta_info=meta_info)
+            recorder.record(config, work, run_dir, observe, options, meta_info)
         except Interrupted as exc:
             get_logger().warning("ended by %s", signal.Signals(exc.signum).name)
             return 128 + exc.signum
         except KeyboardInterrupt:
             get_logger().warning("aborted")
             return 128 + signal.SIGINT
-        except UserError:
-            discard()
-            raise
-        except Exception as exc:
-            if is_disk_full(exc):
-                discard()
-                onwards = f" and continue with resume={job.run_dir}" if job.wrote_metrics() else ""
-                where = job.run_dir or job.config["local_results_path"]
-                raise UserError(
-                    f"no space left on the disk of {where}: free some{onwards}"
-                ) from exc
-            if not job.entered and isinstance(exc, OSError | RuntimeError | ValueError | KeyError):
-                discard()  # Sacred refuses an option, or cannot make the folder
-                raise UserError(f"the run cannot be started: {exc}") from exc
-            raise
     return 0
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    from utils.observers import Interrupted
-
-    raise Interrupted(signum)
 
 
 if __name__ == "__main__":

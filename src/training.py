@@ -6,107 +6,37 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from components.episode_buffer import EpisodeBatch, ReplayBuffer
-from components.transforms import OneHot
+from assembly import assemble, scheme_of
+from components.episode_buffer import EpisodeBatch
 from components.transitions import Transitions
-from controllers import REGISTRY as CONTROLLERS
-from learners import REGISTRY as LEARNERS
-from plugins import load_plugins
 from runners import REGISTRY as RUNNERS
-from utils.checkpoints import ResumePoint, read_checkpoint, write_checkpoint
-from utils.config import resolve_device
+from utils.checkpoints import read_checkpoint, write_checkpoint
 from utils.errors import Diverged, RunFailure, UserError
-from utils.logging import Logger, ProgressLine
-from utils.memory import keep_freed_memory
-from utils.observers import Interrupted
-from utils.seeding import derive_seed, get_global_rng_state, seed_globals, set_global_rng_state
+from utils.logging import Logger, Position, ProgressLine
+from utils.observers import Interrupted, Paused
+from utils.seeding import get_global_rng_state, set_global_rng_state
 from utils.state import capture, restore
 
 
-def run(
-    sacred_run: Any,
-    config: Mapping[str, Any],
-    log: Any,
-    run_dir: Path,
-    resume: ResumePoint | None = None,
-) -> float | None:
-    """One run, from the configuration to its results.
-
-    Args:
-        sacred_run: Sacred's run object, whose `info` receives the metrics.
-        config: the merged and checked configuration.
-        log: a `logging.Logger` for the console.
-        run_dir: where metrics and checkpoints go.
-        resume: the checkpoint to continue from.
-
-    Returns:
-        The last evaluation's `test_return_mean`, Sacred's result of the run; None if there was
-        none.
-
-    Raises:
-        Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
-        UserError, RunFailure: see there.
-    """
-    device = resolve_device(config, log)  # without CUDA, this switches config["use_cuda"] off
-    args = SimpleNamespace(**config)
-    args.device = device
-    args.unique_token = f"{args.name}__{run_dir.name}"
-    keep_freed_memory()
-    seed_globals(args.seed)
-    load_plugins(args.plugins)
-    logger = Logger(log)
-    logger.setup_sacred(sacred_run)
-    logger.setup_files(run_dir)
-    if args.use_tensorboard:
-        logger.setup_tb(str(run_dir / "tb"))
-    training = None
-    try:
-        with _StopSignals(log) as stop:
-            training = Training(args, logger, run_dir, stop)
-            if resume is not None:
-                training.load(resume.checkpoint_dir)
-            if args.checkpoint_path:
-                training.load_models(Path(args.checkpoint_path), args.load_step)
-            if args.evaluate:
-                return training.evaluate_only()
-            return training.run()
-    finally:
-        if training is not None:
-            training.close()
-        logger.close()
-
-
-class _StopSignals:
-    """Notes the first SIGINT or SIGTERM, so that the loop can end where its state is whole; a
-    second one aborts.
+class StopRequest:
+    """Notes the first signal, so that the loop can end where its state is whole; a second one
+    aborts.
     """
 
     def __init__(self, log: Any) -> None:
         self.log = log
         self.received: int | None = None
 
-    def __enter__(self) -> _StopSignals:
-        try:
-            self._previous = {
-                s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)
-            }
-        except ValueError:  # not the main thread: whoever owns that has the signals
-            self._previous = {}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """The signals' handler."""
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signum
@@ -114,6 +44,13 @@ class _StopSignals:
             "%s: ending after this episode, with a checkpoint; once more to abort",
             signal.Signals(signum).name,
         )
+
+
+class Rest(NamedTuple):
+    """Where a run that is not at work has stopped: how much is written, and the seconds spent."""
+
+    position: Position
+    seconds: float
 
 
 class Training:
@@ -127,14 +64,17 @@ class Training:
     """
 
     def __init__(
-        self, args: SimpleNamespace, logger: Logger, run_dir: Path, stop: _StopSignals
+        self, args: SimpleNamespace, logger: Logger, run_dir: Path, stop: StopRequest
     ) -> None:
         self.args, self.logger, self.run_dir, self.stop = args, logger, run_dir, stop
         self.log = logger.console_logger
         # What has been set up is closed even if the next line fails.
         self.runner = RUNNERS[args.runner](args=args, logger=logger)
         try:
-            self._build()
+            parts = assemble(args, self.runner.get_env_info(), logger)
+            self.mac, self.buffer, self.learner = parts.mac, parts.buffer, parts.learner
+            scheme, groups, preprocess = scheme_of(args, self.mac)
+            self.runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=self.mac)
         except BaseException:
             self.runner.close_env()
             raise
@@ -146,63 +86,33 @@ class Training:
         self.last_test_return: float | None = None
         self.seconds = {"learning": 0.0, "evaluation": 0.0}
         self.threads_before = torch.get_num_threads()
-        self.learner_threads = args.learner_threads or self.threads_before
+        args.learner_threads = args.learner_threads or self.threads_before
+        # A learner that shares out its updates itself takes one of torch's threads in each of its
+        # own; a GPU does not share.
+        own = getattr(self.learner, "shares_updates", False) and args.device == "cpu"
+        self.learning_threads = 1 if own else args.learner_threads
         self.progress = ProgressLine(args.t_max, self.log)
-
-    def _build(self) -> None:
-        args, env_info = self.args, self.runner.get_env_info()
-        args.n_agents, args.n_actions = env_info["n_agents"], env_info["n_actions"]
-        args.state_shape, args.obs_shape = env_info["state_shape"], env_info["obs_shape"]
-        args.episode_limit = env_info["episode_limit"]
-        args.env_info = env_info
-        args.continuous_actions = env_info.get("continuous_actions", False)
-        actions = {"vshape": (1,), "group": "agents", "dtype": torch.long}
-        preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
-        if args.continuous_actions:
-            actions, preprocess = {"vshape": (args.n_actions,), "group": "agents"}, {}
-        scheme = {
-            "state": {"vshape": env_info["state_shape"]},
-            "obs": {"vshape": env_info["obs_shape"], "group": "agents"},
-            "actions": actions,
-            "avail_actions": {
-                "vshape": (env_info["n_actions"],),
-                "group": "agents",
-                "dtype": torch.uint8,
-            },
-            "reward": {"vshape": (1,) if args.common_reward else (args.n_agents,)},
-            "terminated": {"vshape": (1,), "dtype": torch.uint8},
-            "truncated": {"vshape": (1,), "dtype": torch.uint8},
-        }
-        groups = {"agents": args.n_agents}
-        # What the controller notes beside the actions is stored with them.
-        self.mac = CONTROLLERS[args.mac](
-            EpisodeBatch(scheme, groups, 1, 1, preprocess=preprocess).scheme, groups, args
-        )
-        scheme |= getattr(self.mac, "recorded", {})
-        self.buffer = ReplayBuffer(
-            scheme,
-            groups,
-            args.buffer_size,
-            args.episode_limit + 1,
-            preprocess=preprocess,
-            device="cpu" if args.buffer_cpu_only else args.device,
-            seed=derive_seed(args.seed, "buffer"),
-            dtype=getattr(torch, args.buffer_dtype),
-            log=self.log,
-        )
-        self.runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=self.mac)
-        self.learner = LEARNERS[args.learner](self.mac, self.buffer.scheme, self.logger, args)
-        if args.device == "cuda":
-            self.learner.cuda()
+        self.rested: Rest | None = None
+        self.closed = False
 
     # -- the loop ----------------------------------------------------------------------------------
-    def run(self) -> float | None:
-        """Trains until `t_max`; see `training.run`.
+    def work(self, steps: int | None = None) -> float | None:
+        """`evaluate_only` or `run`, as the configuration says; see `Session.work`."""
+        if self.args.evaluate:
+            return self.evaluate_only()
+        return self.run(None if steps is None else self.runner.t_env + steps)
+
+    def run(self, until: int | None = None) -> float | None:
+        """Trains until `t_max`; see `session.run`.
 
         What is due (evaluation, log, checkpoint) comes before the next collection, so that a run
         which is stopped in between goes on with it.
+
+        Raises:
+            Paused: at step `until`.
         """
         args = self.args
+        self._take_up()
         self.log.info(
             "training for %d steps, seed %d, results in %s", args.t_max, args.seed, self.run_dir
         )
@@ -222,6 +132,8 @@ class Training:
                 if done:
                     return self.last_test_return
                 self._check_stop()
+                if until is not None and self.runner.t_env >= until:
+                    raise Paused
                 self._collect_and_learn()
         except Interrupted:
             self.save()
@@ -230,6 +142,27 @@ class Training:
             if not isinstance(failure, Diverged):  # weights that are NaN are not worth keeping
                 self.save()
             raise
+
+    def rest(self) -> None:
+        """Nothing is shown or written until `run` is called again."""
+        self.rested = self._mark()
+        self.progress.close()
+
+    def _mark(self) -> Rest:
+        return self.rested or Rest(self.logger.position(), self.progress.seconds())
+
+    def _take_up(self) -> None:
+        """Metrics that were written after the run rested (after its checkpoint) are cut off; those
+        before it are shown to Sacred.
+        """
+        if self.rested is None:
+            return
+        if self.rested.position:  # it may have rested before there were files
+            self.logger.rewind(self.rested.position)
+        self.progress = ProgressLine(
+            self.args.t_max, self.log, t_start=self.runner.t_env, spent=self.rested.seconds
+        )
+        self.rested = None
 
     def _due(self, last: int, interval: int) -> bool:
         return self.runner.t_env - last >= interval
@@ -256,7 +189,7 @@ class Training:
         self.episode += batch.batch_size
         updates = self._updates_due(t_before, self.episode - batch.batch_size)
         if updates and self._can_draw():
-            with self._timed("learning", self.learner_threads):
+            with self._timed("learning", self.learning_threads):
                 if not self.prepared and hasattr(self.learner, "prepare"):
                     self.learner.prepare(self.buffer)
                 self.prepared = True
@@ -299,10 +232,15 @@ class Training:
 
     def _evaluate(self) -> None:
         environment = dict(getattr(self.runner, "seconds", {}))
-        with self._timed("evaluation", self.args.acting_threads), torch.no_grad():
-            for _ in range(max(1, self.args.test_nepisode // self.runner.batch_size)):
-                self._check_stop()
-                self.runner.run(test_mode=True)
+        try:
+            with self._timed("evaluation", self.args.acting_threads), torch.no_grad():
+                for _ in range(max(1, self.args.test_nepisode // self.runner.batch_size)):
+                    self._check_stop()
+                    self.runner.run(test_mode=True)
+        except Interrupted:
+            if hasattr(self.runner, "test_figures"):  # it will begin anew
+                self.runner.test_figures.clear()
+            raise
         if environment:
             # What the evaluation spent in environments is counted once, as evaluation.
             self.runner.seconds.update(environment)
@@ -344,6 +282,7 @@ class Training:
         where asked for.
         """
         args = self.args
+        self._take_up()
         self._evaluate()
         self.logger.print_recent_stats()
         if args.save_replay:
@@ -356,6 +295,32 @@ class Training:
         if args.render:
             self._save_film()
         return self.last_test_return
+
+    def evaluate_apart(self, n_episodes: int) -> dict[str, float]:
+        """Means over an evaluation in environments of its own, which leaves no trace in the run.
+
+        Args:
+            n_episodes: as many side by side as divide it and `batch_size_run` allows.
+
+        Returns:
+            `test_return_mean`, ..., named as in the results.
+        """
+        most = min(self.args.batch_size_run, n_episodes)
+        n_envs = max(n for n in range(1, most + 1) if n_episodes % n == 0)
+        sizes = {"batch_size_run": n_envs, "test_nepisode": n_episodes}
+        args = SimpleNamespace(**(vars(self.args) | sizes))
+        figures = Logger(self.log)
+        runner = RUNNERS[args.runner](args=args, logger=figures)
+        try:
+            runner.setup(*scheme_of(args, self.mac), self.mac)
+            runner.t_env = self.runner.t_env
+            torch.set_num_threads(args.acting_threads)
+            with torch.no_grad():
+                for _ in range(n_episodes // n_envs):
+                    runner.run(test_mode=True)
+        finally:
+            runner.close_env()
+        return {key: float(values[-1][1]) for key, values in figures.stats.items()}
 
     def _save_film(self) -> None:
         from PIL import Image
@@ -372,9 +337,13 @@ class Training:
     # -- checkpoints -------------------------------------------------------------------------------
     def save(self) -> None:
         """Writes a checkpoint, unless `save_model` is off."""
+        if self.args.save_model:
+            self.checkpoint()
+
+    def checkpoint(self) -> Path:
+        """Writes a checkpoint; its folder."""
         args, t_env = self.args, self.runner.t_env
-        if not args.save_model:
-            return
+        position, seconds = self._mark()
         self.last_save_t = t_env
         state = {
             "has_buffer": args.checkpoint_buffer,
@@ -393,8 +362,8 @@ class Training:
             "runner": self._runner_state(),
             "learner": capture(self.learner, shared=(self.args, self.logger, self.log)),
             "rng": get_global_rng_state(),
-            "logger": self.logger.position(),
-            "progress": self.progress.seconds(),
+            "logger": position,
+            "progress": seconds,
         }
         buffer = self.buffer.state_dict() if args.checkpoint_buffer else None
         path = write_checkpoint(
@@ -406,6 +375,7 @@ class Training:
             args.keep_checkpoints,
         )
         self.log.info("checkpoint %s", path)
+        return path
 
     def _runner_state(self) -> dict[str, Any]:
         if hasattr(self.runner, "state_dict"):
@@ -413,7 +383,7 @@ class Training:
         return {"t_env": self.runner.t_env}
 
     def load(self, path: Path) -> None:
-        """Continues from a checkpoint; metrics written after it are cut off."""
+        """Continues from a checkpoint; `run` cuts off the metrics that were written after it."""
         state, buffer = read_checkpoint(path)
         for key, value in state["training"].items():
             setattr(self, key, value)
@@ -431,10 +401,7 @@ class Training:
             self.log.warning(
                 "the checkpoint has no replay buffer (checkpoint_buffer: False): it fills anew"
             )
-        self.logger.rewind(state["logger"])
-        self.progress = ProgressLine(
-            self.args.t_max, self.log, t_start=self.runner.t_env, spent=state["progress"]
-        )
+        self.rested = Rest(state["logger"], state["progress"])
         set_global_rng_state(state["rng"])
         self.log.info("continuing from %s", path)
 
@@ -475,7 +442,12 @@ class Training:
         self.log.info("loaded models of step %d from %s", step, path)
 
     def close(self) -> None:
-        """Ends environments and the progress line; torch has its threads back."""
+        """Ends environments and the progress line; torch has its threads back. Calling it again
+        changes nothing.
+        """
+        if self.closed:
+            return
+        self.closed = True
         torch.set_num_threads(self.threads_before)
         self.progress.close()
         self.runner.close_env()

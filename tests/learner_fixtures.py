@@ -7,12 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from components.episode_buffer import EpisodeBatch
-from components.transforms import OneHot
-from controllers import REGISTRY as MACS
-from learners import REGISTRY as LEARNERS
+from assembly import build_learner, build_mac, new_batch, scheme_of
 from utils.config import CONFIG_DIR, load_file
 
+make_scheme, make_mac = scheme_of, build_mac
 N_AGENTS, N_ACTIONS, OBS, STATE = 3, 4, 5, 7
 # Filled steps of the test batch, not sorted, and how the episodes end (False: truncated).
 LENGTHS, TERMINATED = (4, 7, 2, 5, 4), (True, False, False, True, False)
@@ -39,33 +37,11 @@ def make_args(alg="qmix", **overrides):
     return SimpleNamespace(**(config | overrides))
 
 
-def make_scheme(args):
-    scheme = {
-        "state": {"vshape": args.state_shape},
-        "obs": {"vshape": args.obs_shape, "group": "agents"},
-        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
-        "avail_actions": {"vshape": (args.n_actions,), "group": "agents", "dtype": torch.int},
-        "reward": {"vshape": (1 if args.common_reward else args.n_agents,)},
-        "terminated": {"vshape": (1,), "dtype": torch.uint8},
-    }
-    return (
-        scheme,
-        {"agents": args.n_agents},
-        {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])},
-    )
-
-
-def make_mac(args):
-    scheme, groups, preprocess = make_scheme(args)
-    batch = EpisodeBatch(scheme, groups, 1, 2, preprocess=preprocess)
-    return MACS[args.mac](batch.scheme, groups, args)
-
-
 def make_learner(args, seed=0):
     """A learner whose target networks differ from the online ones, and its log."""
     torch.manual_seed(seed)
     log = Log()
-    learner = LEARNERS[args.learner](make_mac(args), make_scheme(args)[0], log, args)
+    _, learner = build_learner(args, log)
     for _, target in learner.targets:
         for param in target.parameters():
             param.add_(0.1 * torch.randn_like(param))
@@ -88,7 +64,6 @@ def make_batch(args, lengths=LENGTHS, terminated=TERMINATED, seed=0):
     Some actions are unavailable; in the last step of a terminated episode all of them are.
     """
     rng = np.random.default_rng(seed)
-    scheme, groups, preprocess = make_scheme(args)
     b, t, a, u = len(lengths), max(lengths) + 1, args.n_agents, args.n_actions
     avail = rng.random((b, t, a, u)) < 0.6
     avail[..., 0] |= ~avail.any(-1)
@@ -96,7 +71,7 @@ def make_batch(args, lengths=LENGTHS, terminated=TERMINATED, seed=0):
     data = {
         "obs": rng.normal(size=(b, t, a, args.obs_shape)),
         "state": rng.normal(size=(b, t, args.state_shape)),
-        "reward": rng.normal(size=(b, t, *scheme["reward"]["vshape"])),
+        "reward": rng.normal(size=(b, t, 1 if args.common_reward else a)),
         "avail_actions": avail,
         "actions": actions[..., None],
         "terminated": np.zeros((b, t, 1)),
@@ -108,7 +83,7 @@ def make_batch(args, lengths=LENGTHS, terminated=TERMINATED, seed=0):
         data["reward"][i, length - 1 :] = 1e3
         for key in ("obs", "state"):
             data[key][i, length:] = 1e3
-    batch = EpisodeBatch(scheme, groups, b, t, preprocess=preprocess)
+    batch = new_batch(args, b, t)
     batch.update(data, mark_filled=False)
     for i, length in enumerate(lengths):
         batch.update({}, bs=i, ts=slice(length))

@@ -4,10 +4,10 @@ agent.
 
 import torch
 import torch.nn.functional as F
-from learner_fixtures import Log, make_args, make_mac, make_scheme
+from learner_fixtures import Log, make_args
 from transition_fixtures import make_transitions
 
-from learners import REGISTRY as LEARNERS
+from assembly import build_learner
 
 N_AGENTS, N_ACTIONS, OBS = 3, 4, 5
 SIZES = ((5, 3, 2), (4, 4, 2))  # of the agents' observations and action sets
@@ -47,7 +47,7 @@ def maac_learner(args, seed=0):
     """A learner whose targets differ from the online networks, and its log."""
     torch.manual_seed(seed)
     log = ListLog()
-    learner = LEARNERS[args.learner](make_mac(args), make_scheme(args)[0], log, args)
+    _, learner = build_learner(args, log)
     for online, target in learner.targets:
         for old, new in zip(target.parameters(), online.parameters(), strict=True):
             old.add_(0.1 * torch.randn_like(old) * (new != 0))  # padding stays zero

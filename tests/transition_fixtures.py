@@ -9,6 +9,7 @@ import torch
 import training
 from components.transitions import Transitions
 from utils.config import build_config, check_config
+from utils.seeding import seed_globals
 from utils.state import capture, restore
 
 
@@ -84,7 +85,7 @@ def train_run(tmp_path, algorithm, environment, *settings):
     config["env_args"]["seed"] = config["seed"]
     logger = training.Logger(logging.getLogger("test"))
     logger.setup_files(tmp_path)
-    training.seed_globals(config["seed"])
+    seed_globals(config["seed"])
     args, nobody_stops = SimpleNamespace(**config, device="cpu"), SimpleNamespace(received=None)
     run = training.Training(args, logger, tmp_path, nobody_stops)
     try:

@@ -225,21 +225,22 @@ def curves(
     alive = np.isfinite(np.concatenate(values))
     # A step that falls between the end of one run and the start of another has no value.
     covered = np.logical_and.reduce([np.isfinite(x).any(axis=0) for x in values])
-    centre, low, high = (np.full(len(grid), np.nan) for _ in range(3))
+    shown = np.full((3, len(grid)), np.nan)
     patterns, which = np.unique(alive[:, covered], axis=1, return_inverse=True)
     for i in range(patterns.shape[1]):
         columns = np.flatnonzero(covered)[which.reshape(-1) == i]
         strata = [x[:, columns] for x in values]
         strata = [x[np.isfinite(x[:, 0])] for x in strata]
-        centre[columns], low[columns], high[columns] = interval(strata, method)
+        shown[:, columns] = interval(strata, method)
     uneven = any(r[2] for r in ranges)
     n = alive.sum(axis=0)[covered]
+    centre, low, high = shown[:, covered]
     return Curve(
         label,
         grid[covered],
-        centre[covered],
-        low[covered],
-        high[covered],
+        centre,
+        low,
+        high,
         n,
         everything,
         len(by_task),
@@ -393,17 +394,21 @@ def aggregate_table(
             continue
         strata = []
         for task in tasks:
-            low, high = scale[task] if scale is not None else (0.0, 1.0)
-            strata.append((np.asarray(members[task].finals) - low) / (high - low))
+            zero, one = scale[task] if scale is not None else (0.0, 1.0)
+            strata.append((np.asarray(members[task].finals) - zero) / (one - zero))
         finals = np.concatenate(strata)
         _, low, high = interval(strata, method)
-        numbers = [float(STATISTICS[key](finals, axis=0)) for key in ("iqm", "mean", "median")]
+        iqm_, mean, median = (
+            float(STATISTICS[key](finals, axis=0)) for key in ("iqm", "mean", "median")
+        )
         parts = members.values()
         result.append(
             FinalRow(
                 ("all", "all maps"),
                 label,
-                *numbers,
+                iqm_,
+                mean,
+                median,
                 float(low),
                 float(high),
                 [seed for row in parts for seed in row.seeds],
@@ -421,8 +426,7 @@ def aggregate_table(
 def _final_row(
     task: Task, label: str, runs: Sequence[Run], metric: str, last: int, method: Method
 ) -> FinalRow:
-    series = [run.finite(metric) for run in runs]
-    series = [s for s in series if s is not None]
+    series = [s for run in runs if (s := run.finite(metric)) is not None]
     finals = np.asarray([s.values[-last:].mean() for s in series])
     evaluations = [min(last, len(s.values)) for s in series]
     _, low, high = interval([finals], method)

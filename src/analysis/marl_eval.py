@@ -65,7 +65,7 @@ def export(runs: Sequence[Run], by: Sequence[str] = ("name",), last: int = 5) ->
             .setdefault(label.replace(",", ";"), {})
         )
         if by_seed:
-            members = sorted(members, key=lambda member: member[0].seed)
+            members = sorted(members, key=lambda member: member[0].seed or 0)
         for i, (run, evaluations) in enumerate(members):
             algorithm[f"seed_{run.seed}" if by_seed else f"run_{i}"] = _export_run(
                 run, evaluations, last

@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +26,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#0
 DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)))
 SEEDS_SHOWN_UP_TO = 5
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -39,7 +40,7 @@ _STYLE = {
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
 
-Look = tuple[str, object]
+Look = tuple[str, Any]  # colour, dash pattern
 
 # It tells at level INFO about every glyph that it puts into a PDF.
 logging.getLogger("fontTools").setLevel(logging.WARNING)

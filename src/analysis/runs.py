@@ -1,5 +1,5 @@
-"""Reads run directories: ours (`metrics.jsonl`) and those of PyMARL, PyMARL2 and EPyMARL (Sacred's
-`info.json`).
+"""Reads run directories: ours (`metrics.jsonl`), those of PyMARL, PyMARL2 and EPyMARL (Sacred's
+`info.json`), and published runs, which are one file each (`analysis.published`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis import published
+from analysis.published import Points
 from utils.errors import UserError
 from utils.registry import nearest
 
@@ -56,16 +58,12 @@ class Episodes(NamedTuple):
     values: list[list[float]]
 
 
-# Name of a series -> its steps and values in the order of recording.
-Points = dict[str, tuple[list[int], list[Any]]]
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One training run.
 
     Attributes:
-        path: its directory.
+        path: its directory, or the file of a published run.
         config: the merged configuration that Sacred stored.
         status: Sacred's status: COMPLETED, RUNNING, INTERRUPTED, FAILED, ... or UNKNOWN.
         metrics: scalars by name.
@@ -142,7 +140,8 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
     Runs that hold no metrics or cannot be read are left out, each with a warning.
 
     Args:
-        paths: run directories, folders above them, or glob patterns (`**` allowed).
+        paths: run directories, published runs, folders above them, or glob patterns (`**`
+            allowed).
         keys: names of the metrics to read, None for all (the others' lines are not parsed, which is
             many times faster).
 
@@ -152,9 +151,9 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
     Raises:
         UserError: a path that does not exist, a pattern without matches, or no readable run at all.
     """
-    paths = [str(path) for path in paths]
+    names = [str(path) for path in paths]
     keys = None if keys is None else frozenset(keys)
-    folders = find_runs(paths)
+    folders = find_runs(names)
     runs = [run for folder in folders if (run := _load_run(folder, keys)) is not None]
     if not runs:
         found = (
@@ -163,15 +162,15 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
             else "no run folders found"
         )
         raise UserError(
-            f"no runs in {', '.join(paths)}: {found}; give folders such as "
+            f"no runs in {', '.join(names)}: {found}; give folders such as "
             "results/sacred/ALG/MAP/ID"
         )
     return runs
 
 
 def find_runs(paths: Sequence[str]) -> list[Path]:
-    """The run directories at or below the given paths and glob patterns, each once, in natural
-    order.
+    """The run directories and published runs at or below the given paths and glob patterns, each
+    once, in natural order.
 
     Raises:
         UserError: a path that does not exist or a pattern without matches.
@@ -182,12 +181,20 @@ def find_runs(paths: Sequence[str]) -> list[Path]:
         starts = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
         if not starts:
             raise UserError(f"no such file or folder: {path}")
-        for start in starts:
-            for folder, subfolders, files in os.walk(start):
-                if any(name in files for name in _RUN_FILES):
-                    subfolders.clear()
-                    found.setdefault(Path(folder).resolve(), Path(folder))
+        for run in (run for start in starts for run in _runs_below(start)):
+            found.setdefault(run.resolve(), run)
     return sorted(found.values(), key=lambda folder: natural_key(str(folder)))
+
+
+def _runs_below(start: str) -> Iterator[Path]:
+    if start.endswith(published.SUFFIX) and os.path.isfile(start):
+        yield Path(start)
+    for folder, subfolders, files in os.walk(start):
+        if any(name in files for name in _RUN_FILES):
+            subfolders.clear()
+            yield Path(folder)
+        else:
+            yield from (Path(folder, name) for name in files if name.endswith(published.SUFFIX))
 
 
 def group_runs(runs: Iterable[Run], by: Sequence[str] = ("name",)) -> dict[str, list[Run]]:
@@ -253,6 +260,11 @@ def warn_about_mixtures(groups: Mapping[str, Sequence[Run]]) -> None:
             _log.warning("%s has status %s: kept, its curve may be short", run.path, run.status)
 
 
+def is_setting(key: str) -> bool:
+    """Whether runs with other values of this key are another experiment."""
+    return not _NOT_SETTINGS.search(key)
+
+
 def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Sort key with numbers in their order: `10_vs_11` after `5m_vs_6m`."""
     return [
@@ -271,6 +283,7 @@ def _has(run: Run, key: str) -> bool:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -282,13 +295,15 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     values: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.settings().items():
-            if not _NOT_SETTINGS.search(key):
+            if is_setting(key):
                 values.setdefault(key, {})[str(value)] = None
     return {key: list(seen) for key, seen in values.items() if len(seen) > 1}
 
 
 def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
     """The run in `folder`, or None after a warning."""
+    if folder.name.endswith(published.SUFFIX):
+        return _load_published(folder, keys)
     config = _read_json(folder / "config.json")
     if config is None:
         _log.warning("%s: no readable config.json: run left out", folder)
@@ -302,7 +317,7 @@ def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
         metrics, episodes = _read_jsonl(folder / "metrics.jsonl", keys)
         if (folder / "timing.jsonl").exists():
             timing, _ = _read_jsonl(
-                folder / "timing.jsonl", None if keys is None else {WALL_CLOCK_KEY}
+                folder / "timing.jsonl", None if keys is None else frozenset({WALL_CLOCK_KEY})
             )
     elif (folder / "info.json").exists() or (folder / "metrics.json").exists():
         scalars, timing = _read_scalars(folder / "metrics.json", keys)
@@ -316,6 +331,19 @@ def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
         _log.warning("%s: no metrics (status %s): run left out", folder, _status(record))
         return None
     return Run(folder, config, _status(record), metrics, episodes, timing, wall_clock)
+
+
+def _load_published(file: Path, keys: frozenset[str] | None) -> Run | None:
+    try:
+        config, record = published.read_head(file)
+        points, seconds = published.read_series(file)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        _log.warning("%s is no published run (%s): left out", file, error)
+        return None
+    wanted = {key: series for key, series in points.items() if keys is None or key in keys}
+    metrics, episodes = _as_series(file, wanted)
+    timing, _ = _as_series(file, seconds)
+    return Run(file, config, _status(record), metrics, episodes, timing)
 
 
 def _status(record: Mapping[str, Any]) -> str:

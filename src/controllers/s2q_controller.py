@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from components.action_selectors import greedy_actions, sample_actions
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
-from controllers.basic_controller import ALL
+from controllers.basic_controller import ALL, BasicMAC
 from controllers.n_controller import NMAC
 from modules.agents import REGISTRY as AGENTS
 from modules.s2q.agent import S2QAgent
 from modules.s2q.encoder import LatentDecoder, LatentEncoder
 from modules.stacks import FirstOf, copy_first
-from utils.errors import ConfigError
+from utils.errors import ConfigError, UserError
 
 SELECTIONS = ("learned", "oracle", "uniform", "zero")
 
@@ -116,10 +116,12 @@ class S2QMAC(NMAC):
         Args:
             only_first: compute Q_0 alone (K = 0 in what is returned), without gradients.
         """
-        agent = self._first(self.agent) if only_first else self.agent
+        agent: Any = self._first(self.agent) if only_first else self.agent
+        before = self.hidden_states
+        assert before is not None, "init_hidden comes before the first step"
         inputs = self._build_inputs(ep_batch, t).view(ep_batch.batch_size, self.n_agents, -1)[bs]
-        hidden = agent.step_hidden(inputs, self.hidden_states[bs, : agent.n_values].transpose(0, 1))
-        self.hidden_states = _with_rows(self.hidden_states, bs, hidden.transpose(0, 1))
+        hidden = agent.step_hidden(inputs, before[bs, : agent.n_values].transpose(0, 1))
+        self.hidden_states = _with_rows(before, bs, hidden.transpose(0, 1))
         z = None
         if self.args.s2q_comm or not (only_first or self.args.s2q_select != "learned"):
             if self.encoder_hidden is None:
@@ -140,8 +142,10 @@ class S2QMAC(NMAC):
                 torch.rand(ep_batch.batch_size, device=values.q.device) < args.s2q_fixed_prob
             )
         if args.s2q_select == "learned":
+            assert values.z is not None
             weights = torch.softmax(self.decoder.choice_logits(values.z), dim=-1)
         elif args.s2q_select == "oracle":
+            assert self.oracle is not None, "the learner sets it"
             weights = self.oracle(
                 ep_batch, t, bs, greedy_actions(values.q, avail.expand(n_values, -1, -1, -1))
             )
@@ -190,10 +194,11 @@ class S2QMAC(NMAC):
     def parameters(self) -> Iterator[nn.Parameter]:
         return chain.from_iterable(network.parameters() for network in self.networks().values())
 
-    def load_state(self, other_mac: S2QMAC) -> None:
+    def load_state(self, other_mac: BasicMAC) -> None:
         """Copies the other controller's weights; a controller with K = 0 takes Q_0 and the
         encoder.
         """
+        assert isinstance(other_mac, S2QMAC)
         if self.args.s2q_k == other_mac.args.s2q_k:
             for name, network in self.networks().items():
                 network.load_state_dict(other_mac.networks()[name].state_dict())
@@ -210,8 +215,16 @@ class S2QMAC(NMAC):
         for name, network in self.networks().items():
             torch.save(network.state_dict(), f"{path}/{name}.th")
 
-    def load_models(self, path: str) -> None:
-        """Reads what `save_models` wrote."""
+    def load_models(self, path: str, trained_agents: int = 0) -> None:
+        """Reads what `save_models` wrote.
+
+        Raises:
+            UserError: networks of another number of agents are asked for; the encoder reads all.
+        """
+        if trained_agents:
+            raise UserError(
+                "s2q_mac needs the agents that it was trained with: checkpoint_agents=0"
+            )
         for name, network in self.networks().items():
             network.load_state_dict(
                 torch.load(f"{path}/{name}.th", map_location="cpu", weights_only=True)

@@ -19,6 +19,7 @@ import numpy as np
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import EnvSpec, SingleEnv, VectorEnv
 from utils.errors import ConfigError
+from utils.ranges import check_ranges
 from utils.registry import Registry, nearest
 from utils.seeding import derive_seed
 
@@ -186,14 +187,15 @@ def _warm_up(factory: Callable[..., VectorEnv], env_args: dict[str, Any]) -> Non
 
 
 def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:
-    """Raises `ConfigError` for an argument that the environment does not know, or one that it needs
-    and lacks.
+    """Raises `ConfigError` for an argument that the environment does not know, one that it needs
+    and lacks, or a value out of its `ranges` (environments from elsewhere may have none).
     """
     given = {**env_args, "seed": 0}
     if isinstance(factory, Single):
         given["n_envs"] = 1
         factory = factory.vector_env
-    signature = inspect.signature(factory.load() if isinstance(factory, Lazy) else factory)
+    maker = factory.load() if isinstance(factory, Lazy) else factory
+    signature = inspect.signature(maker)
     try:
         signature.bind(**given)
     except TypeError as error:
@@ -208,3 +210,4 @@ def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, 
                 f"environment '{name}' has no argument env_args.{key}; {hint}"
             ) from None
         raise ConfigError(f"environment '{name}': env_args: {error}") from None
+    check_ranges(env_args, getattr(maker, "ranges", {}), "env_args.")

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from envs.multiagentenv import Actions, ArrayEnv
+from envs.multiagentenv import Actions, HostedEnv
+from envs.ranges import AMOUNT, CHANCE, NUMBER, SIZE, SWITCH
 from envs.vector_env import out_of_range
 from utils.errors import ConfigError, MissingPackage
+from utils.ranges import check_ranges
 from utils.registry import nearest
 
 if TYPE_CHECKING:
@@ -24,11 +26,20 @@ if TYPE_CHECKING:
     from pettingzoo import ParallelEnv
 
 PACKAGES = ("pettingzoo", "mpe2", "gymnasium")  # what requirements-pettingzoo.txt installs
+# keywords of the SISL tasks
+SIZES = (
+    *("n_walkers", "n_pursuers", "n_evaders", "n_catch", "x_size", "y_size", "obs_range"),
+    *("terrain_length", "max_cycles"),
+)
+REWARDS = (
+    *("forward_reward", "terminate_reward", "fall_reward"),
+    *("tag_reward", "catch_reward", "urgency_reward"),
+)
 
 _log = logging.getLogger(__name__)
 
 
-class GymmaEnv(ArrayEnv):
+class GymmaEnv(HostedEnv):
     """One PettingZoo parallel environment; the agents are its `possible_agents`, in their order.
 
     Observations are flattened (`gymnasium.spaces.flatten`: a discrete one becomes one-hot) and zero
@@ -48,10 +59,7 @@ class GymmaEnv(ArrayEnv):
     otherwise cut. It is also cut after `time_limit` steps. At its end the agents that were still
     there show their last observation.
 
-    Every reset passes the environment a seed drawn from a Generator of our own, whose state is all
-    there is to save.
-
-    Args:
+        Args:
         key: a module with a `parallel_env`, e.g. "mpe2.simple_spread_v3" or
             "pettingzoo.butterfly.pistonball_v6".
         seed: of this environment's random stream.
@@ -70,6 +78,18 @@ class GymmaEnv(ArrayEnv):
         MissingPackage: PettingZoo, or what the environment needs beside it, is not installed.
     """
 
+    # `kwargs`: those of the tasks that have a yaml
+    ranges = {
+        "time_limit": SIZE,
+        "use_env_state": SWITCH,
+        "rebuild": SWITCH,
+        **{f"kwargs.{key}": SIZE for key in SIZES},
+        **{f"kwargs.{key}": NUMBER for key in REWARDS},
+        "kwargs.position_noise": AMOUNT,
+        "kwargs.angle_noise": AMOUNT,
+        "kwargs.constraint_window": CHANCE,
+    }
+
     def __init__(
         self,
         key: str,
@@ -80,8 +100,7 @@ class GymmaEnv(ArrayEnv):
         rebuild: bool = False,
         map_name: str | None = None,
     ) -> None:
-        if time_limit < 1:
-            raise ConfigError(f"gymma: time_limit is {time_limit}, must be at least 1")
+        check_ranges(locals(), self.ranges, "env_args.")
         self.key = key
         self.map_name = map_name or key
         self.episode_limit = time_limit
@@ -108,7 +127,6 @@ class GymmaEnv(ArrayEnv):
         self._avail_actions = np.zeros((self.n_agents, self.n_actions), dtype=np.uint8)
         self._steps = 0
         self._running = False
-        self._closed = False
         self.seed(seed)
         # sizes of states are known only after a reset; it does not touch the stream that episodes
         # are drawn from
@@ -265,20 +283,6 @@ class GymmaEnv(ArrayEnv):
         """The current picture, uint8 [H, W, 3]; None where the environment gives none."""
         frame = self.env.render()
         return None if frame is None else np.array(frame, dtype=np.uint8)
-
-    def seed(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-
-    def get_rng_state(self) -> dict[str, Any]:
-        return {"rng": self._rng.bit_generator.state}
-
-    def set_rng_state(self, state: dict[str, Any]) -> None:
-        self._rng.bit_generator.state = state["rng"]
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.env.close()
 
 
 def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
-import multiprocessing
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
+from envs import Lazy
 from envs.gymma import GymmaEnv
-from utils.errors import ConfigError, MissingPackage, UserError
+from envs.ranges import CHANCE, NUMBER, SIZE
+from utils.errors import ConfigError, MissingPackage
 from utils.registry import nearest
-from utils.seeding import derive_seed, isolated_global_rng
+from utils.seeding import derive_seed
 
 INSTALL = "pip install -r requirements-magent.txt"
 OPPONENTS = ("random", "scripted", "iql", "self")
 MAP_SIZES = range(12, 251)
+# Trained opponents stand above the environments: they bring torch and the controllers along.
+# Named here, as `envs.REGISTRY` names environments, and imported by battles against them alone.
+TRAINED = Lazy("frozen_policy", "FrozenPolicy")
 NEVER = 2**31 - 1  # `time_limit` cuts episodes, not the package
 
 
@@ -127,113 +129,20 @@ def chase(own: np.ndarray, foes: np.ndarray, walls: np.ndarray) -> np.ndarray:
     return np.where(hits.any(1), len(MOVES) + hits.argmax(1), distances.argmin(1))
 
 
-class Policy:
-    """The greedy actions of a policy that this project trained, e.g. by IQL.
-
-    It takes all agents of a team through its controller as in training. torch is imported here: an
-    environment needs it only with these opponents.
-
-    Args:
-        path: a run's folder (its newest checkpoint) or the folder of one checkpoint.
-        n_agents: of the team.
-        obs_size: entries of an observation.
-
-    Raises:
-        ConfigError: no checkpoint there, or not one that fits this team.
-    """
-
-    def __init__(self, path: str, n_agents: int, obs_size: int) -> None:
-        import torch
-
-        from components.episode_buffer import EpisodeBatch
-        from controllers import REGISTRY as CONTROLLERS
-
-        if multiprocessing.parent_process() is not None:
-            torch.set_num_threads(1)  # a worker among many
-        run, folder = _find_checkpoint(Path(path))
-        config = json.loads((run / "config.json").read_text())
-        args = SimpleNamespace(**config)
-        args.n_agents, args.n_actions, args.obs_shape, args.device = (
-            n_agents,
-            N_ACTIONS,
-            obs_size,
-            "cpu",
-        )
-        scheme = {
-            "obs": {"vshape": obs_size, "group": "agents"},
-            "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
-            "avail_actions": {"vshape": (N_ACTIONS,), "group": "agents", "dtype": torch.uint8},
-        }
-        groups = {"agents": n_agents}
-        # the step before and this one: a controller reads no others
-        self._batch = EpisodeBatch(scheme, groups, 1, 2)
-        try:
-            with isolated_global_rng(0):
-                self._mac = CONTROLLERS[args.mac](self._batch.scheme, groups, args)
-            self._mac.load_models(str(folder))
-        except (AttributeError, OSError, RuntimeError, UserError) as error:
-            raise ConfigError(
-                f"battle: the opponents in {folder} do not fit a team of {n_agents} agents (for "
-                "another number than in "
-                "training they need share_params=True and obs_agent_id=False): "
-                f"{' '.join(str(error).split())}"
-            ) from error
-        self.reset()
+class OpponentPolicy(Protocol):
+    """Whoever acts for the other team."""
 
     def reset(self) -> None:
         """An episode begins."""
-        self._first = True
-        self._mac.init_hidden(1)
 
     def act(self, obs: np.ndarray, alive: np.ndarray) -> np.ndarray:
-        """Actions int [A], 0 for the dead, for observations [A, O] in which theirs are zero; alive:
-        bool [A].
-        """
-        import torch
-
-        avail = np.ones((1, len(alive), N_ACTIONS), dtype=np.uint8)
-        avail[0, ~alive, 1:] = 0
-        t = 0 if self._first else 1
-        self._batch.update({"obs": obs[None], "avail_actions": avail}, ts=t)
-        with torch.no_grad():
-            values = self._mac.forward(self._batch, t, test_mode=True)[0]
-        values = values.masked_fill(torch.as_tensor(avail[0] == 0), -math.inf)
-        actions = values.argmax(-1)
-        self._batch.update({"actions": actions[None, :, None]}, ts=0)
-        self._first = False
-        return actions.numpy()
-
-
-def _find_checkpoint(path: Path) -> tuple[Path, Path]:
-    """The run's folder and the checkpoint's that `path` means.
-
-    Raises:
-        ConfigError: it means none.
-    """
-    folder = path.resolve()
-    if not (folder / "agent.th").is_file():
-        found = [
-            one.parent for one in folder.glob("checkpoints/*/agent.th") if one.parent.name.isdigit()
-        ]
-        if not found:
-            raise ConfigError(
-                f"battle: no checkpoint in env_args.opponent_path '{path}': give the folder of a "
-                "run, "
-                "results/sacred/ALG/MAP/ID, or of one of its checkpoints"
-            )
-        folder = max(found, key=lambda one: int(one.name))
-    run = folder.parent.parent
-    if not (run / "config.json").is_file():
-        raise ConfigError(
-            f"battle: {run} has no config.json, which says what network is in {folder}"
-        )
-    return run, folder
+        """Actions int [A] for observations [A, O], zero for the dead; alive: bool [A]."""
 
 
 # --- The environment ---
 
 
-class Battle:
+class MAgentBattle:
     """The package's battle as a PettingZoo parallel environment whose agents are our team; the
     opponents are inside.
 
@@ -284,11 +193,10 @@ class Battle:
         self._rows = {agent: row for row, agent in enumerate(everybody)}
         self.possible_agents = list(everybody if opponents == "self" else everybody[:n_agents])
         self._walls = self.raw.base_state[..., 0] != 0
-        self._policy: Policy | None = None
+        self._policy: OpponentPolicy | None = None
         if opponents == "iql":
-            self._policy = Policy(
-                opponent_path, n_agents, math.prod(self.observation_space(everybody[0]).shape)
-            )
+            obs_size = math.prod(self.observation_space(everybody[0]).shape)
+            self._policy = TRAINED(opponent_path, n_agents, obs_size, N_ACTIONS)
 
     def observation_space(self, agent: str) -> Any:
         return self.raw.observation_space(agent)
@@ -389,9 +297,9 @@ class Battle:
         return np.where(at_random, chosen, planned)
 
 
-def parallel_env(**kwargs: Any) -> Battle:
+def parallel_env(**kwargs: Any) -> MAgentBattle:
     """What makes this module a `key` of `GymmaEnv`."""
-    return Battle(**kwargs)
+    return MAgentBattle(**kwargs)
 
 
 class BattleEnv(GymmaEnv):
@@ -422,7 +330,16 @@ class BattleEnv(GymmaEnv):
         MissingPackage: magent2 is not installed.
     """
 
-    env: Battle
+    env: MAgentBattle
+    ranges = {
+        "n_agents": SIZE,
+        "opponent_epsilon": CHANCE,
+        "time_limit": SIZE,
+        "step_reward": NUMBER,
+        "attack_penalty": NUMBER,
+        "attack_opponent_reward": NUMBER,
+        "dead_penalty": NUMBER,
+    }
 
     def __init__(
         self,

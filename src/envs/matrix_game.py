@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from envs.ranges import SIZE, whole
 from envs.vector_env import EnvSpec, VectorEnv
 from utils.errors import ConfigError
+from utils.ranges import check_ranges
 from utils.registry import nearest
 
 
@@ -74,6 +76,8 @@ class MatrixGame(VectorEnv):
             episode_limit below 1.
     """
 
+    ranges = {"switch_step": whole(0), "episode_limit": SIZE}
+
     def __init__(
         self,
         n_envs: int,
@@ -84,6 +88,7 @@ class MatrixGame(VectorEnv):
         switch_step: int = 20000,
         episode_limit: int | None = None,
     ) -> None:
+        check_ranges(locals(), self.ranges, "env_args.")
         self.game = make_game(map_name, payoff, payoff_after, switch_step)
         length = _length(self.game, episode_limit, map_name)
         n_states, *action_sizes = self.game.payoff.shape
@@ -194,10 +199,6 @@ def make_game(
         raise ConfigError(
             f"matrix_game: unknown map_name '{map_name}'; {nearest(map_name, PRESETS)}"
         )
-    if isinstance(switch_step, bool) or not isinstance(switch_step, int) or switch_step < 0:
-        raise ConfigError(
-            f"matrix_game: switch_step is {switch_step!r}, must be an integer of at least 0"
-        )
     if map_name != "custom" and (payoff is not None or payoff_after is not None):
         raise ConfigError(
             "matrix_game: payoff and payoff_after are for map_name=custom only, but map_name is "
@@ -246,11 +247,6 @@ def _table(name: str, nested: Sequence[Any]) -> np.ndarray:
 def _length(game: Game, episode_limit: int | None, map_name: str) -> int:
     if episode_limit is None:
         return game.length
-    if isinstance(episode_limit, bool) or not isinstance(episode_limit, int) or episode_limit < 1:
-        raise ConfigError(
-            f"matrix_game: episode_limit is {episode_limit!r}, must be null or an integer of at "
-            "least 1"
-        )
     if map_name == "two_step" and episode_limit != game.length:
         raise ConfigError(
             f"matrix_game: two_step always takes 2 steps, but episode_limit is {episode_limit}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+
+from utils.ranges import Range
 
 Actions = Sequence[int] | np.ndarray  # A indices, or [A, U] if they are continuous
 Reward = float | Sequence[float] | np.ndarray  # the team's, or A of them
@@ -29,6 +31,9 @@ class MultiAgentEnv:
 
     n_agents: int
     episode_limit: int
+    # what entries of `env_args` must be, entries of mappings by dotted key; `make_vector_env` and
+    # constructors check it
+    ranges: ClassVar[Mapping[str, Range]] = {}
 
     def step(self, actions: Actions) -> tuple[Reward, bool, dict[str, Any]]:
         """Takes one action per agent.
@@ -164,3 +169,27 @@ class ArrayEnv(MultiAgentEnv):
 
     def get_total_actions(self) -> int:
         return self.arrays()[2].shape[1]
+
+
+class HostedEnv(ArrayEnv):
+    """An environment of another package, `env`: every reset gives it a seed drawn from a Generator
+    of our own, `_rng`, whose state is all there is to save.
+    """
+
+    env: Any
+    _rng: np.random.Generator
+    _closed = False
+
+    def seed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def get_rng_state(self) -> dict[str, Any]:
+        return {"rng": self._rng.bit_generator.state}
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state["rng"]
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.env.close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.ranges import AMOUNT, SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec, VectorEnv
 from utils.errors import ConfigError
+from utils.ranges import check_ranges
 
 LEFT, RIGHT, UP, DOWN, STOP = range(5)
 N_ACTIONS = 5
@@ -54,6 +56,15 @@ class PredatorPrey(VectorEnv):
             free.
     """
 
+    ranges = {
+        "penalty": AMOUNT,  # it is subtracted
+        "grid_size": whole(2),
+        "n_predators": whole(2),
+        "n_prey": SIZE,
+        "episode_limit": SIZE,
+        "scale_coordinates": SWITCH,
+    }
+
     def __init__(
         self,
         n_envs: int,
@@ -65,11 +76,16 @@ class PredatorPrey(VectorEnv):
         episode_limit: int = 100,
         scale_coordinates: bool = True,
     ) -> None:
-        _check_arguments(penalty, grid_size, n_predators, n_prey, episode_limit)
+        check_ranges(locals(), self.ranges, "env_args.")
+        n_bodies = n_predators + n_prey
+        if n_bodies >= grid_size**2:
+            raise ConfigError(
+                f"predator_prey: {n_predators} predators and {n_prey} prey leave no free cell of "
+                f"the {grid_size**2}: use a larger grid_size"
+            )
         self.penalty = float(penalty)
         self.grid_size = grid_size
         self.n_prey = n_prey
-        n_bodies = n_predators + n_prey
         # Cells are numbered on the grid with a border of walls around it: a move is one addition, a
         # move off the grid runs into an occupied cell, and two cells are neighbours where their
         # numbers differ by 1 or `width`.
@@ -196,28 +212,3 @@ class PredatorPrey(VectorEnv):
             colour = PREDATOR_COLOUR if body < self.n_agents else PREY_COLOUR
             picture[top : top + CELL_PIXELS, left : left + CELL_PIXELS][disc] = colour
         return picture
-
-
-def _check_arguments(
-    penalty: float, grid_size: int, n_predators: int, n_prey: int, episode_limit: int
-) -> None:
-    if not 0 <= penalty < np.inf:
-        raise ConfigError(
-            f"predator_prey: penalty is {penalty}, must be a finite number of at least 0 (it is "
-            "subtracted)"
-        )
-    minima = {
-        "grid_size": (grid_size, 2),
-        "n_predators": (n_predators, 2),
-        "n_prey": (n_prey, 1),
-        "episode_limit": (episode_limit, 1),
-    }
-    for name, (value, least) in minima.items():
-        if value < least:
-            raise ConfigError(f"predator_prey: {name} is {value}, must be at least {least}")
-    if n_predators + n_prey >= grid_size**2:
-        raise ConfigError(
-            f"predator_prey: {n_predators} predators and {n_prey} prey leave no free cell of the "
-            f"{grid_size**2}: "
-            "use a larger grid_size"
-        )

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from envs.ranges import NUMBER, SIZE, SWITCH
 from envs.vector_env import EnvSpec, VectorEnv
 from utils.errors import ConfigError, MissingPackage
+from utils.ranges import check_ranges
 from utils.registry import nearest
 
 if TYPE_CHECKING:
@@ -235,6 +237,17 @@ class Smax(VectorEnv):
         MissingPackage: jaxmarl is not there.
     """
 
+    ranges = {
+        "see_enemy_actions": SWITCH,
+        "walls_cause_death": SWITCH,
+        "enemy_shoots": SWITCH,
+        "won_battle_bonus": NUMBER,
+        "world_steps_per_env_step": SIZE,
+        "max_steps": SIZE,
+        "scale_state": SWITCH,
+        "reward_factor": NUMBER,
+    }
+
     def __init__(
         self,
         n_envs: int,
@@ -252,14 +265,7 @@ class Smax(VectorEnv):
         reward_factor: float = 1.0,
         device: str | None = None,
     ) -> None:
-        for name, value in (
-            ("world_steps_per_env_step", world_steps_per_env_step),
-            ("max_steps", max_steps),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"smax: {name} is {value!r}, must be a whole number of at least 1"
-                )
+        check_ranges(locals(), self.ranges, "env_args.")
         for name, choice, known in (
             ("attack_mode", attack_mode, ATTACK_MODES),
             ("observation_type", observation_type, OBSERVATIONS),

@@ -7,12 +7,23 @@ from itertools import pairwise
 
 import numpy as np
 
+from envs.ranges import SIZE, whole
 from envs.vector_env import EnvSpec, VectorEnv
-from utils.errors import ConfigError
+from utils.ranges import Range, check_ranges, one_of
 
 # mean and standard deviation of the wind: calm, headwind, tailwind
 DAC_WINDS = ((0.0, 0.1), (-1.5, 0.3), (1.5, 0.3))
 MODE_ORDERS = ("shuffled", "fixed")
+
+
+def _are_winds(value: object) -> bool:
+    """Whether `value` is a list of [mean, std]."""
+    try:
+        table = np.array(value, dtype=np.float64)
+    except (ValueError, TypeError):
+        return False
+    shaped = table.ndim == 2 and table.shape[1] == 2
+    return bool(shaped and np.isfinite(table).all() and (table[:, 1] >= 0).all())
 
 
 class SwitchingWind(VectorEnv):
@@ -43,6 +54,14 @@ class SwitchingWind(VectorEnv):
         ConfigError: a value out of range.
     """
 
+    ranges = {
+        "n_actions": whole(2),
+        "episode_limit": SIZE,
+        "switch_every": SIZE,
+        "winds": Range(_are_winds, "a list of [mean, std >= 0]"),
+        "mode_order": one_of(*MODE_ORDERS),
+    }
+
     def __init__(
         self,
         n_envs: int,
@@ -53,7 +72,8 @@ class SwitchingWind(VectorEnv):
         winds: Sequence[Sequence[float]] = DAC_WINDS,
         mode_order: str = "shuffled",
     ) -> None:
-        self.winds = _check_arguments(n_actions, episode_limit, switch_every, winds, mode_order)
+        check_ranges(locals(), self.ranges, "env_args.")
+        self.winds = np.array(winds, dtype=np.float64)
         self.action_values = np.linspace(-1.0, 1.0, n_actions)
         self.mode_order = mode_order
         # which place of an episode's order of modes is in force at each step
@@ -146,38 +166,3 @@ class SwitchingWind(VectorEnv):
         axes.set_ylabel("position")
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _check_arguments(
-    n_actions: int,
-    episode_limit: int,
-    switch_every: int,
-    winds: Sequence[Sequence[float]],
-    mode_order: str,
-) -> np.ndarray:
-    """`winds` as an array [modes, 2], everything checked."""
-    for name, value, least in (
-        ("n_actions", n_actions, 2),
-        ("episode_limit", episode_limit, 1),
-        ("switch_every", switch_every, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"switching_wind: {name} is {value}, must be at least {least}")
-    if mode_order not in MODE_ORDERS:
-        raise ConfigError(
-            f"switching_wind: mode_order is '{mode_order}', must be one of {', '.join(MODE_ORDERS)}"
-        )
-    try:
-        table = np.array(winds, dtype=np.float64)
-    except (ValueError, TypeError):
-        table = np.zeros(0)
-    if (
-        table.ndim != 2
-        or table.shape[1] != 2
-        or not np.isfinite(table).all()
-        or (table[:, 1] < 0).any()
-    ):
-        raise ConfigError(
-            f"switching_wind: winds must be a list of [mean, std >= 0], got {winds!r}"
-        )
-    return table

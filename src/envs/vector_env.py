@@ -4,13 +4,14 @@ interface.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from envs.multiagentenv import Actions, ArrayEnv
+from utils.ranges import Range
 from utils.seeding import derive_seed
 
 
@@ -109,7 +110,7 @@ class EnvSpec:
 
 
 class VectorEnv:
-    """B environments behind preallocated arrays (docs/architecture.md, "Environments").
+    """B environments behind preallocated arrays (docs/reference/contracts.md, "Environments").
 
     A subclass implements `_reset(mask)` and `_step(actions, mask)`, which write the rows in `mask`
     of the arrays below and no others; it draws from `self.rngs[b]` (one numpy Generator per
@@ -140,6 +141,9 @@ class VectorEnv:
     truncated: np.ndarray
     failed: np.ndarray
     env_restarts: int = 0
+    # what entries of `env_args` must be, entries of mappings by dotted key; `make_vector_env` and
+    # constructors check it
+    ranges: ClassVar[Mapping[str, Range]] = {}
 
     def __init__(
         self, n_envs: int, spec: EnvSpec, seed: int | None, info_keys: Sequence[str] = ()

@@ -254,6 +254,7 @@ class Collector:
 
     def close_env(self) -> None:
         """Ends all environments and their processes."""
+        self.env_lost = True
         self.env.close()
         if self.test_env is not None:
             self.test_env.close()
@@ -268,7 +269,7 @@ class Collector:
             "log_train_stats_t": self.log_train_stats_t,
             "train_figures": self.train_figures.state_dict(),
             "env_restarts": self.env.env_restarts,
-            # Environments that ended the run are closed and cannot be asked any more.
+            # Closed environments, such as those that ended the run, cannot be asked any more.
             "env_rng": None if self.env_lost else self.env.get_rng_state(),
         }
 

@@ -220,6 +220,21 @@ def resolve_resume(config: Mapping[str, Any]) -> ResumePoint | None:
     return None
 
 
+def run_folder(path: Path) -> Path:
+    """The folder of a run, for that folder or the one of a checkpoint in it.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path = path.resolve()
+    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
+    if not (run_dir / "config.json").is_file():
+        raise UserError(
+            f"resume={path} is no run folder (no config.json): give results/sacred/ALG/MAP/ID"
+        )
+    return run_dir
+
+
 def _last_written(run_dir: Path) -> float:
     return max(path.stat().st_mtime for path in list_checkpoints(run_dir / "checkpoints"))
 
@@ -232,12 +247,7 @@ def _is_done(run_dir: Path, config: Mapping[str, Any]) -> bool:
 
 def _resume_point(path: Path, config: Mapping[str, Any]) -> tuple[ResumePoint, list[str]]:
     """The point and the keys in which the run's configuration differs from the one given now."""
-    path = path.resolve()
-    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
-    if not (run_dir / "config.json").is_file():
-        raise UserError(
-            f"resume={path} is no run folder (no config.json): give results/sacred/ALG/MAP/ID"
-        )
+    run_dir, path = run_folder(path), path.resolve()
     if run_dir == path:
         checkpoint = newest_readable(run_dir / "checkpoints")
         if checkpoint is None:

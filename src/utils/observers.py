@@ -43,6 +43,14 @@ class Interrupted(SacredInterrupt):
         self.signum = signum
 
 
+class Paused(SacredInterrupt):
+    """A run has done the steps that it was asked for and could go on: Sacred's status is that of an
+    interrupted one.
+    """
+
+    STATUS = "INTERRUPTED"
+
+
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Writes strict JSON (NaN becomes null), so that a reader finds the old or the new file and
     never half of one.

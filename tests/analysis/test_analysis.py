@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from sacred import Experiment
 from sacred.observers import FileStorageObserver
 
-from analysis import aggregate, marl_eval, plots, report
+from analysis import aggregate, marl_eval, plots, published, report
 from analysis.aggregate import Method, curves, final_table, interval, iqm
 from analysis.runs import Run, Series, group_runs, load_runs, natural_key, warn_about_mixtures
 from utils.errors import UserError
@@ -965,3 +965,49 @@ def test_wrong_input_is_one_line_and_writes_nothing(tree, tmp_path, arguments, m
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_published_run_reads_like_the_folder_it_was_made_of(tmp_path, caplog):
+    lines = [(0, "loss", 1.0), (5, "test_returns", [1.0, 2.0]), (5, "loss", 0.1 + 0.2)]
+    lines += [(9, "loss", None), (3, "loss", 7.0), (9, "left_out", 1.0)]  # resumed at 3
+    folder = write_run(tmp_path / "runs/1", lines, timing=[(9, "seconds", 61.5)])
+    record = {"status": "COMPLETED", "start_time": "a", "stop_time": "b", "host": {"name": "h"}}
+    record["experiment"] = {"repositories": [{"url": "u", "commit": "c", "dirty": False}]}
+    (folder / "run.json").write_text(json.dumps(record))
+    file = tmp_path / "kept/qmix/3m/2.jsonl.gz"
+    published.write(folder, file, ["loss", "test_returns"], ["seconds"])
+    (whole,), (copy,) = load_runs([folder]), load_runs([tmp_path / "kept"])
+    assert copy.path == file
+    assert (copy.config, copy.status, copy.task) == (whole.config, "COMPLETED", ("sc2", "3m"))
+    assert list(copy.metrics) == ["loss"]
+    assert copy.metrics["loss"].t.tolist() == whole.metrics["loss"].t.tolist() == [0, 3]
+    assert copy.metrics["loss"].values.tolist() == [1.0, 7.0]
+    assert copy.episodes["test_returns"].values == [[1.0, 2.0]]
+    assert copy.timing["seconds"].values.tolist() == [61.5]
+    assert published.read_head(file)[1]["experiment"] == {
+        "repositories": [{"commit": "c", "dirty": False}]
+    }
+    (filtered,) = load_runs([file], ["test_returns"])
+    assert not filtered.metrics
+    assert list(filtered.episodes) == ["test_returns"]
+
+    (tmp_path / "kept/broken.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "kept/torn.jsonl.gz").write_bytes(file.read_bytes()[:60])
+    caplog.clear()
+    assert [run.path for run in load_runs([tmp_path / "kept"])] == [file]
+    assert sum("is no published run" in record.message for record in caplog.records) == 2
+
+
+def test_a_report_draws_published_runs(tmp_path):
+    for seed in (1, 2):
+        folder = write_run(tmp_path / f"runs/{seed}", learning_curve(6, 0.9, seed), {"seed": seed})
+        record = {"status": "COMPLETED", "start_time": "a", "stop_time": "b"}
+        record["experiment"] = {"repositories": []}
+        (folder / "run.json").write_text(json.dumps(record))
+        published.write(folder, tmp_path / f"kept/{seed}.jsonl.gz", ["test_battle_won_mean"], [])
+    tables = [
+        report.write_report([tmp_path / place], tmp_path / "out" / place,
+                            metrics=["test_battle_won_mean"]).tables["test_battle_won_mean"]
+        for place in ("runs", "kept")
+    ]  # fmt: skip
+    assert [row.finals for row in tables[0]] == [row.finals for row in tables[1]]

@@ -12,8 +12,10 @@ import torch
 import training
 from components.episode_buffer import EpisodeBatch
 from components.transitions import Transitions
+from controllers import REGISTRY as CONTROLLERS
 from envs import REGISTRY, VECTOR_REGISTRY, register_vector
 from envs.vector_env import EnvSpec, VectorEnv
+from learners import REGISTRY as LEARNERS
 from learners.base import Learner
 from utils.config import build_config, check_config
 from utils.errors import ConfigError
@@ -67,7 +69,7 @@ class Noting(Learner):
 def seen(monkeypatch, tmp_path):
     """Runs the loop with these settings and returns [(t_env, batch), ...]."""
     register_vector("counting")(Counting)
-    monkeypatch.setitem(training.LEARNERS, "noting", Noting)
+    monkeypatch.setitem(LEARNERS, "noting", Noting)
 
     def run(*settings):
         changes = [
@@ -173,7 +175,7 @@ def test_what_the_controller_notes_is_stored_with_the_actions(seen, monkeypatch)
             self.last_record = {"twice": 2 * actions}
             return actions
 
-    monkeypatch.setitem(training.CONTROLLERS, "noter", Noter)
+    monkeypatch.setitem(CONTROLLERS, "noter", Noter)
     batches = seen("mac=noter", "replay=transitions", "batch_size=15", "epsilon_anneal_time=1000")
     assert len(batches) == 4
     for _, batch in batches:

@@ -165,7 +165,7 @@ def test_yaml_has_every_argument_with_its_default():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"time_limit": 0}, "time_limit is 0, must be at least 1"),
+        ({"time_limit": 0}, "time_limit must be a whole number of at least 1, got 0"),
         ({"rewards": "checkpoints"}, "unknown rewards 'checkpoints'.*scoring,checkpoints"),
         ({"representation": "simple115"}, "unknown representation 'simple115'.*simple115v2"),
         ({"write_video": True}, "write_video needs write_full_episode_dumps or write_goal_dumps"),

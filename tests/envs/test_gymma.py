@@ -534,7 +534,7 @@ def test_rebuild_makes_a_new_environment_for_every_episode(scripted):
             {"key": "mpe2.simple_spread_v3", "kwargs": {"n": 3}},
             r"refuses env_args.kwargs {'n': 3}: .*'n'",
         ),
-        ({"key": "mpe2.simple_spread_v3", "time_limit": 0}, "time_limit is 0"),
+        ({"key": "mpe2.simple_spread_v3", "time_limit": 0}, "time_limit must be .* 1, got 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -27,12 +27,12 @@ from envs.magent_battle import (
     MIRROR,
     MOVES,
     BattleEnv,
-    Policy,
     chase,
     map_size_for,
     mirror,
     team_size,
 )
+from frozen_policy import FrozenPolicy
 from utils.errors import ConfigError, MissingPackage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,7 +187,7 @@ def test_chasing():
         ({"opponent_path": "results"}, r"opponent_path goes with opponents iql"),
         ({"opponent_epsilon": 1.5}, r"opponent_epsilon is 1\.5"),
         ({"n_agents": 13}, r"no map has 13 agents on each side; n_agents near that: 6, 12, 16"),
-        ({"time_limit": 0}, r"time_limit is 0"),
+        ({"time_limit": 0}, r"time_limit must be .* 1, got 0"),
     ],
 )
 def test_refused_arguments(env_args, message):
@@ -535,14 +535,14 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
         ConfigError,
         match=r"do not fit a team of 12 agents .*share_params=True and obs_agent_id=False",
     ):
-        Policy(str(numbered), 12, 845)
-    Policy(str(numbered), 4, 845)  # what it was trained with: two teams of two
+        FrozenPolicy(str(numbered), 12, 845, 21)
+    FrozenPolicy(str(numbered), 4, 845, 21)  # what it was trained with: two teams of two
     with pytest.raises(ConfigError, match=r"no checkpoint in env_args\.opponent_path '.*nowhere'"):
-        Policy(str(tmp_path / "nowhere"), 2, 845)
+        FrozenPolicy(str(tmp_path / "nowhere"), 2, 845, 21)
     (tmp_path / "copy").mkdir()
     shutil.copy(any_number / "checkpoints" / "12" / "agent.th", tmp_path / "copy")
     with pytest.raises(ConfigError, match=r"has no config\.json"):
-        Policy(str(tmp_path / "copy"), 2, 845)
+        FrozenPolicy(str(tmp_path / "copy"), 2, 845, 21)
 
 
 @needs_magent

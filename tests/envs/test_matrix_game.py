@@ -155,9 +155,9 @@ def test_picture_shows_the_table_of_the_state_that_was_played_in():
             {"map_name": "custom", "payoff": [[1, 2]], "payoff_after": [[1], [2]]},
             r"\[2, 1\], payoff has \[1, 2\]",
         ),
-        ({"switch_step": -1}, "switch_step is -1"),
-        ({"episode_limit": 0}, "episode_limit is 0"),
-        ({"episode_limit": "ten"}, "episode_limit is 'ten'"),
+        ({"switch_step": -1}, "switch_step must be .* 0, got -1"),
+        ({"episode_limit": 0}, "episode_limit must be .* 1, got 0"),
+        ({"episode_limit": "ten"}, "episode_limit must be .* 1, got 'ten'"),
         ({"map_name": "two_step", "episode_limit": 3}, "two_step always takes 2"),
     ],
 )

@@ -173,7 +173,7 @@ def test_sizes_and_common_reward():
 def test_bad_arguments(name):
     with pytest.raises(ConfigError) as error:
         make_vector_env("rover_tower", {name: 0}, 2, 1, "native", "train_env")
-    assert str(error.value) == f"rover_tower: {name} is 0, must be at least 1"
+    assert str(error.value) == f"env_args.{name} must be a whole number of at least 1, got 0"
 
 
 def test_picture_shows_who_said_what():

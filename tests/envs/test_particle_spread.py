@@ -252,16 +252,19 @@ def test_actions_may_come_in_any_memory_order():
             {"map_name": "spread3_mx"},
             "spread: unknown map_name 'spread3_mx'; did you mean 'spread3_mix'",
         ),
-        ({"n_agents": 1}, "spread: n_agents is 1, must be at least 2"),
-        ({"n_agents": "two"}, "spread: n_agents is 'two', must be an integer or null"),
+        ({"n_agents": 1}, "env_args.n_agents must be a whole number of at least 2, got 1"),
+        ({"n_agents": "two"}, "env_args.n_agents must be a whole number of at least 2, got 'two'"),
         (
             {"n_agents": 2, "map_name": "spread3_sep"},
             "spread: n_agents is 2, but map_name=spread3_sep has 3",
         ),
-        ({"episode_limit": 0}, "spread: episode_limit is 0, must be at least 1"),
+        (
+            {"episode_limit": 0},
+            "env_args.episode_limit must be a whole number of at least 1, got 0",
+        ),
         (
             {"integrator": "euler"},
-            "spread: integrator is 'euler', must be one of semi_implicit, explicit",
+            "env_args.integrator must be one of semi_implicit, explicit, got 'euler'",
         ),
     ],
 )

@@ -355,11 +355,14 @@ def test_sizes_and_common_reward():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"n_hunters": 0}, "treasure_collection: n_hunters is 0, must be at least 1"),
-        ({"n_banks": 0}, "treasure_collection: n_banks is 0, must be at least 1"),
-        ({"n_banks": 8}, "treasure_collection: n_banks is 8, must be at most 7"),
-        ({"n_treasures": -1}, "treasure_collection: n_treasures is -1, must be at least 1"),
-        ({"episode_limit": 0}, "treasure_collection: episode_limit is 0, must be at least 1"),
+        ({"n_hunters": 0}, "env_args.n_hunters must be a whole number of at least 1, got 0"),
+        ({"n_banks": 0}, "env_args.n_banks must be a whole number from 1 to 7, got 0"),
+        ({"n_banks": 8}, "env_args.n_banks must be a whole number from 1 to 7, got 8"),
+        ({"n_treasures": -1}, "env_args.n_treasures must be a whole number of at least 1, got -1"),
+        (
+            {"episode_limit": 0},
+            "env_args.episode_limit must be a whole number of at least 1, got 0",
+        ),
     ],
 )
 def test_bad_arguments(wrong, message):

@@ -317,12 +317,12 @@ def test_pursuit_pays():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"penalty": -0.3}, "penalty is -0.3"),
-        ({"penalty": float("nan")}, "penalty is nan"),
-        ({"grid_size": 1}, "grid_size is 1, must be at least 2"),
-        ({"n_predators": 1}, "n_predators is 1, must be at least 2"),
-        ({"n_prey": 0}, "n_prey is 0"),
-        ({"episode_limit": 0}, "episode_limit is 0"),
+        ({"penalty": -0.3}, "penalty must be .* at least 0, got -0.3"),
+        ({"penalty": float("nan")}, "penalty must be a finite .* got nan"),
+        ({"grid_size": 1}, "grid_size must be a whole number of at least 2, got 1"),
+        ({"n_predators": 1}, "n_predators must be a whole number of at least 2, got 1"),
+        ({"n_prey": 0}, "n_prey must be .* 1, got 0"),
+        ({"episode_limit": 0}, "episode_limit must be .* 1, got 0"),
         ({"grid_size": 2, "n_prey": 2}, "2 predators and 2 prey leave no free cell of the 4"),
     ],
 )

@@ -593,10 +593,10 @@ def test_what_may_be_missing_or_wrong(sc2, monkeypatch):
     for wrong, text in [
         ({"map_name": "3n"}, "unknown StarCraft map '3n'"),
         ({"difficulty": "B"}, "difficulty is 'B'"),
-        ({"step_mul": 0}, "step_mul is 0"),
-        ({"game_timeout": 0.5}, "game_timeout is 0.5"),
-        ({"start_interval": -1.0}, "start_interval is -1.0"),
-        ({"move_amount": -1.0}, "move_amount is -1.0"),
+        ({"step_mul": 0}, "step_mul must be .*, got 0"),
+        ({"game_timeout": 0.5}, "game_timeout must be .* 1, got 0.5"),
+        ({"start_interval": -1.0}, "start_interval must be .* 0, got -1.0"),
+        ({"move_amount": -1.0}, "move_amount must be .* 0, got -1.0"),
         ({"engine": "gam"}, "unknown engine 'gam' of sc2; did you mean 'game'"),
     ]:
         with pytest.raises(ConfigError, match=text):

@@ -255,7 +255,7 @@ def test_replay(tmp_path):
     ("args", "message"),
     [
         ({"map_name": "6h_vs_9z"}, "6h_vs_8z"),
-        ({"difficulty": "A"}, 'only "7"'),
+        ({"difficulty": "A"}, '"7", the only one .*, got .A'),
         ({"step_mul": 0}, "step_mul"),
         ({"step_mul": True}, "step_mul"),
         ({"threads": 0}, "threads"),

@@ -232,7 +232,7 @@ def test_units_start_where_they_are_drawn():
     [
         ({"map_name": "terran_5_vs_6"}, "terran_5_vs_5"),
         ({"capability_config": {"n_unit": 3}}, "n_units"),
-        ({"capability_config": {"n_units": 0}}, "n_units is 0"),
+        ({"capability_config": {"n_units": 0}}, "n_units must be .* at least 1, got 0"),
         ({"capability_config": {"team_gen": "marines"}}, "must be a mapping"),
         ({"capability_config": {"team_gen": {"dist_type": "fixed"}}}, "only weighted_teams"),
         ({"capability_config": {"team_gen": {"unit_types": ["marin"]}}}, "marine"),
@@ -246,7 +246,7 @@ def test_units_start_where_they_are_drawn():
         ({"capability_config": {"start_positions": {"map_x": 64}}}, "32 cells"),
         ({"prob_obs_enemy": 1.5}, "prob_obs_enemy"),
         ({"use_unit_ranges": 1}, "use_unit_ranges"),
-        ({"difficulty": "A"}, 'only "7"'),
+        ({"difficulty": "A"}, '"7", the only one .*, got .A'),
         ({"opponents": "attack_move"}, "unknown opponents"),
     ],
 )

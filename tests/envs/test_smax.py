@@ -84,8 +84,11 @@ def test_a_jaxmarl_that_cannot_be_imported(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("env_args", "message"),
     [
-        ({"max_steps": 0}, r"max_steps is 0, must be a whole number of at least 1"),
-        ({"world_steps_per_env_step": 1.5}, r"world_steps_per_env_step is 1\.5"),
+        ({"max_steps": 0}, r"max_steps must be a whole number of at least 1, got 0"),
+        (
+            {"world_steps_per_env_step": 1.5},
+            r"world_steps_per_env_step must be a whole number of at least 1, got 1\.5",
+        ),
         ({"attack_mode": "closet"}, r"unknown attack_mode 'closet'; did you mean 'closest'"),
         (
             {"observation_type": "conics"},

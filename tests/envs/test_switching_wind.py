@@ -118,9 +118,9 @@ def test_bad_moves_are_refused_and_change_nothing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_actions": 1}, "n_actions is 1, must be at least 2"),
-        ({"episode_limit": 0}, "episode_limit is 0"),
-        ({"switch_every": 0}, "switch_every is 0"),
+        ({"n_actions": 1}, "n_actions must be a whole number of at least 2, got 1"),
+        ({"episode_limit": 0}, "episode_limit must be .* 1, got 0"),
+        ({"switch_every": 0}, "switch_every must be .* 1, got 0"),
         ({"winds": []}, "winds must be"),
         ({"winds": [[0.0, 0.1, 3]]}, "winds must be"),
         ({"winds": [[0.0, -0.1]]}, "winds must be"),

@@ -10,7 +10,10 @@ import time
 
 import numpy as np
 import pytest
-from experiments import ROOT, dac_ablations, dac_matrix_game, dac_predator_prey, switching_wind
+from experiments import ROOT, dac_matrix_game, switching_wind
+from experiments.comparison import compare, finished_cells
+from experiments.jobs import finished_runs, run_jobs
+from experiments.spec import Paper, load
 
 from analysis.runs import Run, Series
 from utils.config import build_config
@@ -30,10 +33,10 @@ def test_contexts_agree_with_the_winds():
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_dac_solves_its_matrix_game_and_knows_its_values(tmp_path):
-    methods = {
-        label: dac_matrix_game.METHODS[label] for label in ("DAC", "IQL", "hysteretic, beta = 0.01")
-    }
-    runs = dac_matrix_game.train(methods, (1, 2), tmp_path)
+    methods = ("DAC", "IQL", "hysteretic, beta = 0.01")
+    experiment = load("dac_matrix_game").select(methods=methods, seeds=(1, 2))
+    run_jobs(experiment.jobs(), tmp_path)
+    runs = finished_cells(experiment, finished_runs(tmp_path))["matrix game"]
     for values in map(dac_matrix_game.values_of, runs["DAC"]):
         assert values.greedy == (0, 0)
         assert values.final == 8.0
@@ -90,20 +93,10 @@ def test_values_of_a_run():
     assert "| 1 | a3 | **6.50** | -12.00 | 6.50 |" in table
 
 
-def jobs():
-    seeds = (1, 2)
-    for penalty in dac_predator_prey.PENALTIES:
-        for method in dac_predator_prey.METHODS:
-            yield from dac_predator_prey.jobs_of(method, penalty, 4, seeds)
-        for beta in dac_predator_prey.BETAS:
-            yield from dac_predator_prey.sweep_of(beta, penalty, 4, seeds)
-
-
 def test_every_run_is_a_valid_configuration():
-    for job in jobs():
-        config = build_config(
-            job.algorithm, job.environment, [f"{k}={v}" for k, v in job.settings.items()]
-        )
+    experiments = [load(name) for name in ("dac_predator_prey", "dac_sweep")]
+    for job in (job for experiment in experiments for job in experiment.jobs()):
+        config = build_config(job.algorithm, job.environment, job.updates())
         assert config["epsilon_anneal_time"] == 1500000
         assert not config["share_params"]
         if job.algorithm == "dac":
@@ -115,21 +108,15 @@ def test_every_run_is_a_valid_configuration():
 
 
 def test_no_run_passes_for_one_of_another_variant():
-    """`Job.finished_run` compares the settings that a job names: variants must name what they
-    differ in.
-    """
-    variants = [variant for group in dac_ablations.VARIANTS.values() for variant in group.values()]
-    named = [
-        (algorithm, tuple({**dac_ablations.REDUCED, **dac_ablations.DEFAULTS, **own}.items()))
-        for algorithm, own in variants
-    ]
+    """Variants name what they differ in, and all name the same."""
+    ablations = load("dac_ablations").select(seeds=(1,))
+    cells = [(label, jobs[0]) for row in ablations.cells().values() for label, jobs in row.items()]
+    named = [(job.algorithm, tuple(job.settings.items())) for _, job in cells]
     assert len(set(named)) == len(named) - 3  # the default stands in all four panels
-    assert len({keys for _, settings in named if (keys := tuple(k for k, _ in settings))}) == 1
+    assert len({tuple(job.settings) for _, job in cells}) == 1
 
 
 def test_comparison_table(tmp_path):
-    from experiments.common import compare
-
     def run(seed, values):
         series = Series(np.arange(len(values)) * 100, np.array(values, dtype=float))
         return Run(
@@ -149,11 +136,15 @@ def test_comparison_table(tmp_path):
     assert table[2].startswith("| P = 1 | DAC | 1 2 | 2.00 1.00 | 1.50 | ")
     assert table[3].startswith("| P = 1 | IQL | 1 | 5.00 | 5.00 | - | 100 |")
     assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+    paper = Paper("Somebody, table 1", {"DAC": {"P = 1": 2.5}})
+    table = compare(cells, "m", tmp_path / "out", "M", paper).splitlines()
+    assert [line.split(" | ")[-1] for line in table[2:4]] == ["2.5 |", "- |"]
+    assert table[-1] == "Paper: Somebody, table 1."
 
 
 def test_a_terminated_experiment_ends_its_runs(tmp_path):
     program = (
-        "from pathlib import Path; from experiments.common import Job, run_jobs; "
+        "from pathlib import Path; from experiments.jobs import Job, run_jobs; "
         "run_jobs([Job('iql', 'predator_prey', {'t_max': 10**7, 'use_cuda': False, 'seed': 1})], "
         "Path('results'), 1)"
     )
@@ -171,18 +162,9 @@ def test_a_terminated_experiment_ends_its_runs(tmp_path):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    options = [
-        "particle",
-        "--episodes",
-        "10",
-        "--methods",
-        "MAAC",
-        "--seeds",
-        "1",
-        "--updates-per-step",
-        "0",
-    ]
-    command = [sys.executable, "-m", "experiments.f2a2", *options, "--results", str(tmp_path)]
+    options = ["--t-max", "250", "--only", "MAAC", "--seeds", "1", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "experiments", "run", "f2a2", *options]
+    command += ["with", "updates_per_step=0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(

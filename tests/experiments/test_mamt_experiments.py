@@ -1,59 +1,55 @@
-"""The commands behind MAMT's results: every run of them is a valid configuration."""
+"""The yaml behind MAMT's results: what a run of it is."""
 
-from experiments import mamt
+from experiments.spec import load
 
 from utils.config import build_config, check_config
+
+STEPS = {"pursuit": 500, "multiwalker": 500}  # of an episode, elsewhere 25
+EPISODES = {"spread": 10000, "spread3_sep": 10000, "spread3_mix": 10000, "spread3_ful": 10000}
+
+
+def job_of(name, task, method):
+    return load(name).job(task, method, 1)
+
+
+def config_of(job):
+    config = build_config(job.algorithm, job.environment, job.updates())
+    check_config(config)
+    return config
 
 
 def test_every_run_is_a_valid_configuration():
     seen = set()
-    for name, task in mamt.TASKS.items():
-        others = {label: alg for group in mamt.OTHERS.values() for label, alg in group.items()}
-        for algorithm in (
-            task.methods | (others if name in ("spread", "pursuit") else {})
-        ).values():
-            for job in mamt.jobs_of(task, algorithm, task.episodes, {}, (1, 2)):
-                config = build_config(
-                    job.algorithm,
-                    job.environment,
-                    [f"{key}={value}" for key, value in job.settings.items()],
-                )
-                check_config(config)
-                assert config["t_max"] == task.episodes * task.steps
-                # the last five records of training are the last 1,000 episodes
-                assert 5 * config["runner_log_interval"] == 1000 * task.steps
-                seen.add((algorithm, name))
+    for task, groups in load("mamt").select(seeds=(1,)).cells().items():
+        steps = STEPS.get(task, 25)
+        for job in (job for jobs in groups.values() for job in jobs):
+            config = config_of(job)
+            assert config["t_max"] == EPISODES.get(task, 50000) * steps
+            # the last five records of training are the last 1,000 episodes
+            assert 5 * config["runner_log_interval"] == 1000 * steps
+            seen.add((job.algorithm, task))
     assert ("mamt", "rover_tower") in seen
     assert ("mamd_op", "spread3_mix") in seen
     assert ("lola", "spread") in seen
 
 
 def test_coefficients_among_many_agents_can_reach_the_threshold():
-    (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], "mamt", 10, {}, (1,))
-    assert job.settings["coordination_sigma"] < 1 / 7
-    (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], "maac", 10, {}, (1,))
-    assert not {"coordination_sigma", "trust_region_delta"} & set(job.settings)
+    assert job_of("mamt", "rover_tower", "MAMT").settings["coordination_sigma"] < 1 / 7
+    settings = job_of("mamt", "rover_tower", "MAAC").settings
+    assert not {"coordination_sigma", "trust_region_delta"} & set(settings)
     # MAMD differs from MAMT in the split alone.
-    joint = [
-        mamt.jobs_of(mamt.TASKS["rover_tower"], name, 10, {}, (1,))[0].settings
-        for name in ("mamd", "mamt")
-    ]
+    joint = [job_of("mamt", "rover_tower", label).settings for label in ("MAMD", "MAMT")]
     assert joint[0]["trust_region_delta"] == joint[1]["trust_region_delta"]
 
 
 def test_smaller_batches_are_valid():
-    for algorithm in ("maac", "mamd", "mamt"):
-        own = mamt.smaller(algorithm, 128)
+    for label in ("MAAC", "MAMD", "MAMT"):
+        large, small = (job_of(name, "rover_tower", label) for name in ("mamt", "mamt_128"))
+        own = dict(small.settings.items() - large.settings.items())
         assert own == {"batch_size": 128} | (
-            {"trust_region_batch_size": 64} if algorithm == "mamt" else {}
+            {"trust_region_batch_size": 64} if label == "MAMT" else {}
         )
-        (job,) = mamt.jobs_of(mamt.TASKS["rover_tower"], algorithm, 10, own, (1,))
-        check_config(
-            build_config(
-                algorithm, "rover_tower", [f"{key}={value}" for key, value in job.settings.items()]
-            )
-        )
-    assert mamt.smaller("mamt", None) == {}
-    assert (
-        mamt.smaller("ma_ppo", 128) == mamt.smaller("mamt_ppo", 128) == {}
-    )  # their batches are episodes
+        config_of(small)
+    for label in ("MA-PPO", "PPO"):  # their batches are episodes
+        large, small = (job_of(name, "rover_tower", label) for name in ("mamt", "mamt_128"))
+        assert small == large

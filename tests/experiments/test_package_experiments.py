@@ -4,22 +4,24 @@ configuration.
 
 import numpy as np
 import pytest
-from experiments import battle, packages
+from experiments import battle
+from experiments.__main__ import main
+from experiments.spec import load
 
 from analysis.runs import Episodes, Run, Series
 from utils.config import build_config, check_config
+from utils.errors import UserError
 
 
 def test_every_run_is_a_valid_configuration():
-    seen = set()
-    for task in packages.TASKS.values():
-        for label in task.methods:
-            for job in packages.jobs_of(task, label, task.steps, (1, 2)):
-                settings = [f"{key}={value}" for key, value in job.settings.items()]
-                config = build_config(job.algorithm, job.environment, settings)
-                check_config(config)
-                assert config["env_args"]["map_name"] == task.map_name
-                seen.add((config["name"], config["env_config"]))
+    seen, maps = set(), set()
+    for job in (job for name in ("smax", "football") for job in load(name).jobs()):
+        config = build_config(job.algorithm, job.environment, job.updates())
+        check_config(config)
+        assert config["env_args"]["map_name"] == job.settings["env_args.map_name"]
+        maps.add(config["env_args"]["map_name"])
+        seen.add((config["name"], config["env_config"]))
+    assert maps == {"3m", "2s3z", "academy_3_vs_2"}
     assert seen == {("qmix", "smax"), ("vdn", "smax"), ("s2q", "gfootball"), ("qmix", "gfootball")}
 
 
@@ -69,7 +71,6 @@ def test_table_of_the_larger_battle(tmp_path):
     assert row == "| 64 | 256 | 7 | 4 | 25 % | 200.0 | 12.5 | -3.2 |"
 
 
-def test_runs_that_name_a_folder_are_not_published(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        battle.main(["--published"])
-    assert "cannot be published" in capsys.readouterr().err
+def test_runs_that_name_a_folder_are_not_published():
+    with pytest.raises(UserError, match="battle is a program"):
+        main(["publish", "battle"])

@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from learner_fixtures import N_AGENTS, OBS, make_args, make_batch, make_mac, make_scheme
+from learner_fixtures import N_AGENTS, OBS, make_args, make_batch
 from maac_fixtures import ListLog
 from test_ppo import recorded
 from transition_fixtures import train_run
 
+from assembly import build_learner
 from components.episode_buffer import EpisodeBatch
-from learners import REGISTRY as LEARNERS
 from utils.config import CONFIG_DIR, load_file
 from utils.errors import ConfigError
 from utils.state import capture, restore
@@ -32,7 +32,7 @@ def ppo_args(**overrides):
 def make_learner(args, seed=0):
     torch.manual_seed(seed)
     log = ListLog()
-    return LEARNERS[args.learner](make_mac(args), make_scheme(args)[0], log, args), log
+    return build_learner(args, log)[1], log
 
 
 def set_sizes(learner, sizes):

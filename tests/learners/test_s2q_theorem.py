@@ -7,8 +7,7 @@ import pytest
 import torch
 from learner_fixtures import make_args, make_learner
 
-from components.episode_buffer import EpisodeBatch
-from components.transforms import OneHot
+from assembly import new_batch
 from learners.s2q.learner import identified
 
 
@@ -61,17 +60,8 @@ def test_exact_minimisation_finds_the_best_joint_actions_in_turn(seed, offset):
 
 def payoff_batch(args, joint, payoffs):
     """Every joint action of a one-state game once, as an episode of one step."""
-    scheme = {
-        "state": {"vshape": args.state_shape},
-        "obs": {"vshape": args.obs_shape, "group": "agents"},
-        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
-        "avail_actions": {"vshape": (args.n_actions,), "group": "agents", "dtype": torch.int},
-        "reward": {"vshape": (1,)},
-        "terminated": {"vshape": (1,), "dtype": torch.uint8},
-    }
-    preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
     n = len(joint)
-    batch = EpisodeBatch(scheme, {"agents": args.n_agents}, n, 2, preprocess=preprocess)
+    batch = new_batch(args, n, 2)
     ones = {
         "state": torch.ones(n, 2, args.state_shape),
         "obs": torch.ones(n, 2, args.n_agents, args.obs_shape),

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from experiments import f2a2
+from experiments import f2a2_parameters
+from experiments.spec import load
 from f2a2_fixtures import RECURRENT_RUNS, RUNS, SMALL_RUN
 from run_fixtures import StopAt, finish, start_run
 from transition_fixtures import train_run
@@ -107,48 +108,44 @@ def test_models_learn_what_the_others_do(tmp_path):
 
 
 # -- experiments -----------------------------------------------------------------------------------
-PARTS = ("particle", "ablations", "topology", "intervals", "starcraft")
-
-
-def cells_of(part, *arguments):
-    """What an experiment would run."""
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f2a2, "carry_out", lambda cells, *rest: found.update(cells))
-        f2a2.main([part, "--tasks", *f2a2.PARTICLE, *arguments])
-    return found
-
-
-MORE = {
-    "": (),
-    "small": ("--batch-size", "128"),
-    "often": ("--updates-per-step", "4"),
-    "maps": ("--maps", "3m", "8m"),
+ON_POLICY = ("f2a2_coma", "coma", "ma_ac")
+TASKS = {"rover_tower", "treasure_collection"}
+MAPS = {"3m", "8m", "2s3z"}
+VARIANTS = {
+    "whole", "without joint objective", "without models of others", "no edges", "ring + 40%",
+    "never", "N(20, 10)",
+}  # fmt: skip
+INSTANTIATIONS = {
+    "F2A2-SAC", "MAAC", "F2A2-DDPG", "MADDPG", "F2A2-TD3", "F2A2-COMA", "COMA", "MA-AC",
+}  # fmt: skip
+RECURRENT = {"F2A2-SAC", "F2A2-COMA", "COMA", "MA-AC"}
+EXPERIMENTS = {
+    "f2a2": (TASKS, INSTANTIATIONS),
+    "f2a2_128": (TASKS, INSTANTIATIONS),
+    "f2a2_treasure": (TASKS, INSTANTIATIONS),
+    "f2a2_variants": (TASKS, VARIANTS),
+    "f2a2_variants_128": (TASKS, VARIANTS),
+    "f2a2_starcraft": (MAPS, RECURRENT),
+    "f2a2_starcraft_500k": (MAPS, RECURRENT),
+    "f2a2_variants_starcraft": (MAPS, VARIANTS),
 }
 
 
-@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
-@pytest.mark.parametrize("part", PARTS)
-def test_experiments_have_valid_settings(part, more):
-    if part == "particle" and "--maps" in more:
-        with pytest.raises(SystemExit):
-            cells_of(part, *more)
-        return
-    cells = cells_of(part, "--seeds", "2", *more)
-    tasks = f2a2.MAPS if part == "starcraft" else f2a2.PARTICLE
-    assert set(cells) == ({"3m", "8m"} if "--maps" in more else set(tasks))
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_have_valid_settings(name):
+    cells = load(name).select(seeds=(1, 2)).cells()
+    tasks, labels = EXPERIMENTS[name]
+    assert set(cells) == tasks
+    assert {label for groups in cells.values() for label in groups} == labels
     jobs = [job for groups in cells.values() for runs in groups.values() for job in runs]
     assert len({str(job) for job in jobs}) == len(jobs)
+    small, often = name.endswith(("_128", "_treasure")), name == "f2a2_treasure"
     for job in jobs:
-        replays = job.algorithm not in f2a2.ON_POLICY and part != "starcraft"
-        assert job.settings.get("batch_size") == 128 or not ("--batch-size" in more and replays)
+        replays = job.algorithm not in ON_POLICY and tasks == TASKS
+        assert job.settings.get("batch_size") == 128 or not (small and replays)
         rhythm = [job.settings.get(key) for key in ("steps_per_update", "updates_per_step")]
-        assert (rhythm == [100, 4]) == ("--updates-per-step" in more and replays)
-        config = build_config(
-            job.algorithm,
-            job.environment,
-            [f"{key}={value}" for key, value in job.settings.items()],
-        )
+        assert (rhythm == [100, 4]) == (often and replays)
+        config = build_config(job.algorithm, job.environment, job.updates())
         check_config(config)
         for key, value in job.settings.items():
             found = (
@@ -157,20 +154,13 @@ def test_experiments_have_valid_settings(part, more):
                 else config[key]
             )
             assert found == value, key
-    labels = {label for groups in cells.values() for label in groups}
-    assert labels == set({
-        "particle": f2a2.METHODS, "ablations": f2a2.ABLATIONS, "topology": f2a2.EDGES,
-        "intervals": f2a2.INTERVALS,
-        "starcraft": ("F2A2-SAC", "F2A2-COMA", "COMA", "MA-AC"),
-    }[part])  # fmt: skip
 
 
 def test_a_longer_experiment_takes_up_a_shorter_one():
     """Nothing differs that a run cannot be continued with."""
-    short, long = (
-        f2a2.particle_jobs("f2a2_sac", "rover_tower", episodes, {}, range(1, 2))[0].settings
-        for episodes in (10000, 50000)
-    )
+    long = load("f2a2").job("rover_tower", "F2A2-SAC", 1).settings
+    shorter = load("f2a2").select(settings={"t_max": 250000})
+    short = shorter.job("rover_tower", "F2A2-SAC", 1).settings
     differing = {key for key in short if short[key] != long[key]}
     assert short.keys() == long.keys()
     assert "t_max" in differing
@@ -186,7 +176,7 @@ def test_counted_parameters_are_those_that_are_sent(tmp_path):
         finish(training)
         learner = training.learner
         settings = {"env_args.n_pairs": 2, "critic_hidden_dim": 8, "policy_hidden_dim": 8}
-        numbers = f2a2.transmitted(algorithm, "rover_tower", **settings)
+        numbers = f2a2_parameters.transmitted(algorithm, "rover_tower", **settings)
         for name, number in zip(("critic", "policies"), numbers, strict=True):
             if number:
                 assert (
@@ -196,7 +186,7 @@ def test_counted_parameters_are_those_that_are_sent(tmp_path):
 
 
 def test_table_of_parameters(tmp_path):
-    f2a2.main(["parameters", "--maps", "3m", "--results", str(tmp_path)])
+    f2a2_parameters.main(["--maps", "3m", "--results", str(tmp_path)])
     table = (tmp_path / "parameters.md").read_text()
     assert "| rover_tower | MA-AC | 36,741 | 18,949 | 55,690 | 1.00 |" in table
     assert "| 3m | F2A2-SAC | 98,560 | 0 | 98,560 |" in table

@@ -6,18 +6,35 @@ files, may import itself and what stands in its row. Imports inside of functions
 
 import ast
 import graphlib
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-SRC = Path(__file__).resolve().parents[2] / "src"
+ROOT = Path(__file__).resolve().parents[2]
+SRC = ROOT / "src"
 
 MAY_IMPORT = {
-    "main": {"training", "doctor", "analysis", "utils"},
-    "doctor": {"utils"},
-    "training": {"learners", "controllers", "runners", "components", "plugins", "utils"},
+    "main": {"recording", "session", "doctor", "analysis", "utils"},
+    "api": {"recording", "session", "training", "isolation", "analysis", "utils"},
+    "doctor": {"modules", "utils"},
+    "recording": {"session", "utils"},
+    "session": {"training", "plugins", "utils"},
+    "training": {"assembly", "runners", "components", "utils"},
+    "isolation": {
+        "learners",
+        "controllers",
+        "runners",
+        "plugins",
+        "modules",
+        "components",
+        "envs",
+        "utils",
+    },
+    "frozen_policy": {"assembly", "utils"},
+    "assembly": {"learners", "controllers", "components", "utils"},
     "learners": {"controllers", "modules", "components", "utils"},
     "controllers": {"modules", "components", "utils"},
     "runners": {"plugins", "envs", "components", "utils"},
@@ -34,10 +51,9 @@ FOR_ANNOTATIONS = {"modules": {"components"}}
 FORBIDDEN = {"envs": {"torch"}}
 # (file, what it imports): upwards, and why that is so.
 EXCEPTIONS = {
-    # The opponents of a frozen policy are a controller that acts inside of the environment.
-    ("envs/magent_battle.py", "torch"),
-    ("envs/magent_battle.py", "components"),
-    ("envs/magent_battle.py", "controllers"),
+    # Trained opponents are a controller that acts inside of the environment, named there as the
+    # registry names environments: imported only by battles against them.
+    ("envs/magent_battle.py", "frozen_policy"),
 }
 
 
@@ -73,6 +89,14 @@ def imports(source):
     return list(walk(ast.parse(source), annotation=False))
 
 
+def named(source):
+    """What `Lazy("module", "name")` imports once it is called."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Lazy":
+            module, name = map(ast.literal_eval, node.args)
+            yield Import(module, name, node.lineno, annotation=False)
+
+
 def layer_of(file):
     return file.partition("/")[0].removesuffix(".py")
 
@@ -82,7 +106,7 @@ def upward(files):
     found = []
     for file, source in files.items():
         layer = layer_of(file)
-        for one in imports(source):
+        for one in (*imports(source), *named(source)):
             to = one.module.partition(".")[0]
             allowed = {layer} | MAY_IMPORT[layer]
             if one.annotation:
@@ -111,6 +135,69 @@ def circle(files):
     except graphlib.CycleError as error:
         return error.args[1]
     return []
+
+
+def needed(graph):
+    """(from, to) of a graph without circles, but for those that follow from others: where there is
+    a way round, it is enough.
+    """
+
+    def below(layer):
+        return graph[layer].union(*map(below, graph[layer]))
+
+    return {
+        (layer, to)
+        for layer, targets in graph.items()
+        for to in targets
+        if not any(to in below(other) for other in targets - {to})
+    }
+
+
+def picture(page):
+    """The arrows of the picture of the layers: solid ones, dotted ones."""
+    section = page.partition("\n## The layers\n")[2].partition("\n## ")[0]
+    (chart,) = re.findall(r"```mermaid\nflowchart TD\n(.*?)```", section, re.DOTALL)
+    arrows = {"-->": set(), "-.->": set()}
+    for line in chart.splitlines():
+        start, arrow, end = re.fullmatch(r" +([\w &]+) (-->|-\.->) ([\w &]+)", line).groups()
+        arrows[arrow] |= {(one, to) for one in start.split(" & ") for to in end.split(" & ")}
+    return arrows["-->"], arrows["-.->"]
+
+
+def test_the_picture_shows_the_table():
+    solid, dotted = picture((ROOT / "docs" / "architecture.md").read_text())
+    assert solid == needed(MAY_IMPORT), "the picture in docs/architecture.md has other arrows"
+    upwards = {(layer_of(file), to) for file, to in EXCEPTIONS}
+    assert dotted == upwards | {(one, to) for one, all_ in FOR_ANNOTATIONS.items() for to in all_}
+
+
+@pytest.mark.parametrize(
+    ("graph", "arrows"),
+    [
+        ({"a": {"b"}, "b": set()}, {("a", "b")}),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, {("a", "b"), ("b", "c")}),
+        # All of the way round counts, not its first step alone.
+        (
+            {"a": {"b", "d"}, "b": {"c"}, "c": {"d"}, "d": set()},
+            {("a", "b"), ("b", "c"), ("c", "d")},
+        ),
+        (
+            {"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()},
+            {*map(tuple, ["ab", "ac", "bd", "cd"])},
+        ),
+    ],
+)
+def test_arrows_that_follow_from_others_are_left_out(graph, arrows):
+    assert needed(graph) == arrows
+
+
+def test_a_picture_with_another_arrow_is_noticed():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    solid, dotted = picture(page)
+    more, _ = picture(page.replace("    plugins --> envs\n", "    plugins --> envs & learners\n"))
+    assert more - solid == {("plugins", "learners")}
+    less, none = picture(page.replace("    modules -.-> components\n", ""))
+    assert (less, dotted - none) == (solid, {("modules", "components")})
 
 
 def test_every_module_has_its_layer():
@@ -147,6 +234,7 @@ def test_imports_form_no_circle():
         ),
         ("learners/q_learner.py", "from envs import REGISTRY", "envs"),
         ("analysis/runs.py", "import training", "training"),
+        ("envs/gymma.py", "later = Lazy('controllers.n_controller', 'NMAC')", "controllers"),
     ],
 )
 def test_an_upward_import_is_found(file, line, to):

@@ -7,9 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from experiments.common import Job, run_jobs
-from experiments.demo import STARCRAFT
-from experiments.f2a2 import STARCRAFT as F2A2_STARCRAFT
+from experiments.jobs import Job, run_jobs
+from experiments.spec import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -71,10 +70,10 @@ def test_iql_and_vdn_learn_predator_prey(tmp_path):
 
 
 def test_qmix_learns_simulated_3m(tmp_path):
-    settings = {**STARCRAFT, "t_max": 40000, "save_model": False, "use_cuda": False}
-    runs = run_jobs(
-        [Job("qmix", "sc2sim", {**settings, "seed": seed}) for seed in (1, 2)], tmp_path
+    demo = load("demo").select(
+        tasks=["3m"], seeds=(1, 2), settings={"t_max": 40000, "save_model": False}
     )
+    runs = run_jobs(demo.jobs(), tmp_path)
     # Random play wins nothing, SMAC's heuristic nine of ten battles.
     assert np.mean([final(run, "test_battle_won_mean", last=4) for run in runs]) >= 0.7
 
@@ -83,14 +82,9 @@ def test_f2a2_learns_simulated_3m(tmp_path):
     """Policies that nobody else sees, critics that agree, models of the others: it wins more
     battles than it loses.
     """
-    settings = {
-        **F2A2_STARCRAFT,
-        "env_args.map_name": "3m",
-        "t_max": 110000,
-        "save_model": False,
-        "seed": 1,
-    }
-    (run,) = run_jobs([Job("f2a2_coma", "sc2sim", settings)], tmp_path)
+    settings = {"t_max": 110000, "save_model": False}
+    experiment = load("f2a2_starcraft").select(["F2A2-COMA"], ["3m"], [1], settings)
+    (run,) = run_jobs(experiment.jobs(), tmp_path)
     assert final(run, "test_battle_won_mean", last=4) >= 0.5
 
 

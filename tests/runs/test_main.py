@@ -1,4 +1,4 @@
-"""The command line from the first word to the exit code, with a stand-in for `training`."""
+"""The command line from the first word to the exit code, with a stand-in for `session`."""
 
 import errno
 import json
@@ -27,13 +27,13 @@ RUNS = Path("results/sacred/alg/3m")
 
 @pytest.fixture
 def training(tmp_path, monkeypatch):
-    """A folder with two yaml files, and a `training` module whose `run` notes its arguments and
+    """A folder with two yaml files, and a `session` module whose `run` notes its arguments and
     does `training.act`.
     """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "alg.yaml").write_text("# An algorithm.\nlearner: my_learner\n")
     (tmp_path / "env.yaml").write_text("# An environment.\nenv: my_env\nenv_args: {map_name: 3m}\n")
-    module = types.ModuleType("training")
+    module = types.ModuleType("session")
     module.calls = []
     module.act = lambda logger: 2.5
 
@@ -48,7 +48,7 @@ def training(tmp_path, monkeypatch):
             logger.close()
 
     module.run = run
-    monkeypatch.setitem(sys.modules, "training", module)
+    monkeypatch.setitem(sys.modules, "session", module)
     return module
 
 

@@ -5,8 +5,10 @@ experiment's own numbers.
 import numpy as np
 import pytest
 import torch
-from experiments import s2q_ablations
 from experiments import shifting_payoff as experiment
+from experiments.comparison import finished_cells
+from experiments.jobs import finished_runs, run_jobs
+from experiments.spec import load
 
 from analysis.runs import Run, Series
 from utils.config import build_config
@@ -15,10 +17,12 @@ from utils.config import build_config
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_s2q_follows_the_optimum_and_the_others_do_not(tmp_path):
-    runs = experiment.train(experiment.MAIN, (1, 2, 3), tmp_path)
+    labels = ("QMIX", "OW-QMIX", "S2Q, T = 1")
+    part = load("shifting_payoff").select(methods=labels, seeds=(1, 2, 3))
+    run_jobs(part.jobs(), tmp_path)
+    runs = finished_cells(part, finished_runs(tmp_path))[experiment.TASK]
     qmix, ow_qmix, s2q = (
-        [experiment.outcome(label, run) for run in runs[label]]
-        for label in (v.label for v in experiment.MAIN)
+        [experiment.outcome(label, run) for run in runs[label]] for label in labels
     )
     assert all(outcome.right_before and outcome.right_after for outcome in s2q)
     for others in (qmix, ow_qmix):
@@ -37,18 +41,17 @@ def test_best_joint_actions():
 
 
 def test_every_run_is_a_valid_configuration():
-    jobs = [variant.job(1) for variant in (*experiment.MAIN, experiment.COLD)]
-    jobs += s2q_ablations.shifting_jobs([1]) + s2q_ablations.predator_prey_jobs([1])
+    names = ("shifting_payoff", "s2q_ablations", "s2q_ablations_shifting")
+    jobs = [job for name in names for job in load(name).select(seeds=(1,)).jobs()]
     for job in jobs:
-        config = build_config(
-            job.algorithm, job.environment, [f"{k}={v}" for k, v in job.settings.items()]
-        )
+        config = build_config(job.algorithm, job.environment, job.updates())
         for key, value in job.settings.items():
             found = config
             for part in key.split("."):
                 found = found[part]
             assert found == value, (job, key)
-    assert {job.algorithm for job in jobs} == {"qmix", "ow_qmix", "s2q", *s2q_ablations.ABLATIONS}
+    ablations = {"s2q_oracle", "s2q_independent", "s2q_no_wtd", "s2q_no_soft", "s2q_random"}
+    assert {job.algorithm for job in jobs} == {"qmix", "ow_qmix", "s2q"} | ablations
 
 
 def test_executed_joint_actions_are_those_of_the_newest_episodes(tmp_path, monkeypatch):

@@ -23,8 +23,8 @@ def commands(entry: Entry) -> tuple[dict[str, str], str]:
     words = _recorded(entry)
     if words is None:
         return {}, (
-            "The run does not say how it was started, as runs of PyMARL do not: there is no "
-            "command to continue it."
+            "The run does not say how it was started (PyMARL's runs and published ones do not): "
+            "there is no command to continue it."
         )
     folder = entry.path / "checkpoints"
     if not folder.is_dir():

@@ -15,6 +15,7 @@ from typing import Any
 
 from analysis.dashboard.highlights import Highlights
 from analysis.dashboard.tail import Tail, last_lines
+from analysis.published import read_head
 from analysis.runs import WALL_CLOCK_KEY, Run, load_runs, read_object
 from utils.errors import UserError
 
@@ -73,7 +74,8 @@ class Entry:
         """
         changed = {name for name, stamp in self._new_stamps().items() if stamp}
         if self._published:
-            self.whole = self.whole and not changed
+            if changed:
+                self._read_head()
         else:
             self._look_into_folder(changed)
         status = self._status(now)
@@ -81,6 +83,13 @@ class Entry:
             self.status = status
             return True
         return False
+
+    def _read_head(self) -> None:
+        self.whole = False
+        try:
+            self.config, self.record = read_head(self.path)
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            self.problems["file"] = f"it is no published run: {error}"
 
     def _look_into_folder(self, changed: set[str]) -> None:
         if "config.json" in changed:
@@ -106,8 +115,6 @@ class Entry:
             self._guarded("metrics.jsonl", self._read_new)
             return
         run, problem = self.load(None)
-        if self._published:
-            self.config, self.status = run.config, run.status
         self.highlights = Highlights()
         self.highlights.add_run(run)
         self.seconds = run.wall_clock
@@ -206,11 +213,6 @@ class Entry:
         return self._stamps.get("metrics.jsonl") is not None
 
     @property
-    def is_published(self) -> bool:
-        """Whether it is a single file."""
-        return self._published
-
-    @property
     def over(self) -> bool:
         """Whether nothing more is to be expected, unless somebody resumes it."""
         return self.status in _OVER or self._published
@@ -240,8 +242,6 @@ class Entry:
         return moment(self.record.get("stop_time")) or moment(self.record.get("heartbeat"))
 
     def _status(self, now: float) -> str:
-        if self._published:
-            return self.status
         status = str(self.record.get("status", "UNKNOWN"))
         if status != "RUNNING":
             return status

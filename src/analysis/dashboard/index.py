@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from analysis.dashboard.entry import Entry
 from analysis.dashboard.tail import SeriesFile, last_lines, select
+from analysis.published import Points
 from analysis.runs import (
     WALL_CLOCK_KEY,
-    Points,
     Run,
     add_points,
     as_series,

@@ -7,7 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from analysis.runs import Episodes, Points, Series, add_points, as_series
+from analysis.published import Points
+from analysis.runs import Episodes, Series, add_points, as_series
 
 # So many bytes before the place reached so far are compared at every look: a resumed run cuts its
 # files, and may have grown beyond the old place again before anybody looked.

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from envs.gfootball import features
-from envs.multiagentenv import Actions, ArrayEnv
+from envs.multiagentenv import Actions, HostedEnv
+from envs.ranges import SIZE, SWITCH
 from utils.errors import ConfigError, MissingPackage
+from utils.ranges import check_ranges
 from utils.registry import nearest
 
 INSTALL = "bash install_gfootball.sh"
@@ -43,7 +45,7 @@ def load_engine() -> ModuleType:
         ) from error
 
 
-class FootballEnv(ArrayEnv):
+class FootballEnv(HostedEnv):
     """Agents of the left team against the package's own players; all 19 actions are always
     available.
 
@@ -51,9 +53,6 @@ class FootballEnv(ArrayEnv):
     or is cut after `time_limit` steps. The reward is the team's: 1 for a goal, -1 for one conceded;
     with checkpoints the package's bonus for nearing the goal with the ball, the mean over agents.
     `info["battle_won"]`: a goal was scored.
-
-    Every reset gives the engine a seed drawn from a Generator of our own, whose state is all there
-    is to save.
 
     Args:
         seed: of this environment's random stream.
@@ -79,6 +78,15 @@ class FootballEnv(ArrayEnv):
         MissingPackage: the package is not installed.
     """
 
+    ranges = {
+        "n_agents": SIZE,
+        "fixed_players": SWITCH,
+        "time_limit": SIZE,
+        "write_full_episode_dumps": SWITCH,
+        "write_goal_dumps": SWITCH,
+        "write_video": SWITCH,
+    }
+
     def __init__(
         self,
         seed: int,
@@ -93,8 +101,7 @@ class FootballEnv(ArrayEnv):
         write_video: bool = False,
         logdir: str = "results/gfootball",
     ) -> None:
-        if time_limit < 1:
-            raise ConfigError(f"gfootball: time_limit is {time_limit}, must be at least 1")
+        check_ranges(locals(), self.ranges, "env_args.")
         if rewards not in REWARDS:
             raise ConfigError(
                 f"gfootball: unknown rewards '{rewards}'; {nearest(rewards, REWARDS)}"
@@ -133,7 +140,6 @@ class FootballEnv(ArrayEnv):
         self._controlled = list(range(self.n_agents))
         self._steps = 0
         self._running = False
-        self._closed = False
         self.seed(seed)
         self._observe(self.env.unwrapped.observation())
 
@@ -197,17 +203,3 @@ class FootballEnv(ArrayEnv):
     def render(self) -> np.ndarray:
         """The package's plan view, uint8 [H, W, 3]."""
         return np.array(self._engine.draw(self._raw), dtype=np.uint8)
-
-    def seed(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-
-    def get_rng_state(self) -> dict[str, Any]:
-        return {"rng": self._rng.bit_generator.state}
-
-    def set_rng_state(self, state: dict[str, Any]) -> None:
-        self._rng.bit_generator.state = state["rng"]
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.env.close()

@@ -8,7 +8,6 @@ import numpy as np
 
 from envs.particle.drawing import Canvas
 from envs.vector_env import EnvSpec, VectorEnv
-from utils.errors import ConfigError
 
 
 def acceleration_of(value: float) -> float:
@@ -94,10 +93,3 @@ def unit_to_square(draws: np.ndarray, half_width: float = 1.0) -> np.ndarray:
     width.
     """
     return half_width * (2.0 * draws.reshape(*draws.shape[:-1], draws.shape[-1] // 2, 2) - 1.0)
-
-
-def check_least(env: str, **values: tuple[int, int]) -> None:
-    """Raises `ConfigError` for the first of the values (value, least) that is too small."""
-    for name, (value, least) in values.items():
-        if value < least:
-            raise ConfigError(f"{env}: {name} is {value}, must be at least {least}")

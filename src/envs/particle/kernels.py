@@ -10,6 +10,7 @@ one changes.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -55,15 +56,27 @@ def distance(points, i, others, j):
     return math.sqrt(x * x + y * y)
 
 
+class Bodies(NamedTuple):
+    """What makes N bodies move as they do.
+
+    acceleration, mass, top_speed: [N]; top_speed is inf where there is none. reach: [N, N], the sum
+    of the radii of two bodies that collide, 0 for two that do not.
+    """
+
+    acceleration: np.ndarray
+    mass: np.ndarray
+    top_speed: np.ndarray
+    reach: np.ndarray
+
+
 @njit(cache=True)
-def advance(position, velocity, moves, acceleration, mass, top_speed, reach, old_velocity, push):
+def advance(position, velocity, moves, bodies, old_velocity, push):
     """Moves the N bodies of one world, in place.
 
     Args:
         position, velocity: [N, 2].
         moves: integers [N], rows of `MOVES`.
-        acceleration, mass, top_speed: [N]; top_speed is inf where there is none.
-        reach: [N, N], the sum of the radii of two bodies that collide, 0 for two that do not.
+        bodies: `Bodies`.
         old_velocity: whether the position moves by the velocity before the step instead of the one
             after it.
         push: [N, 2], scratch.
@@ -75,10 +88,10 @@ def advance(position, velocity, moves, acceleration, mass, top_speed, reach, old
         push[a, 0] = push[a, 1] = 0.0
     for a in range(n_bodies):
         for b in range(a + 1, n_bodies):
-            if reach[a, b] <= 0.0:
+            if bodies.reach[a, b] <= 0.0:
                 continue
             apart = distance(position, a, position, b)
-            depth = (reach[a, b] - apart) / CONTACT_MARGIN
+            depth = (bodies.reach[a, b] - apart) / CONTACT_MARGIN
             # two bodies in one place have no direction to be pushed to
             if depth < -NO_CONTACT or apart == 0.0:
                 continue
@@ -94,10 +107,10 @@ def advance(position, velocity, moves, acceleration, mass, top_speed, reach, old
         for axis in range(2):
             if old_velocity:
                 position[a, axis] += velocity[a, axis] * DT
-            total = acceleration[a] * MOVES[moves[a], axis] + push[a, axis] / mass[a]
+            total = bodies.acceleration[a] * MOVES[moves[a], axis] + push[a, axis] / bodies.mass[a]
             velocity[a, axis] = velocity[a, axis] * (1.0 - DAMPING) + total * DT
             squared += velocity[a, axis] * velocity[a, axis]
-        excess = math.sqrt(squared) / top_speed[a]
+        excess = math.sqrt(squared) / bodies.top_speed[a]
         for axis in range(2):
             if excess > 1.0:
                 velocity[a, axis] /= excess
@@ -159,26 +172,15 @@ def spread_observe_all(rows, positions, velocities, landmarks, obs, state):
 
 @njit(cache=True)
 def spread_step(
-    rows, actions, positions, velocities, landmarks, acceleration, mass, top_speed, reach,
-    old_velocity,
-    groups, self_penalty, rewards, counts, obs, state,
+    rows, actions, positions, velocities, landmarks, bodies, old_velocity, groups, self_penalty,
+    rewards, counts, obs, state,
 ):  # fmt: skip
     """The worlds in `rows` by one step."""
     n = positions.shape[1]
     scratch = np.empty((n, 2))
     for b in rows:
         position = positions[b]
-        advance(
-            position,
-            velocities[b],
-            actions[b],
-            acceleration,
-            mass,
-            top_speed,
-            reach,
-            old_velocity,
-            scratch,
-        )
+        advance(position, velocities[b], actions[b], bodies, old_velocity, scratch)
         for i in range(n):
             rewards[b, i] = -self_penalty[i]
         covered = 0
@@ -195,7 +197,7 @@ def spread_step(
                     rewards[b, i] -= nearest_agent
         for i in range(n):
             for other in range(i + 1, n):
-                if distance(position, i, position, other) < reach[i, other]:
+                if distance(position, i, position, other) < bodies.reach[i, other]:
                     rewards[b, i] -= 1.0
                     rewards[b, other] -= 1.0
                     counts[0, b] += 1.0
@@ -239,40 +241,22 @@ def rover_tower_observe_all(
     """The worlds in `rows` at the start of an episode."""
     for b in rows:
         _rover_tower_observe(
-            positions[b],
-            velocities[b],
-            towers[b],
-            landmarks[b],
-            tower_of[b],
-            goal_of[b],
-            said[b],
-            obs[b],
-            state[b],
-        )
+            positions[b], velocities[b], towers[b], landmarks[b], tower_of[b], goal_of[b], said[b],
+            obs[b], state[b],
+        )  # fmt: skip
 
 
 @njit(cache=True)
 def rover_tower_step(
-    rows, actions, positions, velocities, towers, landmarks, tower_of, goal_of, said, acceleration,
-    mass, top_speed,
-    reach, rewards, counts, obs, state,
+    rows, actions, positions, velocities, towers, landmarks, tower_of, goal_of, said, bodies,
+    rewards, counts, obs, state,
 ):  # fmt: skip
     """The worlds in `rows` by one step."""
     p = positions.shape[1]
     scratch = np.empty((p, 2))
     for b in rows:
         position = positions[b]
-        advance(
-            position,
-            velocities[b],
-            actions[b],
-            acceleration,
-            mass,
-            top_speed,
-            reach,
-            False,
-            scratch,
-        )
+        advance(position, velocities[b], actions[b], bodies, False, scratch)
         for tower in range(p):
             said[b, tower] = actions[b, p + tower]
         there = 0
@@ -287,16 +271,9 @@ def rover_tower_step(
         counts[0, b] += there
         counts[1, b] = there
         _rover_tower_observe(
-            position,
-            velocities[b],
-            towers[b],
-            landmarks[b],
-            tower_of[b],
-            goal_of[b],
-            said[b],
-            obs[b],
-            state[b],
-        )
+            position, velocities[b], towers[b], landmarks[b], tower_of[b], goal_of[b], said[b],
+            obs[b], state[b],
+        )  # fmt: skip
 
 
 # treasure collection
@@ -399,8 +376,7 @@ def treasure_observe_all(
         _treasure_measure(positions[b], treasures[b], apart, away)
         _treasure_observe(
             positions[b], velocities[b], holding[b], treasures[b], colours[b], alive[b], mask_dead,
-            n_banks,
-            apart, away, near, order, obs[b], state[b],
+            n_banks, apart, away, near, order, obs[b], state[b],
         )  # fmt: skip
 
 
@@ -481,7 +457,7 @@ def _treasure_exchange(
 @njit(cache=True)
 def treasure_step(
     rows, actions, time, draws, n_start, positions, velocities, holding, treasures, colours, alive,
-    acceleration, mass, top_speed, reach, radius, mask_dead, n_banks, rewards, counts, obs, state,
+    bodies, radius, mask_dead, n_banks, rewards, counts, obs, state,
 ):  # fmt: skip
     """The worlds in `rows` by one step."""
     n, n_treasures = positions.shape[1], treasures.shape[1]
@@ -489,25 +465,14 @@ def treasure_step(
     apart, away, near = np.empty((n, n)), np.empty((n, n_treasures)), np.empty(n_treasures)
     order = np.empty(max(n, n_treasures), dtype=np.int64)
     for b in rows:
-        advance(
-            positions[b],
-            velocities[b],
-            actions[b],
-            acceleration,
-            mass,
-            top_speed,
-            reach,
-            False,
-            scratch,
-        )
+        advance(positions[b], velocities[b], actions[b], bodies, False, scratch)
         _treasure_measure(positions[b], treasures[b], apart, away)
         counts[2, b] += _treasure_reward(
             positions[b], holding[b], alive[b], mask_dead, apart, away, radius, rewards[b]
         )
         _treasure_observe(
             positions[b], velocities[b], holding[b], treasures[b], colours[b], alive[b], mask_dead,
-            n_banks,
-            apart, away, near, order, obs[b], state[b],
+            n_banks, apart, away, near, order, obs[b], state[b],
         )  # fmt: skip
         taken, delivered = _treasure_exchange(
             holding[b], treasures[b], colours[b], alive[b], draws[b],

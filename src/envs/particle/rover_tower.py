@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.particle.base import ParticleEnv, acceleration_of, check_least, unit_to_square
+from envs.particle.base import ParticleEnv, acceleration_of, unit_to_square
 from envs.particle.drawing import GREY, PALETTE, Canvas
 from envs.particle.kernels import (
     LANDMARK_RADIUS,
     N_MOVES,
     N_SYMBOLS,
     ROVER_RADIUS,
+    Bodies,
     rover_tower_observe_all,
     rover_tower_step,
 )
+from envs.ranges import SIZE, SWITCH
 from envs.vector_env import EnvSpec
+from utils.ranges import check_ranges
 
 ROVER_ACCELERATION = 1.5
 ROVER_TOP_SPEED = 1.0
@@ -52,6 +55,13 @@ class RoverTower(ParticleEnv):
         ConfigError: a value out of range.
     """
 
+    ranges = {
+        "n_pairs": SIZE,
+        "n_landmarks": SIZE,
+        "episode_limit": SIZE,
+        "common_reward": SWITCH,
+    }
+
     def __init__(
         self,
         n_envs: int,
@@ -61,14 +71,9 @@ class RoverTower(ParticleEnv):
         episode_limit: int = 25,
         common_reward: bool = False,
     ) -> None:
-        check_least(
-            "rover_tower",
-            n_pairs=(n_pairs, 1),
-            n_landmarks=(n_landmarks, 1),
-            episode_limit=(episode_limit, 1),
-        )
+        check_ranges(locals(), self.ranges, "env_args.")
         self.n_pairs, self.n_landmarks = n_pairs, n_landmarks
-        self._bodies = (
+        self._bodies = Bodies(
             np.full(n_pairs, acceleration_of(ROVER_ACCELERATION)),
             np.ones(n_pairs),
             np.full(n_pairs, ROVER_TOP_SPEED),
@@ -109,15 +114,14 @@ class RoverTower(ParticleEnv):
         self.velocities[rows] = 0.0
         rover_tower_observe_all(
             rows, self.positions, self.velocities, self.towers, self.landmarks, self.tower_of,
-            self.goal_of, self.said,
-            self.obs, self.state,
+            self.goal_of, self.said, self.obs, self.state,
         )  # fmt: skip
 
     def _advance(self, rows: np.ndarray, actions: np.ndarray) -> None:
         rover_tower_step(
             rows, actions, self.positions, self.velocities, self.towers, self.landmarks,
-            self.tower_of, self.goal_of,
-            self.said, *self._bodies, self._rewards, self._counts, self.obs, self.state,
+            self.tower_of, self.goal_of, self.said, self._bodies, self._rewards, self._counts,
+            self.obs, self.state,
         )  # fmt: skip
 
     def _draw(self, index: int, canvas: Canvas) -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.particle.base import ParticleEnv, check_least, unit_to_square
+from envs.particle.base import ParticleEnv, unit_to_square
 from envs.particle.drawing import BLACK, PALETTE, WHITE, Canvas
-from envs.particle.kernels import COVERED, N_MOVES, spread_observe_all, spread_step
+from envs.particle.kernels import COVERED, N_MOVES, Bodies, spread_observe_all, spread_step
+from envs.ranges import SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec
 from utils.errors import ConfigError
+from utils.ranges import check_ranges, one_of
 from utils.registry import nearest
 
 RADIUS = 0.15
@@ -62,6 +64,14 @@ class Spread(ParticleEnv):
         ConfigError: an unknown map or a value out of range.
     """
 
+    ranges = {
+        "n_agents": whole(2),
+        "episode_limit": SIZE,
+        "count_self_collision": SWITCH,
+        "integrator": one_of(*INTEGRATORS),
+        "common_reward": SWITCH,
+    }
+
     def __init__(
         self,
         n_envs: int,
@@ -73,13 +83,14 @@ class Spread(ParticleEnv):
         integrator: str = "semi_implicit",
         common_reward: bool = False,
     ) -> None:
-        self.groups = _check_arguments(map_name, n_agents, episode_limit, integrator)
+        check_ranges(locals(), self.ranges, "env_args.")
+        self.groups = _groups(map_name, n_agents)
         n = len(self.groups)
         self._old_velocity = integrator == "explicit"
         together = self.groups[:, None] == self.groups
         # an agent touches itself, unless it is alone
         self._self_penalty = (count_self_collision & (together.sum(axis=1) > 1)).astype(float)
-        self._bodies = (
+        self._bodies = Bodies(
             np.full(n, ACCELERATION),
             np.ones(n),
             np.full(n, np.inf),
@@ -109,9 +120,9 @@ class Spread(ParticleEnv):
 
     def _advance(self, rows: np.ndarray, actions: np.ndarray) -> None:
         spread_step(
-            rows, actions, self.positions, self.velocities, self.landmarks, *self._bodies,
-            self._old_velocity,
-            self.groups, self._self_penalty, self._rewards, self._counts, self.obs, self.state,
+            rows, actions, self.positions, self.velocities, self.landmarks, self._bodies,
+            self._old_velocity, self.groups, self._self_penalty, self._rewards, self._counts,
+            self.obs, self.state,
         )  # fmt: skip
 
     def _draw(self, index: int, canvas: Canvas) -> None:
@@ -124,18 +135,10 @@ class Spread(ParticleEnv):
             canvas.disc(place, 0.06, BLACK if covered else WHITE, colour, 2, label=str(number))
 
 
-def _check_arguments(
-    map_name: str, n_agents: int | None, episode_limit: int, integrator: str
-) -> np.ndarray:
-    """The group of every agent, int64 [A], everything checked."""
+def _groups(map_name: str, n_agents: int | None) -> np.ndarray:
+    """The group of every agent, int64 [A]."""
     if map_name not in GROUPS:
         raise ConfigError(f"spread: unknown map_name '{map_name}'; {nearest(map_name, GROUPS)}")
-    if integrator not in INTEGRATORS:
-        raise ConfigError(
-            f"spread: integrator is '{integrator}', must be one of {', '.join(INTEGRATORS)}"
-        )
-    if n_agents is not None and not isinstance(n_agents, int):
-        raise ConfigError(f"spread: n_agents is {n_agents!r}, must be an integer or null")
     groups: tuple[int, ...] | None = GROUPS[map_name]
     if groups is None:
         groups = (0,) * (DEFAULT_AGENTS if n_agents is None else n_agents)
@@ -144,5 +147,4 @@ def _check_arguments(
             f"spread: n_agents is {n_agents}, but map_name={map_name} has {len(groups)}: leave it "
             "null"
         )
-    check_least("spread", n_agents=(len(groups), 2), episode_limit=(episode_limit, 1))
     return np.array(groups, dtype=np.int64)

@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.particle.base import ParticleEnv, acceleration_of, check_least, unit_to_square
+from envs.particle.base import ParticleEnv, acceleration_of, unit_to_square
 from envs.particle.drawing import BLACK, PALETTE, WHITE, Canvas
 from envs.particle.kernels import (
     N_MOVES,
     NOTHING,
     TREASURE_BOUND,
     TREASURE_RADIUS,
+    Bodies,
     treasure_observe_all,
     treasure_step,
 )
+from envs.ranges import SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec
-from utils.errors import ConfigError
+from utils.ranges import check_ranges
 
 HUNTER_RADIUS, HUNTER_MASS = 0.05, 1.0
 BANK_RADIUS, BANK_MASS = 0.075, 2.25
@@ -68,6 +70,15 @@ class TreasureCollection(ParticleEnv):
         ConfigError: a value out of range.
     """
 
+    ranges = {
+        "n_hunters": SIZE,
+        "n_banks": whole(1, len(PALETTE)),
+        "n_treasures": SIZE,
+        "episode_limit": SIZE,
+        "mask_dead_treasures": SWITCH,
+        "common_reward": SWITCH,
+    }
+
     def __init__(
         self,
         n_envs: int,
@@ -79,22 +90,12 @@ class TreasureCollection(ParticleEnv):
         mask_dead_treasures: bool = False,
         common_reward: bool = False,
     ) -> None:
-        check_least(
-            "treasure_collection",
-            n_hunters=(n_hunters, 1),
-            n_banks=(n_banks, 1),
-            n_treasures=(n_treasures, 1),
-            episode_limit=(episode_limit, 1),
-        )
-        if n_banks > len(PALETTE):
-            raise ConfigError(
-                f"treasure_collection: n_banks is {n_banks}, must be at most {len(PALETTE)}"
-            )
+        check_ranges(locals(), self.ranges, "env_args.")
         self.n_hunters, self.n_banks, self.n_treasures = n_hunters, n_banks, n_treasures
         self.mask_dead_treasures = bool(mask_dead_treasures)
         n = n_hunters + n_banks
         self._radius = np.array([HUNTER_RADIUS] * n_hunters + [BANK_RADIUS] * n_banks)
-        self._bodies = (
+        self._bodies = Bodies(
             np.full(n, acceleration_of(ACCELERATION)),
             np.array([HUNTER_MASS] * n_hunters + [BANK_MASS] * n_banks),
             np.full(n, TOP_SPEED),
@@ -137,17 +138,15 @@ class TreasureCollection(ParticleEnv):
         self.alive[rows] = True
         treasure_observe_all(
             rows, self.positions, self.velocities, self.holding, self.treasures, self.colours,
-            self.alive,
-            self.mask_dead_treasures, self.n_banks, self.obs, self.state,
+            self.alive, self.mask_dead_treasures, self.n_banks, self.obs, self.state,
         )  # fmt: skip
 
     def _advance(self, rows: np.ndarray, actions: np.ndarray) -> None:
         treasure_step(
             rows, actions, self._time, self._draws, self._n_start, self.positions, self.velocities,
-            self.holding,
-            self.treasures, self.colours, self.alive, *self._bodies, self._radius,
-            self.mask_dead_treasures,
-            self.n_banks, self._rewards, self._counts, self.obs, self.state,
+            self.holding, self.treasures, self.colours, self.alive, self._bodies, self._radius,
+            self.mask_dead_treasures, self.n_banks, self._rewards, self._counts, self.obs,
+            self.state,
         )  # fmt: skip
 
     def _draw(self, index: int, canvas: Canvas) -> None:

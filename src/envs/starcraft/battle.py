@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,22 @@ ORDER_MOVE = 2  # to x, y
 ORDER_ATTACK = 3  # unit index
 ORDER_HEAL = 4  # unit index
 ORDER_ATTACK_MOVE = 5  # to x, y
+
+
+class Units(NamedTuple):
+    """The arrays of a `Battle`, for compiled functions."""
+
+    type: np.ndarray
+    alive: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    health: np.ndarray
+    shield: np.ndarray
+    energy: np.ndarray
+    cooldown: np.ndarray
+    health_max: np.ndarray
+    shield_max: np.ndarray
+    energy_max: np.ndarray
 
 
 class Battle:
@@ -55,6 +71,11 @@ class Battle:
     @property
     def n_units(self) -> int:
         return self.n_agents + self.n_enemies
+
+    @property
+    def units(self) -> Units:
+        """The arrays themselves, not copies."""
+        return Units(*(getattr(self, name) for name in Units._fields))
 
     @classmethod
     def of_map(cls, info: MapInfo, n_envs: int) -> Battle:

@@ -12,13 +12,11 @@ import numpy as np
 
 from envs.starcraft.battle import Battle
 from envs.starcraft.facts import MapInfo, map_info
-from envs.starcraft.interface import RUNNING, TIMEOUT, Interface, Options
-from envs.starcraft.opponents import MIXTURE, SCRIPTS, Opponents
+from envs.starcraft.interface import RUNNING, TIMEOUT, Interface
+from envs.starcraft.opponents import MIXTURE, Opponents
+from envs.starcraft.options import SCRIPTS, SimulatorOptions, ranges_of, takes
 from envs.starcraft.replay import Recorder
 from envs.vector_env import EnvSpec, VectorEnv
-from utils.errors import ConfigError
-
-DIFFICULTY = "7"
 
 
 def _simulator(*args: Any, **kwargs: Any) -> Any:
@@ -38,17 +36,13 @@ class Simulation(VectorEnv):
         n_envs: B.
         seed: battle b's course depends on it, on b and on the actions only.
         info: the map.
-        options: of the interface.
+        options: see `options.SimulatorOptions`.
+        base: see `opponents.Opponents`.
         engine: for `make_engine`, besides.
         sight, shoot: see `Interface`.
-        base, opponents, opponent_weights: see `opponents.Opponents`.
-        step_mul: game loops per step.
-        replay_dir: where `save_replay` writes.
-        replay_prefix: of the file names; "": the map's name.
-        threads: over battles.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: opponents that do not exist.
     """
 
     make_engine: Callable[..., Any] = staticmethod(_simulator)
@@ -58,31 +52,25 @@ class Simulation(VectorEnv):
         n_envs: int,
         seed: int | None,
         info: MapInfo,
-        options: Options,
+        options: SimulatorOptions,
         base: str,
-        opponents: str,
-        opponent_weights: Mapping[str, float] | None,
-        step_mul: int,
-        replay_dir: str,
-        replay_prefix: str,
-        threads: int,
         engine: Mapping[str, Any] | None = None,
         sight: np.ndarray | None = None,
         shoot: np.ndarray | None = None,
     ) -> None:
-        for name, value in (("step_mul", step_mul), ("threads", threads)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"StarCraft: {name} is {value!r}, must be a whole number of at least 1"
-                )
         self.map_info = info
-        self.step_mul = step_mul
+        self.step_mul, threads = options.step_mul, options.threads
         self.engine = self.make_engine(info, n_envs, threads=threads, **(engine or {}))
         self.interface = Interface(
             info, self.battle, options, sight=sight, shoot=shoot, threads=threads
         )
         self.opponents = Opponents(
-            info, self.battle, base, opponents, opponent_weights, threads=threads
+            info,
+            self.battle,
+            base,
+            options.opponents,
+            options.opponent_weights,
+            threads=threads,
         )
         spec = EnvSpec(
             n_agents=info.n_agents,
@@ -92,7 +80,7 @@ class Simulation(VectorEnv):
             episode_limit=info.limit,
             extra=self.interface.env_info(),
         )
-        self._mixed = opponents == MIXTURE
+        self._mixed = options.opponents == MIXTURE
         keys = (
             "battle_won",
             "dead_allies",
@@ -104,7 +92,8 @@ class Simulation(VectorEnv):
         self._battles_won = np.zeros((len(SCRIPTS), n_envs), dtype=np.int64)
         self._battles_game = np.zeros((len(SCRIPTS), n_envs), dtype=np.int64)
         self._timeouts = np.zeros(n_envs, dtype=np.int64)
-        self._replay_dir, self._replay_prefix = Path(replay_dir), replay_prefix or info.name
+        self._replay_dir = Path(options.replay_dir)
+        self._replay_prefix = options.replay_prefix or info.name
         self._recorder = Recorder(info, self.battle)
 
     @property
@@ -126,7 +115,7 @@ class Simulation(VectorEnv):
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         rules = self.interface
         rules.give_orders(actions, mask, self.avail_actions)
-        given = rules
+        given: Interface | Opponents = rules
         if self.opponents.commands:
             self.opponents.command(mask, rules.order, rules.target, rules.target_x, rules.target_y)
             given = self.opponents
@@ -165,7 +154,7 @@ class Simulation(VectorEnv):
         """All random states between episodes, and what scales the rewards: with random teams the
         first one decides.
         """
-        return {**super().get_rng_state(), "max_reward": self.interface.max_reward.tolist()}
+        return {**(super().get_rng_state() or {}), "max_reward": self.interface.max_reward.tolist()}
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
         """Inverse of `get_rng_state`.
@@ -233,91 +222,15 @@ class SC2Sim(Simulation):
     Args:
         n_envs: B.
         seed: battle b's course depends on it, on b and on the actions only.
-        map_name: one of `facts.map_names()`.
-        difficulty: of the enemies; the simulator plays SMAC's default "7" only.
-        opponents, opponent_weights: who plays the enemies, see `opponents.Opponents`. the others:
-            see `Simulation`, `interface.Options` and config/envs/sc2sim.yaml.
+        options: see `options.SimulatorOptions`.
 
     Raises:
         ConfigError: an unknown map, a value out of range.
     """
 
-    def __init__(
-        self,
-        n_envs: int,
-        seed: int | None = None,
-        map_name: str = "3m",
-        difficulty: str = DIFFICULTY,
-        step_mul: int = 8,
-        move_amount: float = 2.0,
-        continuing_episode: bool = False,
-        obs_all_health: bool = True,
-        obs_own_health: bool = True,
-        obs_last_action: bool = False,
-        obs_pathing_grid: bool = False,
-        obs_terrain_height: bool = False,
-        obs_timestep_number: bool = False,
-        obs_instead_of_state: bool = False,
-        state_last_action: bool = True,
-        state_timestep_number: bool = False,
-        reward_sparse: bool = False,
-        reward_only_positive: bool = True,
-        reward_death_value: float = 10.0,
-        reward_win: float = 200.0,
-        reward_defeat: float = 0.0,
-        reward_negative_scale: float = 0.5,
-        reward_scale: bool = True,
-        reward_scale_rate: float = 20.0,
-        heuristic_ai: bool = False,
-        heuristic_rest: bool = False,
-        opponents: str = "attack_move",
-        opponent_weights: dict[str, float] | None = None,
-        replay_dir: str = "results/replays",
-        replay_prefix: str = "",
-        threads: int = 1,
-    ) -> None:
-        check_difficulty("sc2sim", difficulty)
-        options = Options(
-            continuing_episode=continuing_episode,
-            heuristic_ai=heuristic_ai,
-            heuristic_rest=heuristic_rest,
-            move_amount=move_amount,
-            obs_all_health=obs_all_health,
-            obs_instead_of_state=obs_instead_of_state,
-            obs_last_action=obs_last_action,
-            obs_own_health=obs_own_health,
-            obs_pathing_grid=obs_pathing_grid,
-            obs_terrain_height=obs_terrain_height,
-            obs_timestep_number=obs_timestep_number,
-            reward_death_value=reward_death_value,
-            reward_defeat=reward_defeat,
-            reward_negative_scale=reward_negative_scale,
-            reward_only_positive=reward_only_positive,
-            reward_scale=reward_scale,
-            reward_scale_rate=reward_scale_rate,
-            reward_sparse=reward_sparse,
-            reward_win=reward_win,
-            state_last_action=state_last_action,
-            state_timestep_number=state_timestep_number,
-        )
-        super().__init__(
-            n_envs,
-            seed,
-            map_info(map_name),
-            options,
-            base="attack_move",
-            opponents=opponents,
-            opponent_weights=opponent_weights,
-            step_mul=step_mul,
-            replay_dir=replay_dir,
-            replay_prefix=replay_prefix,
-            threads=threads,
-        )
+    ranges = ranges_of(SimulatorOptions)
 
-
-def check_difficulty(name: str, difficulty: str) -> None:
-    """Raises `ConfigError` for a difficulty that the simulator does not have."""
-    if str(difficulty) != DIFFICULTY:
-        raise ConfigError(
-            f'{name}: difficulty is {difficulty!r}, the simulator has only "7" (SMAC\'s default)'
-        )
+    @takes(SimulatorOptions)
+    def __init__(self, n_envs: int, seed: int | None = None, **options: Any) -> None:
+        given = SimulatorOptions(**options)
+        super().__init__(n_envs, seed, map_info(given.map_name), given, base="attack_move")

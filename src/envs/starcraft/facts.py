@@ -429,6 +429,18 @@ def terrain(name: str) -> tuple[np.ndarray, np.ndarray]:
     return pathing, height
 
 
+def _entry(section: str, what: str, name: str) -> dict[str, Any]:
+    """Entry `name` of a section of the maps' file, which holds things called `what`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = _MAPS[section]
+    if name not in known:
+        raise ConfigError(f"unknown {what} '{name}'; {nearest(name, tuple(known))}")
+    return known[name]
+
+
 def map_names() -> tuple[str, ...]:
     """All maps, SMAC's and SMAC-Comm's."""
     return tuple(_MAPS["maps"])
@@ -441,9 +453,7 @@ def map_info(name: str) -> MapInfo:
     Raises:
         ConfigError: there is none.
     """
-    if name not in _MAPS["maps"]:
-        raise ConfigError(f"unknown StarCraft map '{name}'; {nearest(name, map_names())}")
-    raw = _MAPS["maps"][name]
+    raw = _entry("maps", "StarCraft map", name)
     pathing, height = terrain(raw["terrain"])
     calls = {
         side: tuple(
@@ -496,14 +506,9 @@ def scenario_names() -> tuple[str, ...]:
 
 @cache
 def scenario(name: str) -> Scenario:
-    """The SMACv2 scenario `name`.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in _MAPS["smacv2"]:
-        raise ConfigError(f"unknown SMACv2 scenario '{name}'; {nearest(name, scenario_names())}")
-    raw = {**_MAPS["smacv2"][name], "name": name}
-    return Scenario(
-        **{f.name: tuple(v) if isinstance(v := raw[f.name], list) else v for f in fields(Scenario)}
-    )
+    """The SMACv2 scenario `name`; errors as in `map_info`."""
+    raw = {**_entry("smacv2", "SMACv2 scenario", name), "name": name}
+    values: dict[str, Any] = {
+        f.name: tuple(v) if isinstance(v := raw[f.name], list) else v for f in fields(Scenario)
+    }
+    return Scenario(**values)

@@ -9,12 +9,13 @@ side and heal by themselves ("hunt": they go where the fighters go).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from envs.compiled import kernel
 from envs.starcraft.battle import (
     ORDER_ATTACK,
     ORDER_ATTACK_MOVE,
@@ -25,19 +26,11 @@ from envs.starcraft.battle import (
     Workers,
 )
 from envs.starcraft.facts import UNIT_NAMES, MapInfo, UnitType, unit_type
+from envs.starcraft.options import SCRIPTS
 from envs.starcraft.sim.tables import pack
 from utils.errors import ConfigError
 from utils.registry import nearest
 
-# attack_move: the map's one order at the start, then each unit's own choice of targets (SMAC).
-# hunt: each attacks the agent that was closest when its last target died (SMACv2).
-# nearest: each attacks the agent that is closest now.
-# focus_fire: each attacks the weakest of the agents that its weapon reaches; if it reaches none,
-# the closest.
-# kite: units with few points left keep away from agents, those that outrange the nearest agent do
-# so between shots; else as nearest.
-# random_target: each attacks an agent drawn at random until it dies.
-SCRIPTS = ("attack_move", "hunt", "nearest", "focus_fire", "kite", "random_target")
 ATTACK_MOVE, HUNT, NEAREST, FOCUS_FIRE, KITE, RANDOM_TARGET = range(len(SCRIPTS))
 MIXTURE = "mixture"
 # Distance between centres that weak units keep from agents.
@@ -99,25 +92,16 @@ class Opponents:
                 f"StarCraft: unknown opponents {choice!r}; "
                 f"{nearest(str(choice), (*known, MIXTURE))}"
             )
-        weights = dict(weights or {})
+        weights = {name: one for name, one in (weights or {}).items() if one is not None}
         if weights and choice != MIXTURE:
             raise ConfigError(
                 f"StarCraft: opponent_weights go with opponents: {MIXTURE}, not with {choice}"
             )
-        for name, weight in weights.items():
+        for name in weights:
             if name not in known:
                 raise ConfigError(
                     f"StarCraft: opponent_weights: unknown opponent '{name}'; "
                     f"{nearest(name, known)}"
-                )
-            if (
-                isinstance(weight, bool)
-                or not isinstance(weight, (int, float))
-                or not isfinite(weight)
-                or weight < 0
-            ):
-                raise ConfigError(
-                    f"StarCraft: opponent_weights.{name} is {weight!r}, must be a number from 0"
                 )
         if choice == MIXTURE:
             weights = weights or dict.fromkeys((base, *SCRIPTS[NEAREST:]), 1.0)
@@ -139,7 +123,7 @@ class Opponents:
         self.target_x, self.target_y = np.zeros((b, n)), np.zeros((b, n))
         self._chosen = np.full((b, n), -1, dtype=np.int64)
         self._rng = np.ones(b, dtype=np.uint64)
-        self._units = _Units(*(getattr(battle, name) for name in _Units._fields))
+        self._units = battle.units
         self._types = _types(info.units)
         self._pathing = np.array(info.pathing, dtype=np.bool_)
         self._workers = Workers(threads, b)
@@ -153,7 +137,7 @@ class Opponents:
         self._chosen[mask] = -1
         if len(self.names) == 1 and self.script[0] != RANDOM_TARGET:
             return
-        for b in np.flatnonzero(mask):
+        for b in np.flatnonzero(mask).tolist():
             if len(self.names) > 1:
                 self.script[b] = np.searchsorted(self._edges, rngs[b].random(), side="right")
             self._rng[b] = rngs[b].integers(1, 2**63)
@@ -181,20 +165,6 @@ class Opponents:
     def close(self) -> None:
         """Ends the threads; may be called twice."""
         self._workers.close()
-
-
-class _Units(NamedTuple):
-    """The arrays of a `Battle` that the scripts read."""
-
-    type: np.ndarray
-    alive: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    health: np.ndarray
-    shield: np.ndarray
-    cooldown: np.ndarray
-    health_max: np.ndarray
-    shield_max: np.ndarray
 
 
 def _types(overrides: Mapping[str, UnitType]) -> _Types:
@@ -324,7 +294,7 @@ def _keeps_away(units, b, u, v, strong, types):
     return 1 if outranges and units.cooldown[b, u] > RELOADING and gap < types.reach[mine] else 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _command(
     first, end, mask, n_agents, script, units, types, pathing, chosen, rng,
     given_order, given_target, given_x, given_y, order, target, target_x, target_y,

@@ -97,15 +97,15 @@ class Painter:
         image = self._background.copy()
         pen = ImageDraw.Draw(image)
         alive = scene.alive
-        for i in np.flatnonzero(~alive):
+        for i in np.flatnonzero(~alive).tolist():
             self._grave(pen, scene, i)
-        for i in np.flatnonzero(alive & (scene.target >= 0)):
+        for i in np.flatnonzero(alive & (scene.target >= 0)).tolist():
             self._aim(pen, scene, i)
         # flyers are above the others
         flying = np.array([unit_type(UNIT_NAMES[kind]).flying for kind in scene.type])
         for i in (*np.flatnonzero(alive & ~flying), *np.flatnonzero(alive & flying)):
             self._unit(pen, scene, i)
-        for i in np.flatnonzero(alive):
+        for i in np.flatnonzero(alive).tolist():
             self._bars(pen, scene, i)
         pen.text(
             (6 * OVERSAMPLING, self._top / 2), scene.text, fill=TEXT, font=self._font, anchor="lm"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -88,13 +89,17 @@ class Recorder:
             number += 1
         frames = int(self._length[index])
         bt = self._battle
+        fixed = {name: getattr(bt, name)[index] for name in ("type", "health_max", "shield_max")}
+        values: dict[str, Any] = {
+            name: self._values[index, :frames, row] for row, name in enumerate(FIELDS)
+        }
         np.savez_compressed(
             film.with_suffix(".npz"),
             map_name=self._info.name,
             n_agents=bt.n_agents,
             unit_names=np.array(UNIT_NAMES),
-            **{name: getattr(bt, name)[index] for name in ("type", "health_max", "shield_max")},
-            **{name: self._values[index, :frames, row] for row, name in enumerate(FIELDS)},
+            **fixed,
+            **values,
             target=self._targets[index, :frames],
             actions=self._actions[index, :frames],
             reward=self._rewards[index, :frames],

@@ -9,25 +9,35 @@ import importlib.util
 import inspect
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from envs.multiagentenv import Actions
 from envs.starcraft.facts import scenario, scenario_names
 from envs.starcraft.game.env import load_client
 from envs.starcraft.game.smac_env import SmacEnv
+from envs.starcraft.options import (
+    CAPABILITIES,
+    TEAMS,
+    HardOptions,
+    SC2V2Options,
+    defaults_of,
+    ranges_of,
+    takes,
+)
 from utils.errors import ConfigError, MissingPackage, UserError
 from utils.registry import nearest
 from utils.seeding import derive_seed
 
 INSTALL = "pip install -r requirements-sc2v2.txt"
-V2_MODULE = "smacv2.env.starcraft2.wrapper"
-HARD_MODULE = "smac_hard.env"
+OURS = ("module", "kwargs")  # options that are not the package's
 # SMACv2's maps by race; the teams' sizes are not the map's
 V2_MAPS = {"T": "10gen_terran", "P": "10gen_protoss", "Z": "10gen_zerg"}
 
@@ -131,12 +141,10 @@ class UpstreamEnv(SmacEnv):
     Args:
         name: of the environment, for messages.
         make: the package's class.
-        takes: the class whose arguments count, where `make` takes any.
+        parameters_of: the class whose arguments count, where `make` takes any.
         seed: of the game, the teams and the places.
-        env_args: its arguments. One that the installed version does not have is left out if it is
-            as in `defaults`.
-        defaults: their default values.
-        kwargs: further arguments.
+        options: its arguments. One that the installed version does not have is left out if it is
+            at its default.
 
     Raises:
         ConfigError: an argument that the installed version does not have.
@@ -146,16 +154,16 @@ class UpstreamEnv(SmacEnv):
         self,
         name: str,
         make: type,
-        takes: type,
+        parameters_of: type,
         seed: int,
-        env_args: Mapping[str, Any],
-        defaults: Mapping[str, Any],
-        kwargs: Mapping[str, Any],
+        options: HardOptions,
     ) -> None:
-        parameters = inspect.signature(takes).parameters
+        parameters = inspect.signature(parameters_of).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        given = {}
-        for key, value in env_args.items():
+        defaults, given, kwargs = defaults_of(type(options)), {}, options.kwargs or {}
+        for key, value in vars(options).items():
+            if key in OURS:
+                continue
             if anything or key in parameters:
                 given[key] = value
             elif value != defaults[key]:
@@ -179,7 +187,7 @@ class UpstreamEnv(SmacEnv):
         with self._randomness.active():
             return super().reset()
 
-    def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float, bool, dict[str, Any]]:
         with self._randomness.active():
             return super().step(actions)
 
@@ -202,74 +210,31 @@ class SC2V2Env(UpstreamEnv):
 
     Args:
         seed: of the game, the teams and the places.
-        map_name: a scenario, e.g. "terran_5_vs_5", which says what is drawn; or one of the
-            package's maps, e.g. "10gen_terran", and then `capability_config` says it all.
-        capability_config: what is drawn in every episode, in SMACv2's form; changes the scenario's.
-        module: where the package has its wrapper.
-        kwargs: further arguments of the package's environment. the others: see
-            config/envs/sc2v2.yaml.
+        options: see `options.SC2V2Options`. `map_name` is a scenario, e.g. "terran_5_vs_5", which
+            says what is drawn, or one of the package's maps, e.g. "10gen_terran", and then
+            `capability_config` says it all.
 
     Raises:
-        ConfigError: an unknown scenario, an argument that the installed version does not have.
+        ConfigError: an unknown scenario, an argument that the installed version does not have, a
+            value out of range.
         MissingPackage, UserError: SMACv2, pysc2 or the game is not there.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        map_name: str = "terran_5_vs_5",
-        capability_config: Mapping[str, Any] | None = None,
-        difficulty: str = "7",
-        game_version: str | None = None,
-        step_mul: int = 8,
-        move_amount: float = 2.0,
-        continuing_episode: bool = False,
-        use_unit_ranges: bool = True,
-        min_attack_range: int = 2,
-        conic_fov: bool = False,
-        num_fov_actions: int = 12,
-        prob_obs_enemy: float = 1.0,
-        action_mask: bool = True,
-        obs_all_health: bool = True,
-        obs_own_health: bool = True,
-        obs_own_pos: bool = True,
-        obs_starcraft: bool = True,
-        obs_last_action: bool = False,
-        obs_pathing_grid: bool = False,
-        obs_terrain_height: bool = False,
-        obs_timestep_number: bool = False,
-        obs_instead_of_state: bool = False,
-        state_last_action: bool = True,
-        state_timestep_number: bool = False,
-        reward_sparse: bool = False,
-        reward_only_positive: bool = True,
-        reward_death_value: float = 10.0,
-        reward_win: float = 200.0,
-        reward_defeat: float = 0.0,
-        reward_negative_scale: float = 0.5,
-        reward_scale: bool = True,
-        reward_scale_rate: float = 20.0,
-        heuristic_ai: bool = False,
-        heuristic_rest: bool = False,
-        replay_dir: str = "",
-        replay_prefix: str = "",
-        debug: bool = False,
-        module: str = V2_MODULE,
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        env_args, defaults = _arguments(SC2V2Env, locals())
-        env_args["map_name"], env_args["capability_config"] = capabilities(
-            map_name, capability_config or {}
+    ranges = ranges_of(SC2V2Options)
+
+    @takes(SC2V2Options)
+    def __init__(self, seed: int, **options: Any) -> None:
+        given = SC2V2Options(**options)
+        map_name, config = capabilities(given.map_name, given.capability_config or {})
+        found = load(
+            "sc2v2", given.module, "--env-config=sc2sim_v2 simulates its scenarios without"
         )
-        found = load("sc2v2", module, "--env-config=sc2sim_v2 simulates its scenarios without")
         super().__init__(
             "sc2v2",
             found.StarCraftCapabilityEnvWrapper,
             found.StarCraft2Env,
             seed,
-            env_args,
-            defaults,
-            kwargs or {},
+            replace(given, map_name=map_name, capability_config=config),
         )
 
 
@@ -278,74 +243,21 @@ class SC2HardEnv(UpstreamEnv):
 
     Args:
         seed: of the game and the scripts.
-        map_name: one of the package's maps, e.g. "3m".
-        module: where the package has its environment.
-        kwargs: further arguments of the package's environment, e.g. the chances of its scripts. the
-            others: see config/envs/sc2hard.yaml.
+        options: see `options.HardOptions`.
 
     Raises:
-        ConfigError: an argument that the installed version does not have.
+        ConfigError: an argument that the installed version does not have, a value out of range.
         MissingPackage, UserError: SMAC-Hard, pysc2 or the game is not there.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        map_name: str = "3m",
-        difficulty: str = "7",
-        game_version: str | None = None,
-        step_mul: int = 8,
-        move_amount: float = 2.0,
-        continuing_episode: bool = False,
-        obs_all_health: bool = True,
-        obs_own_health: bool = True,
-        obs_last_action: bool = False,
-        obs_pathing_grid: bool = False,
-        obs_terrain_height: bool = False,
-        obs_timestep_number: bool = False,
-        obs_instead_of_state: bool = False,
-        state_last_action: bool = True,
-        state_timestep_number: bool = False,
-        reward_sparse: bool = False,
-        reward_only_positive: bool = True,
-        reward_death_value: float = 10.0,
-        reward_win: float = 200.0,
-        reward_defeat: float = 0.0,
-        reward_negative_scale: float = 0.5,
-        reward_scale: bool = True,
-        reward_scale_rate: float = 20.0,
-        heuristic_ai: bool = False,
-        heuristic_rest: bool = False,
-        replay_dir: str = "",
-        replay_prefix: str = "",
-        debug: bool = False,
-        module: str = HARD_MODULE,
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        env_args, defaults = _arguments(SC2HardEnv, locals())
-        found = load(
-            "sc2hard",
-            module,
-            "--env-config=sc2sim with env_args.opponents=mixture has scripts of our own",
-        )
-        super().__init__(
-            "sc2hard",
-            found.StarCraft2Env,
-            found.StarCraft2Env,
-            seed,
-            env_args,
-            defaults,
-            kwargs or {},
-        )
+    ranges = ranges_of(HardOptions)
 
-
-def _arguments(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is for the package, as given and by default."""
-    ours = ("self", "seed", "module", "kwargs")
-    parameters = {key: p for key, p in inspect.signature(cls).parameters.items() if key not in ours}
-    return {key: given[key] for key in parameters}, {
-        key: p.default for key, p in parameters.items()
-    }
+    @takes(HardOptions)
+    def __init__(self, seed: int, **options: Any) -> None:
+        given = HardOptions(**options)
+        instead = "--env-config=sc2sim with env_args.opponents=mixture has scripts of our own"
+        found = load("sc2hard", given.module, instead)
+        super().__init__("sc2hard", found.StarCraft2Env, found.StarCraft2Env, seed, given)
 
 
 def capabilities(map_name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -367,18 +279,13 @@ def capabilities(map_name: str, config: Mapping[str, Any]) -> tuple[str, dict[st
         "n_units": given.n_agents,
         "n_enemies": given.n_enemies,
         "team_gen": {
-            "dist_type": "weighted_teams",
+            "dist_type": TEAMS,
             "unit_types": [unit.lower() for unit in given.units],
             "weights": list(given.weights),
             "exception_unit_types": [unit.lower() for unit in given.not_whole_team],
             "observe": True,
         },
-        "start_positions": {
-            "dist_type": "surrounded_and_reflect",
-            "p": 0.5,
-            "map_x": 32,
-            "map_y": 32,
-        },
+        "start_positions": dict(CAPABILITIES["start_positions"]),
     }
     for key, value in config.items():
         old = whole.get(key)

@@ -230,7 +230,7 @@ def find_game(map_name: str, version: str | None) -> Installation:
 
 def log_actions() -> None:
     """Prints all orders that are sent to games of this process from now on."""
-    flags.FLAGS.sc2_log_actions = True
+    flags.FLAGS.sc2_log_actions = True  # type: ignore[assignment]  # absl knows no bool
 
 
 def wait_turn(interval: float) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from envs.multiagentenv import ArrayEnv
+from envs.multiagentenv import Actions, ArrayEnv
 from envs.starcraft.battle import ORDER_ATTACK, ORDER_HEAL, ORDER_MOVE, ORDER_STOP, Battle
 from envs.starcraft.facts import UNIT_INDEX, UNIT_NAMES, map_info, unit_type
 from envs.starcraft.game.grids import pathing_grid, terrain_height
-from envs.starcraft.interface import RUNNING, TIMEOUT, Interface, Options
+from envs.starcraft.interface import RUNNING, TIMEOUT, Interface
+from envs.starcraft.options import SC2Options, ranges_of, takes
 from envs.starcraft.replay import Recorder
 from utils.errors import ConfigError, EnvFailure, MissingPackage
 from utils.seeding import derive_seed
@@ -64,65 +64,33 @@ class StarCraft2Env(ArrayEnv):
 
     Args:
         seed: of the first game; one that replaces it gets a seed derived from it.
-        map_name: one of `facts.map_names()`.
-        difficulty: of the game's own player, "1" to "9" or "A"; SMAC's is "7".
-        game_version: e.g. "4.10"; None: the newest that is installed.
-        step_mul: game loops per step.
-        replay_dir: where replays go, absolute or relative to the game's own folder of replays.
-        replay_prefix: of their names; "": the map's name.
-        game_timeout: s that the game may take to start or to answer.
-        start_interval: s between the starts of two games on this machine.
-        debug: print what is sent to the game.
-        options: see `interface.Options`.
+        options: see `options.SC2Options`. Replays go to `replay_dir`, absolute or relative to the
+            game's own folder of replays.
 
     Raises:
         ConfigError: an unknown map, a value out of range.
         MissingPackage, UserError: pysc2, the game or the map is not there.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        map_name: str = "3m",
-        difficulty: str = "7",
-        game_version: str | None = None,
-        step_mul: int = 8,
-        replay_dir: str = "",
-        replay_prefix: str = "",
-        game_timeout: float = 120.0,
-        start_interval: float = 1.0,
-        debug: bool = False,
-        **options: Any,
-    ) -> None:
-        info = map_info(map_name)
-        if isinstance(step_mul, bool) or not isinstance(step_mul, int) or step_mul < 1:
-            raise ConfigError(
-                f"sc2: step_mul is {step_mul!r}, must be a whole number of at least 1"
-            )
-        for name, value, least in (
-            ("game_timeout", game_timeout, 1),
-            ("start_interval", start_interval, 0),
-        ):
-            if not value >= least:
-                raise ConfigError(f"sc2: {name} is {value!r}, must be at least {least} (seconds)")
-        self._options = Options(**options)
+    ranges = ranges_of(SC2Options)
+
+    @takes(SC2Options)
+    def __init__(self, seed: int, **options: Any) -> None:
+        self._options = given = SC2Options(**options)
+        info = map_info(given.map_name)
         self._client = load_client()
-        if str(difficulty) not in self._client.DIFFICULTIES:
+        if str(given.difficulty) not in self._client.DIFFICULTIES:
             known = ", ".join(self._client.DIFFICULTIES)
-            raise ConfigError(f"sc2: difficulty is {difficulty!r}, must be one of {known}")
-        self._installation = self._client.find_game(map_name, game_version)
-        if debug:
+            raise ConfigError(f"sc2: difficulty is {given.difficulty!r}, must be one of {known}")
+        self._installation = self._client.find_game(given.map_name, given.game_version)
+        if given.debug:
             self._client.log_actions()
         self.map_info = info
         self.n_agents, self.n_enemies = info.n_agents, info.n_enemies
         self.episode_limit = info.limit
         self.battle = Battle.of_map(info, 1)
-        self._rules = Interface(info, self.battle, self._options)
+        self._rules = Interface(info, self.battle, given)
         self.n_actions = self._rules.n_actions
-        self._difficulty = str(difficulty)
-        self._step_mul = step_mul
-        self._replay_dir, self._replay_prefix = replay_dir, replay_prefix or map_name
-        self._timeout, self._start_interval = float(game_timeout), float(start_interval)
         self._seed = seed
 
         self._obs = np.zeros((1, self.n_agents, self._rules.obs_size), dtype=np.float32)
@@ -175,7 +143,7 @@ class StarCraft2Env(ArrayEnv):
         self._running = True
         return self.get_obs(), self.get_state()
 
-    def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float, bool, dict[str, Any]]:
         """Takes one action per agent; see `MultiAgentEnv.step`.
 
         With `heuristic_ai` the list of actions is overwritten with what the agents did instead, as
@@ -191,11 +159,12 @@ class StarCraft2Env(ArrayEnv):
         rules = self._rules
         rules.give_orders(chosen, self._only, self._avail)
         if self._options.heuristic_ai and not isinstance(actions, tuple):
+            given: Any = actions
             for agent, action in enumerate(rules.executed[0].tolist()):
-                actions[agent] = action
+                given[agent] = action
         try:
             self._game.act(self._orders())
-            self._game.step(self._step_mul)
+            self._game.step(self._options.step_mul)
             units = self._game.observe()
         except self._client.GameBroken as error:
             self._running = False
@@ -233,16 +202,16 @@ class StarCraft2Env(ArrayEnv):
     def _launch(self) -> None:
         if self._losses:
             time.sleep(min(BACKOFF_MAX, BACKOFF * 2 ** (self._losses - 1)))
-        info = self.map_info
+        info, options = self.map_info, self._options
         seed = derive_seed(self._seed, "game", self._launches) if self._launches else self._seed
         self._launches += 1
         self._game = self._client.Game(
             self._installation,
             (info.agent_race, info.enemy_race),
-            self._difficulty,
+            str(options.difficulty),
             seed,
-            self._timeout,
-            self._start_interval,
+            float(options.game_timeout),
+            float(options.start_interval),
         )
         start = self._game.start
         low, high = start.playable_area.p0, start.playable_area.p1
@@ -425,7 +394,8 @@ class StarCraft2Env(ArrayEnv):
         if self._game is None:
             raise ValueError("no game is running: there is nothing to save")
         # The time in the name, to the second, would not keep the games of several workers apart.
-        path = self._game.save_replay(self._replay_dir, f"{self._replay_prefix}_{self._seed}")
+        prefix = self._options.replay_prefix or self._options.map_name
+        path = self._game.save_replay(self._options.replay_dir, f"{prefix}_{self._seed}")
         _log.info("replay saved to %s", path)
 
     def close(self) -> None:

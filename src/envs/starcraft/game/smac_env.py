@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import Actions, MultiAgentEnv
 from envs.starcraft.game.env import load_client
 from utils.errors import MissingPackage
 
@@ -75,7 +75,7 @@ class SmacEnv(MultiAgentEnv):
         self.n_agents = self.env.n_agents
         self.episode_limit = self.env.episode_limit
 
-    def step(self, actions: Sequence[int]) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[float, bool, dict[str, Any]]:
         reward, terminated, info = self.env.step(actions)
         if terminated and not info:
             return 0.0, True, {"env_error": True}

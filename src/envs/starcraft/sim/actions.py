@@ -52,6 +52,7 @@ from envs.starcraft.sim.state import (
     WEAPON,
     WIND_UP,
     Array,
+    Shots,
     X,
     Y,
     gap_between,
@@ -142,24 +143,13 @@ def _go_to(f: Array, k: Array, u: int) -> None:
 
 
 @njit(**INNER)
-def _fire(
-    f: Array,
-    k: Array,
-    c: Array,
-    events: Array,
-    rng: Array,
-    b: int,
-    u: int,
-    v: int,
-    jitter: bool,
-    tables: t.Tables,
-) -> None:
+def _fire(f: Array, k: Array, c: Array, u: int, v: int, shots: Shots, tables: t.Tables) -> None:
     """The damage point of u's attack on v: hits get under way, the weapon cools down."""
     kind = k[TYPE, u]
     weapon = tables.weapon[kind, k[WEAPON, u]]
     now = c[LOOP]
     hits = int(weapon[t.HITS])
-    if c[N_EVENTS] + hits > events.shape[0]:
+    if c[N_EVENTS] + hits > shots.events.shape[0]:
         # only where someone sets cooldowns from outside: it waits for hits under way to land
         return
     k[AIM, u] = -1
@@ -169,33 +159,22 @@ def _fire(
         return
     flight = max(0.0, gap_between(f, u, v)) / weapon[t.MISSILE] if weapon[t.MISSILE] > 0.0 else 0.0
     for hit in range(hits):
-        event = events[c[N_EVENTS]]
+        event = shots.events[c[N_EVENTS]]
         event[DUE] = now + math.ceil(flight + hit * weapon[t.HIT_GAP] - EPS)
         event[SOURCE] = u
         event[VICTIM] = v
         event[EVENT_WEAPON] = k[WEAPON, u]
         c[N_EVENTS] += 1
     period = weapon[t.PERIOD]
-    if jitter:
+    if shots.jitter:
         first, last = ATTACK_JITTER
-        period += first + math.floor(random_number(rng, b) * (last - first + 1))
+        period += first + math.floor(random_number(shots.rng, shots.b) * (last - first + 1))
     f[COOLDOWN, u] = period - (now - k[STARTED, u])
     f[BACKSWING, u] = weapon[t.BACKSWING]
 
 
 @njit(**INNER)
-def _engage(
-    f: Array,
-    k: Array,
-    c: Array,
-    events: Array,
-    rng: Array,
-    b: int,
-    u: int,
-    v: int,
-    jitter: bool,
-    tables: t.Tables,
-) -> None:
+def _engage(f: Array, k: Array, c: Array, u: int, v: int, shots: Shots, tables: t.Tables) -> None:
     """One loop of u's attack on v: wind up and hit, wait for the weapon, or follow."""
     kind = k[TYPE, u]
     gap = gap_between(f, u, v)
@@ -205,7 +184,7 @@ def _engage(
             k[FIRM, u] = 1
             f[WIND_UP, u] -= 1.0
             if f[WIND_UP, u] <= EPS:
-                _fire(f, k, c, events, rng, b, u, v, jitter, tables)
+                _fire(f, k, c, u, v, shots, tables)
             return
     k[AIM, u] = -1
     chosen = tables.weapon_for[kind, k[TYPE, v]]
@@ -224,7 +203,7 @@ def _engage(
             k[STARTED, u] = c[LOOP]
             f[WIND_UP, u] = weapon[t.DAMAGE_POINT]
             if f[WIND_UP, u] <= EPS:
-                _fire(f, k, c, events, rng, b, u, v, jitter, tables)
+                _fire(f, k, c, u, v, shots, tables)
     elif f[BACKSWING, u] > EPS:
         k[FIRM, u] = 1
     else:
@@ -256,22 +235,12 @@ def _heal(f: Array, k: Array, c: Array, u: int, v: int, tables: t.Tables) -> Non
 
 
 @njit(**INNER)
-def act(
-    f: Array,
-    k: Array,
-    c: Array,
-    events: Array,
-    rng: Array,
-    b: int,
-    u: int,
-    jitter: bool,
-    tables: t.Tables,
-) -> None:
+def act(f: Array, k: Array, c: Array, u: int, shots: Shots, tables: t.Tables) -> None:
     """What u does in this loop: its order, or what it acquired by itself."""
     order = k[ORDER, u]
     if order == ORDER_ATTACK:
         if is_living(k, k[SUBJECT, u]):
-            _engage(f, k, c, events, rng, b, u, k[SUBJECT, u], jitter, tables)
+            _engage(f, k, c, u, k[SUBJECT, u], shots, tables)
             return
         order = k[ORDER, u] = ORDER_NONE
     elif order == ORDER_HEAL:
@@ -284,7 +253,7 @@ def act(
         if tables.unit[k[TYPE, u], t.HEAL_RATE] > 0.0:
             _heal(f, k, c, u, k[TARGET, u], tables)
         else:
-            _engage(f, k, c, events, rng, b, u, k[TARGET, u], jitter, tables)
+            _engage(f, k, c, u, k[TARGET, u], shots, tables)
         return
     k[AIM, u] = -1
     # after its last hit it stands until the backswing is over; orders from outside have cut it off

@@ -1,11 +1,11 @@
-"""The units of a new battle."""
+"""The units of a new units."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from envs.starcraft.battle import ORDER_ATTACK
+from envs.starcraft.battle import ORDER_ATTACK, Units
 from envs.starcraft.sim import tables as t
 from envs.starcraft.sim.movement import push_apart
 from envs.starcraft.sim.pathing import INNER, Ground, is_open, nearest_open_point
@@ -28,7 +28,6 @@ from envs.starcraft.sim.state import (
     TARGET,
     TYPE,
     Array,
-    Battle,
     X,
     Y,
     list_living,
@@ -130,7 +129,7 @@ def _number_agents(f: Array, k: Array, n_agents: int) -> None:
 
 @njit(**INNER)
 def create_units(
-    battle: Battle,
+    units: Units,
     b: int,
     f: Array,
     k: Array,
@@ -153,18 +152,18 @@ def create_units(
     for u in range(k.shape[1]):
         i = k[SLOT, u]
         kind = kinds[i]
-        battle.type[b, u] = kind
-        battle.alive[b, u] = True
-        battle.x[b, u] = f[X, i]
-        battle.y[b, u] = f[Y, i]
-        battle.health[b, u] = battle.health_max[b, u] = tables.unit[kind, t.HEALTH_FULL]
-        battle.shield[b, u] = battle.shield_max[b, u] = tables.unit[kind, t.SHIELD_FULL]
-        battle.energy_max[b, u] = tables.unit[kind, t.ENERGY_FULL]
-        battle.energy[b, u] = tables.unit[kind, t.ENERGY_START]
-        battle.cooldown[b, u] = 0.0
+        units.type[b, u] = kind
+        units.alive[b, u] = True
+        units.x[b, u] = f[X, i]
+        units.y[b, u] = f[Y, i]
+        units.health[b, u] = units.health_max[b, u] = tables.unit[kind, t.HEALTH_FULL]
+        units.shield[b, u] = units.shield_max[b, u] = tables.unit[kind, t.SHIELD_FULL]
+        units.energy_max[b, u] = tables.unit[kind, t.ENERGY_FULL]
+        units.energy[b, u] = tables.unit[kind, t.ENERGY_START]
+        units.cooldown[b, u] = 0.0
     f[:] = 0.0
     k[:] = 0
-    load(battle, b, f, k, c, tables)
+    load(units, b, f, k, c, tables)
     centre_x, centre_y = np.mean(f[X, n_agents:]), np.mean(f[Y, n_agents:])
     for u in range(k.shape[1]):
         k[SUBJECT, u] = k[TARGET, u] = k[AIM, u] = k[HIT_BY, u] = k[HEALED, u] = -1

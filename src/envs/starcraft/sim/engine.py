@@ -67,7 +67,7 @@ class Engine:
         self._tables = pack(info.units)
         self._ground = make_ground(info.pathing)
         n_units = self.battle.n_units
-        self._shared = state.Battle(*(getattr(self.battle, name) for name in state.Battle._fields))
+        self._units = self.battle.units
         self._state = state.State(
             floats=np.zeros((n_envs, state.FLOATS, n_units)),
             ints=np.zeros((n_envs, state.INTS, n_units), dtype=np.int64),
@@ -102,7 +102,7 @@ class Engine:
             mask: bool [B].
             rngs: B generators; all that is random in battle b comes from a draw from `rngs[b]`.
         """
-        chosen = np.flatnonzero(mask)
+        chosen = np.flatnonzero(mask).tolist()
         if not self._fixed:
             self._draw(chosen, rngs)
         for b in chosen:
@@ -110,7 +110,7 @@ class Engine:
         self._workers.run(
             kernels.create,
             mask,
-            self._shared,
+            self._units,
             self._state,
             self._kinds,
             self._points,
@@ -149,7 +149,7 @@ class Engine:
         self._workers.run(
             kernels.advance,
             mask,
-            self._shared,
+            self._units,
             self._state,
             order,
             target,
@@ -170,9 +170,7 @@ class Engine:
         """Ends the threads; may be called twice."""
         self._workers.close()
 
-    def _draw(
-        self, chosen: Sequence[int] | np.ndarray, rngs: Sequence[np.random.Generator]
-    ) -> None:
+    def _draw(self, chosen: Sequence[int], rngs: Sequence[np.random.Generator]) -> None:
         """Creation points and the enemies' orders of new battles."""
         for b in chosen:
             if self._draw_units is None:

@@ -13,13 +13,10 @@ whoever hit them.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
-from pathlib import Path
-
 from numba import njit
 
-from envs.starcraft.battle import ORDER_ATTACK, ORDER_HEAL
+from envs.compiled import kernel
+from envs.starcraft.battle import ORDER_ATTACK, ORDER_HEAL, Units
 from envs.starcraft.sim import tables as t
 from envs.starcraft.sim.actions import act, give_order
 from envs.starcraft.sim.creation import create_units
@@ -55,7 +52,7 @@ from envs.starcraft.sim.state import (
     TARGET,
     TYPE,
     Array,
-    Battle,
+    Shots,
     State,
     X,
     Y,
@@ -97,11 +94,8 @@ def _run_loop(
     f: Array,
     k: Array,
     c: Array,
-    events: Array,
-    rng: Array,
-    b: int,
+    shots: Shots,
     n_agents: int,
-    jitter: bool,
     ground: Ground,
     tables: t.Tables,
 ) -> None:
@@ -127,7 +121,7 @@ def _run_loop(
     moving = False
     for i in range(n):
         u = k[LIVING, i]
-        act(f, k, c, events, rng, b, u, jitter, tables)
+        act(f, k, c, u, shots, tables)
         moving = moving or k[MOVES, u] == 1
     if moving:
         for i in range(n):
@@ -144,99 +138,80 @@ def _run_loop(
             if k[MOVES, u] == 1:
                 count_stall(f, k, u)
     # events of this loop that hit nothing else still may be a baneling's own death
-    landed = land_hits(f, k, c, events, n_agents, tables)
+    landed = land_hits(f, k, c, shots.events, n_agents, tables)
     died = bury(f, k, c, n_agents, tables)
     if landed or died:
         respond(f, k, c, n_agents, tables)
 
 
-def _compile(version: int) -> tuple[Callable[..., None], ...]:
-    """The three functions that Python calls.
-
-    numba's cache on disk looks at one file only; as a variable of the enclosing function, `version`
-    (a digest of all sources of the simulator) is part of the cache's key, so a change in any of
-    them compiles anew.
-    """
-
-    @njit(cache=True, nogil=True, _nrt=False)
-    def create(
-        first: int,
-        end: int,
-        mask: Array,
-        battle: Battle,
-        state: State,
-        kinds: Array,
-        points: Array,
-        offsets: Array,
-        spread: float,
-        enemy_orders: Array,
-        n_agents: int,
-        ground: Ground,
-        tables: t.Tables,
-    ) -> None:
-        if version == 0:
-            return
-        for b in range(first, end):
-            if mask[b]:
-                f, k, c = state.floats[b], state.ints[b], state.counters[b]
-                new = kinds[b], points[b], offsets, spread, enemy_orders[b]
-                create_units(battle, b, f, k, c, state.rng, *new, n_agents, ground, tables)
-
-    @njit(cache=True, nogil=True, _nrt=False)
-    def advance(
-        first: int,
-        end: int,
-        mask: Array,
-        battle: Battle,
-        state: State,
-        order: Array,
-        target: Array,
-        x: Array,
-        y: Array,
-        loops: int,
-        n_agents: int,
-        jitter: bool,
-        ground: Ground,
-        tables: t.Tables,
-    ) -> None:
-        if version == 0:
-            return
-        for b in range(first, end):
-            if mask[b]:
-                f, k, c, events = state.floats[b], state.ints[b], state.counters[b], state.events[b]
-                load(battle, b, f, k, c, tables)
-                for u in range(order.shape[1]):
-                    give_order(
-                        f, k, u, order[b, u], target[b, u], x[b, u], y[b, u], n_agents, tables
-                    )
-                for _ in range(loops):
-                    _run_loop(f, k, c, events, state.rng, b, n_agents, jitter, ground, tables)
-                store(battle, b, f, k)
-
-    @njit(cache=True, nogil=True, _nrt=False)
-    def find_targets(first: int, end: int, mask: Array, state: State, out: Array) -> None:
-        if version == 0:
-            return
-        for b in range(first, end):
-            if mask[b]:
-                k = state.ints[b]
-                for u in range(k.shape[1]):
-                    target = -1
-                    if k[ALIVE, u] == 1:
-                        target = k[TARGET, u]
-                        if (k[ORDER, u] == ORDER_ATTACK or k[ORDER, u] == ORDER_HEAL) and is_living(
-                            k, k[SUBJECT, u]
-                        ):
-                            target = k[SUBJECT, u]
-                    out[b, u] = target if is_living(k, target) else -1
-
-    return create, advance, find_targets
+@kernel
+def create(
+    first: int,
+    end: int,
+    mask: Array,
+    units: Units,
+    state: State,
+    kinds: Array,
+    points: Array,
+    offsets: Array,
+    spread: float,
+    enemy_orders: Array,
+    n_agents: int,
+    ground: Ground,
+    tables: t.Tables,
+) -> None:
+    """Puts the units of new battles in place."""
+    for b in range(first, end):
+        if mask[b]:
+            f, k, c = state.floats[b], state.ints[b], state.counters[b]
+            new = kinds[b], points[b], offsets, spread, enemy_orders[b]
+            create_units(units, b, f, k, c, state.rng, *new, n_agents, ground, tables)
 
 
-def _digest() -> int:
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    sources += [Path(__file__).parent.parent / name for name in ("battle.py", "facts.py")]
-    return zlib.crc32(b"".join(source.read_bytes() for source in sources)) + 1
+@kernel
+def advance(
+    first: int,
+    end: int,
+    mask: Array,
+    units: Units,
+    state: State,
+    order: Array,
+    target: Array,
+    x: Array,
+    y: Array,
+    loops: int,
+    n_agents: int,
+    jitter: bool,
+    ground: Ground,
+    tables: t.Tables,
+) -> None:
+    """Gives orders ([B, A] or [B, N]) and runs game loops."""
+    for b in range(first, end):
+        if mask[b]:
+            f, k, c = state.floats[b], state.ints[b], state.counters[b]
+            shots = Shots(state.events[b], state.rng, b, jitter)
+            load(units, b, f, k, c, tables)
+            for u in range(order.shape[1]):
+                give_order(f, k, u, order[b, u], target[b, u], x[b, u], y[b, u], n_agents, tables)
+            for _ in range(loops):
+                _run_loop(f, k, c, shots, n_agents, ground, tables)
+            store(units, b, f, k)
 
 
-create, advance, find_targets = _compile(_digest())
+@njit(**INNER)
+def _target_of(k: Array, u: int) -> int:
+    """Whom u attacks or heals or is on its way to; -1: nobody."""
+    if k[ALIVE, u] == 0:
+        return -1
+    ordered = k[ORDER, u] == ORDER_ATTACK or k[ORDER, u] == ORDER_HEAL
+    target = k[SUBJECT, u] if ordered and is_living(k, k[SUBJECT, u]) else k[TARGET, u]
+    return target if is_living(k, target) else -1
+
+
+@kernel
+def find_targets(first: int, end: int, mask: Array, state: State, out: Array) -> None:
+    """Writes whom every unit goes for to out [B, N]."""
+    for b in range(first, end):
+        if mask[b]:
+            for u in range(out.shape[1]):
+                out[b, u] = _target_of(state.ints[b], u)

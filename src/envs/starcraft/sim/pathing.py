@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -29,7 +29,7 @@ _DIAGONAL = math.sqrt(2.0)
 # For functions that are called from compiled code only. They allocate nothing, and counting
 # references to the arrays that they pass on would take four times as long as the rest of their
 # work.
-INNER = {"nogil": True, "forceinline": True, "_nrt": False}
+INNER: dict[str, Any] = {"nogil": True, "forceinline": True, "_nrt": False}
 
 
 class Ground(NamedTuple):

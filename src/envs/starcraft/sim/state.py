@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from envs.starcraft.battle import Units
 from envs.starcraft.sim import tables as t
 from envs.starcraft.sim.pathing import INNER
 
@@ -89,22 +90,6 @@ EVENT_COLUMNS = 4
 Array = np.ndarray
 
 
-class Battle(NamedTuple):
-    """The arrays of `envs.starcraft.battle.Battle`."""
-
-    type: Array
-    alive: Array
-    x: Array
-    y: Array
-    health: Array
-    shield: Array
-    energy: Array
-    cooldown: Array
-    health_max: Array
-    shield_max: Array
-    energy_max: Array
-
-
 class State(NamedTuple):
     """What else is known of B battles: rows and columns as above.
 
@@ -118,6 +103,17 @@ class State(NamedTuple):
     counters: Array
     events: Array
     rng: Array
+
+
+class Shots(NamedTuple):
+    """What a unit needs to attack: the hits under way, battle b's random numbers, and whether the
+    game's random loops are added to attack periods.
+    """
+
+    events: Array
+    rng: Array
+    b: int
+    jitter: bool
 
 
 @njit(**INNER)
@@ -159,22 +155,22 @@ def other_side(u: int, v: int, n_agents: int) -> bool:
 
 
 @njit(**INNER)
-def load(battle: Battle, b: int, f: Array, k: Array, c: Array, tables: t.Tables) -> None:
+def load(units: Units, b: int, f: Array, k: Array, c: Array, tables: t.Tables) -> None:
     """Takes a battle's units from the shared arrays, where others may have changed them."""
     for u in range(k.shape[1]):
-        kind = battle.type[b, u]
+        kind = units.type[b, u]
         k[TYPE, u] = kind
         k[BODY, u] = int(tables.unit[kind, t.BODY])
-        k[ALIVE, u] = 1 if battle.alive[b, u] else 0
-        f[X, u] = battle.x[b, u]
-        f[Y, u] = battle.y[b, u]
-        f[HEALTH, u] = battle.health[b, u]
-        f[SHIELD, u] = battle.shield[b, u]
-        f[ENERGY, u] = battle.energy[b, u]
-        f[COOLDOWN, u] = battle.cooldown[b, u]
-        f[HEALTH_MAX, u] = battle.health_max[b, u]
-        f[SHIELD_MAX, u] = battle.shield_max[b, u]
-        f[ENERGY_MAX, u] = battle.energy_max[b, u]
+        k[ALIVE, u] = 1 if units.alive[b, u] else 0
+        f[X, u] = units.x[b, u]
+        f[Y, u] = units.y[b, u]
+        f[HEALTH, u] = units.health[b, u]
+        f[SHIELD, u] = units.shield[b, u]
+        f[ENERGY, u] = units.energy[b, u]
+        f[COOLDOWN, u] = units.cooldown[b, u]
+        f[HEALTH_MAX, u] = units.health_max[b, u]
+        f[SHIELD_MAX, u] = units.shield_max[b, u]
+        f[ENERGY_MAX, u] = units.energy_max[b, u]
         f[RADIUS, u] = tables.unit[kind, t.RADIUS]
         f[SEPARATION, u] = tables.unit[kind, t.SEPARATION]
         f[SPEED, u] = tables.unit[kind, t.SPEED]
@@ -183,13 +179,13 @@ def load(battle: Battle, b: int, f: Array, k: Array, c: Array, tables: t.Tables)
 
 
 @njit(**INNER)
-def store(battle: Battle, b: int, f: Array, k: Array) -> None:
+def store(units: Units, b: int, f: Array, k: Array) -> None:
     """Puts what changes in a battle into the shared arrays."""
     for u in range(k.shape[1]):
-        battle.alive[b, u] = k[ALIVE, u] == 1
-        battle.x[b, u] = f[X, u]
-        battle.y[b, u] = f[Y, u]
-        battle.health[b, u] = f[HEALTH, u]
-        battle.shield[b, u] = f[SHIELD, u]
-        battle.energy[b, u] = f[ENERGY, u]
-        battle.cooldown[b, u] = f[COOLDOWN, u]
+        units.alive[b, u] = k[ALIVE, u] == 1
+        units.x[b, u] = f[X, u]
+        units.y[b, u] = f[Y, u]
+        units.health[b, u] = f[HEALTH, u]
+        units.shield[b, u] = f[SHIELD, u]
+        units.energy[b, u] = f[ENERGY, u]
+        units.cooldown[b, u] = f[COOLDOWN, u]
