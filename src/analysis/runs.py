@@ -535,9 +535,9 @@ def _read_scalars(
     metrics = _as_series(path, points)[0]
     if not clock:
         return metrics, {}
-    t = np.asarray(sorted(clock), dtype=np.int64)
-    seconds = np.asarray([clock[step] for step in t.tolist()])
-    return metrics, {WALL_CLOCK_KEY: Series(t, seconds - seconds[0])}
+    recorded = np.asarray(sorted(clock), dtype=np.int64)
+    seconds = np.asarray([clock[step] for step in recorded.tolist()])
+    return metrics, {WALL_CLOCK_KEY: Series(recorded, seconds - seconds[0])}
 
 
 def _sacred_seconds(record: Mapping[str, Any]) -> float | None:

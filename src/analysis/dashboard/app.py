@@ -22,7 +22,7 @@ def make_app(index: Index) -> Dash:
     app = Dash(
         "murmuration",
         title="Murmuration",
-        update_title=None,
+        update_title="Murmuration",
         assets_folder=str(Path(__file__).with_name("assets")),
         serve_locally=True,
         suppress_callback_exceptions=True,
@@ -91,8 +91,11 @@ class Callbacks:
         """What is new: rows, the version seen, the counts, the versions of the chosen runs and of
         the opened one.
         """
-        if not seen or seen["epoch"] != self._epoch:
-            return no_update, {"version": -1, "epoch": None}, no_update, no_update, no_update
+        said = views.counts(self._index, views.utc_now())
+        if seen is None:  # the table's rows are still on their way
+            return no_update, no_update, said, no_update, no_update
+        if seen["epoch"] != self._epoch:
+            return no_update, {"version": -1, "epoch": None}, said, no_update, no_update
         found = views.news(
             self._index, seen["version"], keys or [], chosen or [], opened_id(pathname)
         )
@@ -100,7 +103,7 @@ class Callbacks:
         return (
             found.transaction or no_update,
             {"version": found.version, "epoch": self._epoch} if changed else no_update,
-            views.counts(self._index, views.utc_now()),
+            said,
             found.chosen if found.chosen != shown[0] else no_update,
             found.opened if found.opened != shown[1] else no_update,
         )
@@ -131,7 +134,8 @@ class Callbacks:
         trains.
         """
         entry = self._opened(pathname)
-        shown, hidden = {}, {"display": "none"}
+        shown: dict[str, str] = {}
+        hidden = {"display": "none"}
         if opened_id(pathname) is None:
             return shown, hidden, None, no_update, no_update, no_update, no_update, no_update
         if entry is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +114,7 @@ class Curves:
 
     def __init__(self) -> None:
         self._cache: OrderedDict[object, Curve] = OrderedDict()
+        self._lock = threading.Lock()  # a second question for the same curve waits for the first
 
     def panels(
         self, runs: Sequence[Run], metric: str, options: Options
@@ -152,7 +154,8 @@ class Curves:
             return []
         for label, group in groups.items():
             try:
-                found.append(self._curve(label, group, metric, options))
+                with self._lock:
+                    found.append(self._curve(label, group, metric, options))
             except UserError as error:
                 notes.append(f"{error}.")
         return found

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 from urllib.parse import urlencode
 
-from flask import Flask, Response, abort, make_response, redirect, request, send_file
+from flask import Flask, Response, redirect, request, send_file
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -93,9 +93,9 @@ def main(argv: Sequence[str]) -> int:
         add_files(app, index)
         server = serve(app, listener)
         url = address(args.host, listener.getsockname()[1], token)
-        sys.stdout.write(
-            f"{len(index.entries()):,} runs; the dashboard is at {url} (Ctrl-C ends it)\n"
-        )
+        found = len(index.entries())
+        runs = f"{found:,} {'run' if found == 1 else 'runs'}"
+        sys.stdout.write(f"{runs}; the dashboard is at {url} (Ctrl-C ends it)\n")
         sys.stdout.flush()
         watcher = Watcher(index)
         watcher.start()
@@ -162,7 +162,7 @@ def protect(app: Flask, token: str | None, *, local: bool) -> None:
     def check() -> AnyResponse | None:
         if token is None:
             if local and not is_loopback(_host_name(request.host)):
-                abort(make_response(_plain("This address is not served.", 403)))
+                return _plain("This address is not served.", 403)
             return None
         cookie = f"murmuration_{request.host.rpartition(':')[2]}"
         given = request.args.get("token")
@@ -207,7 +207,7 @@ def add_files(app: Flask, index: Index) -> None:
         entry = index.entry(run_id)
         path = served(index, entry, name) if entry else None
         if path is None:
-            abort(404)
+            return _plain("There is no such file.", 404)
         if name.endswith((".txt", ".json")):
             return send_file(path, mimetype="text/plain")
         return send_file(path, as_attachment=not is_picture(name), download_name=path.name)

@@ -25,7 +25,7 @@ SIDE_BY_SIDE = 12  # runs whose settings stand in a column each
 _NAMED_FROM = 40  # chosen runs that are asked for the names of their metrics
 CONSOLE = 64 * 1024  # [bytes] at the end of cout.txt
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
-_GRAPH = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
+_GRAPH: Any = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
 
 
 class News(NamedTuple):
@@ -223,7 +223,7 @@ def run_head(entry: Entry) -> list[Component]:
         for name, value in facts.items()
         if value not in (None, "")
     ]
-    title = [
+    title: list[Component] = [
         f"{run.name} on {run.task[1]} ",
         html.Span(entry.status, className=f"badge {_badge(entry.status)}"),
     ]
