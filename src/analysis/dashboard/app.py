@@ -125,7 +125,8 @@ class Callbacks:
     def differences(self, chosen: list[str]) -> tuple[Any, ...]:
         """Columns and rows of the differing settings, a note, and the table's style."""
         found = views.differences(self._index, chosen or [])
-        return *found, {"display": "none" if found.note else "block", "height": None}
+        height = min(420, 60 + 33 * len(found.rows))
+        return *found, {"display": "none" if found.note else "block", "height": height}
 
     # --- A run's page ---
 

@@ -90,7 +90,7 @@ def time_shares(timing: Mapping[str, Series], theme: str) -> Figure:
                 "x": timing[key].t[keep].tolist(),
                 "y": _plain(timing[key].values[keep]),
                 "stackgroup": "shares",
-                "mode": "lines",
+                "mode": "lines" if len(keep) > 1 else "markers",
                 "line": {"width": 0.5, "color": _PARTS.get(name, "#CC79A7")},
                 "hovertemplate": "%{y:.0%}",
             }

@@ -92,7 +92,7 @@ def _runs() -> list[Component]:
                 "localeText": {"noRowsToShow": "No runs"},
             },
             className="runs-grid",
-            style={"height": "min(58vh, 640px)", "minHeight": 320},
+            style={"height": "min(50vh, 640px)", "minHeight": 320},
         ),
         html.Section(
             [
@@ -146,7 +146,7 @@ def _runs() -> list[Component]:
                     columnDefs=[],
                     rowData=[],
                     defaultColDef=_COLUMN,
-                    dashGridOptions={**_GRID, "domLayout": "autoHeight"},
+                    dashGridOptions=_GRID,
                     style={"display": "none"},
                 ),
             ]
