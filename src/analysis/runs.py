@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 # once is seen too.
 _RUN_FILES = ("metrics.jsonl", "info.json", "run.json")
 
+LAST_STEP = int(np.iinfo(np.int64).max)
+
 # Key in timing.jsonl: seconds since the start, interruptions not counted.
 WALL_CLOCK_KEY = "seconds"
 
@@ -418,7 +420,7 @@ def add_points(
         entries: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
         if len(entries) != len(lines):
             raise ValueError("two values on one line")
-    except ValueError:
+    except (ValueError, RecursionError):
         entries = [_parse_line(line) for line in lines]
     broken = []
     for i, entry in enumerate(entries):
@@ -426,6 +428,8 @@ def add_points(
             t, key, value = int(entry["t"]), str(entry["key"]), entry["value"]
             if not (value is None or isinstance(value, (int, float, list))):
                 raise TypeError
+            if abs(t) > LAST_STEP:
+                raise OverflowError
         except (TypeError, KeyError, ValueError, OverflowError):
             broken.append(i)
             continue
@@ -439,7 +443,7 @@ def add_points(
 def _parse_line(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -316,6 +316,13 @@ def damaged(root):
     pymarl_run(root / "odd_info")
     (root / "odd_info" / "info.json").write_text('{"a": [1], "a_T": ["x"], "b": 3}')
     (root / "odd.jsonl.gz").write_bytes(gzip.compress(b'{"config": 1}\n'))
+    head = {"config": [1], "record": {"status": "COMPLETED"}}
+    (root / "list.jsonl.gz").write_bytes(gzip.compress(json.dumps(head).encode()))
+    write_run(root / "huge", [*good, (10**30, "test_return_mean", 1.0)])
+    append(root / "huge" / "metrics.jsonl", good[-4:])
+    write_run(root / "deep", good)
+    with open(root / "deep" / "metrics.jsonl", "a") as file:
+        file.write('{"t": 1, "key": "test_return_mean", "value": ' + "[" * 100_000 + "\n")
     (root / "no.jsonl.gz").write_bytes(b"no gzip")
     return {
         "no_config": "config.json is missing",
@@ -330,6 +337,9 @@ def damaged(root):
         "odd_info": "unreadable steps",
         "odd.jsonl.gz": "no published run",
         "no.jsonl.gz": "no published run",
+        "list.jsonl.gz": "no published run",
+        "huge": "broken line",
+        "deep": "broken line",
     }
 
 

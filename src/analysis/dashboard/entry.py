@@ -86,17 +86,26 @@ class Entry:
 
     def _read_head(self) -> None:
         self.whole = False
+        self.problems.pop("file", None)
         try:
-            self.config, self.record = read_head(self.path)
+            config, record = read_head(self.path)
+            if not (isinstance(config, dict) and isinstance(record, dict)):
+                raise ValueError("its first line does not hold a configuration and a record")
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             self.problems["file"] = f"it is no published run: {error}"
+        else:
+            self.record = record
+            self._take_config(config)
+
+    def _take_config(self, config: dict[str, Any]) -> None:
+        if not isinstance(config.get("env_args") or {}, Mapping):
+            config = {**config, "env_args": {}}
+            self.problems["config.json"] = "env_args in config.json is not a mapping"
+        self.config = config
 
     def _look_into_folder(self, changed: set[str]) -> None:
         if "config.json" in changed:
-            self.config = self._object("config.json")
-            if not isinstance(self.config.get("env_args", {}), Mapping):
-                self.config = {**self.config, "env_args": {}}
-                self.problems["config.json"] = "env_args in config.json is not a mapping"
+            self._take_config(self._object("config.json"))
         if "run.json" in changed:
             self.record = self._object("run.json")
         if "timing.jsonl" in changed:
@@ -174,7 +183,7 @@ class Entry:
         if anew:
             self.highlights = Highlights()
         self.highlights.add(lines)
-        self._note_damage()
+        self._note_damage(lines)
 
     def _peek(self) -> None:
         lines, self.whole = last_lines(self.path / "metrics.jsonl", _PEEK)
@@ -184,13 +193,13 @@ class Entry:
             self.highlights = Highlights()
             self.highlights.add(lines)
             self.highlights.best.clear()
-            self._note_damage()
+            self._note_damage(lines)
 
-    def _note_damage(self) -> None:
+    def _note_damage(self, lines: bytes) -> None:
         if self.highlights.broken:
             text = f"metrics.jsonl has {self.highlights.broken} broken line(s)"
             self.problems["metrics.jsonl"] = text
-        elif self.highlights.steps is None and (self._stamps["metrics.jsonl"] or (0, 0, 0))[1]:
+        elif lines and self.highlights.steps is None:
             self.problems["metrics.jsonl"] = "metrics.jsonl holds no readable line"
 
     def _read_clock(self) -> None:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 from analysis.aggregate import is_rate
-from analysis.runs import Run
+from analysis.runs import LAST_STEP, Run
 
 RETURN_KEY = "test_return_mean"
 WIN_KEY = "test_battle_won_mean"
@@ -45,8 +45,10 @@ class Highlights:
                 entry = json.loads(lines[start : len(lines) if end < 0 else end])
                 if entry["key"] != key or entry["value"] is None:
                     continue
+                if abs(int(entry["t"])) > LAST_STEP:
+                    raise OverflowError
                 self._note(key, float(entry["value"]))
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 self.broken += 1
 
     def add_run(self, run: Run) -> None:
@@ -64,7 +66,7 @@ class Highlights:
 
     def win_key(self) -> str | None:
         """The metric that is the run's win rate."""
-        rates = [key for key in self.last if key != RETURN_KEY]
+        rates = [key for key in list(self.last) if key != RETURN_KEY]
         return WIN_KEY if WIN_KEY in rates else min(rates, default=None)
 
 
@@ -76,7 +78,9 @@ def _counts(key: str) -> bool:
 def _last_step(lines: bytes, before: int | None) -> int | None:
     for line in reversed(lines[-_END:].splitlines()):
         try:
-            return int(json.loads(line)["t"])
-        except (ValueError, TypeError, KeyError, OverflowError):
+            step = int(json.loads(line)["t"])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
+        if abs(step) <= LAST_STEP:
+            return step
     return before

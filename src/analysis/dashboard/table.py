@@ -41,7 +41,7 @@ def row(entry: Entry, keys: Sequence[str] = ()) -> Row:
         "eta": eta(entry),
         "elapsed": entry.elapsed(),
         "started": entry.started.strftime("%Y-%m-%d %H:%M") if entry.started else None,
-        "problems": "; ".join(entry.problems.values()) or None,
+        "problems": "; ".join(list(entry.problems.values())) or None,
         "path": str(entry.path),
         **{_CONFIG + key: setting(entry.config, key) for key in keys},
     }

@@ -261,7 +261,7 @@ def run_problems(index: Index, entry: Entry) -> list[Component]:
     if isinstance(trace, Sequence) and trace:
         text = trace if isinstance(trace, str) else "".join(map(str, trace))
         parts.append(html.Pre(text, className="console error", id="fail-trace"))
-    parts += [html.P(problem, className="problem") for problem in entry.problems.values()]
+    parts += [html.P(problem, className="problem") for problem in list(entry.problems.values())]
     return parts or [html.P("There are none.", className="note")]
 
 
@@ -362,6 +362,10 @@ def run_files(index: Index, entry: Entry) -> list[Component]:
     if kept:
         links = [html.Li(html.A(name, href=_link(entry, name), target="_blank")) for name in kept]
         parts += [html.H4("Replays"), html.Ul(links)]
+    plain = [name for name in files.PLAIN if (entry.path / name).is_file()]
+    if plain:
+        links = [html.Li(html.A(name, href=_link(entry, name), target="_blank")) for name in plain]
+        parts += [html.H4("Files"), html.Ul(links)]
     parts.append(html.H4("Checkpoints"))
     points = files.checkpoints(entry)
     if not points:
