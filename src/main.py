@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError, RunFailure, UserError, told
+from utils.errors import ConfigError, RunFailure, UserError, report_error
 
 if TYPE_CHECKING:
     from sacred import Experiment
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _train(argv)
     except (UserError, RunFailure) as exc:
         logger.debug("where the error comes from:", exc_info=True)
-        return told(exc)
+        return report_error(exc)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
