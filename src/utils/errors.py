@@ -1,4 +1,4 @@
-"""Exceptions with a meaning for the user; `report_error` turns them into one line and an exit code."""
+"""Exceptions with a meaning for the user, and how a command reports one (`report_error`)."""
 
 import sys
 
