@@ -62,7 +62,7 @@ Examples:
 
 Keys worth knowing:
   t_max               length of training [environment steps]
-  seed                of all random streams; drawn and recorded if not given
+  seed                seed of all random streams; drawn and recorded if it is not given
   runner              episode | parallel | vector, with batch_size_run environments
   use_cuda            train on the GPU
   test_interval, test_nepisode, log_interval, save_model_interval
@@ -85,7 +85,7 @@ Options (Sacred's):
   -b, --beat-interval SECONDS
 
 Exit codes: 0 done, 1 the run failed,
-2 something in the command or the installation must be changed, 128 + N ended by
+2 the command or the installation must be changed, 128 + N ended by
 signal N (130: Ctrl-C), with a checkpoint.
 """
 
