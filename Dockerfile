@@ -1,7 +1,7 @@
 # An image that runs the demonstration, for the CPU by default:
 #   docker build -t murmuration .
 #   docker run --rm -v "$PWD/results:/murmuration/results" murmuration
-# For CUDA (the wheel of PyPI brings its own CUDA libraries; the host needs NVIDIA's driver and container toolkit):
+# For CUDA (PyPI has a wheel with its CUDA libraries; the host needs NVIDIA's driver and toolkit):
 #   docker build --build-arg DEVICE=cuda -t murmuration:cuda .
 #   docker run --rm --gpus all murmuration:cuda --config=qmix --env-config=sc2sim with use_cuda=True
 # Any other command line of `src/main.py` works in the same way.
