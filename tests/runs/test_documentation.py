@@ -86,7 +86,7 @@ def leaves(nav):
 
 def test_the_site_has_every_page():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    listed = leaves(yaml.safe_load(text)["nav"])
+    listed = leaves(yaml.safe_load(text[text.index("\nnav:") :])["nav"])
     assert len(listed) == len(set(listed)) > 25
     assert set(listed) == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
 
