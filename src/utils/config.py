@@ -617,6 +617,27 @@ def remove_empty(folders: Iterable[Path]) -> None:
             return
 
 
+_DISK_PROBLEMS = {
+    errno.EIO: "the disk of {} fails (input/output error): see to it",
+    errno.EROFS: "the disk of {} has become read-only: see to it",
+    errno.ESTALE: "the network disk of {} is gone (stale file handle): bring it back",
+}
+
+
+def disk_problem(exc: BaseException | None) -> str:
+    """What an exception, or one that led to it, says about the disk: a message with `{}` for the
+    folder; empty if it is about something else.
+    """
+    if is_disk_full(exc):
+        # The file system says the same when it has bytes left but no more files (inodes).
+        return "no space left on the disk of {}: free some"
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in _DISK_PROBLEMS:
+            return _DISK_PROBLEMS[exc.errno]
+        exc = exc.__cause__ or exc.__context__
+    return ""
+
+
 def is_disk_full(exc: BaseException | None) -> bool:
     """Whether an exception, or one that led to it, says that the disk or the quota is full."""
     while exc is not None:
