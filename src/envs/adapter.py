@@ -63,7 +63,8 @@ def read_spec(env_info: object) -> EnvSpec:
 
 
 def _whole(name: str, value: Any) -> int:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and value == int(value):
+    known = isinstance(value, int | float | np.integer | np.floating)
+    if known and not isinstance(value, bool) and math.isfinite(value) and value == int(value):
         return int(value)
     raise ValueError(f"{name} is {value!r}, must be a whole number")
 

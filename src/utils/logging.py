@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import logging
@@ -115,7 +117,11 @@ class _Tee:
 
     def write(self, text: str) -> int:
         self._recorder.write(text)
-        self.stream.write(text)
+        try:
+            self.stream.write(text)
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise  # the terminal is gone: the record goes on
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -461,14 +467,21 @@ class ProgressLine:
         for tee, stream in self._diverted:
             tee.flush()
             tee.stream = stream
-        self._live.update(self._drawing())
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.update(self._drawing())
+            self._live.stop()
         self._live = None
 
     def _draw(self) -> None:
-        if self._live is None:
-            self._live = self._start()
-        self._live.update(self._drawing(), refresh=True)
+        try:
+            if self._live is None:
+                self._live = self._start()
+            self._live.update(self._drawing(), refresh=True)
+        except (
+            OSError
+        ):  # the terminal is gone; SIGHUP says so, too
+            self._console = None
+            self.close()
 
     def _drawing(self) -> Text:
         return Text(self.text(), no_wrap=True, overflow="ellipsis")

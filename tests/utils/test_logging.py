@@ -170,7 +170,7 @@ def test_every_line_is_one_write(logger, monkeypatch):
     written = []
     write = os.write
     monkeypatch.setattr(
-        logging_module.os, "write", lambda fd, data: written.append(bytes(data)) or write(fd, data)
+        os, "write", lambda fd, data: written.append(bytes(data)) or write(fd, data)
     )
     logger.log_stat("a", 1.0, 1)
     logger.log_list("b", list(range(5000)), 1)
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_no_torn_line(logger, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(fd, data[: len(data) // 2])
 
-    monkeypatch.setattr(logging_module.os, "write", half)
+    monkeypatch.setattr(os, "write", half)
     with pytest.raises(OSError, match="No space left") as caught:
         logger.log_stat("a", 2.0, 2)
     assert caught.value.filename == str(tmp_path / "metrics.jsonl")
