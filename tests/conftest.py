@@ -2,7 +2,7 @@
 
 import os
 import signal
-from pathlib import Path
+import subprocess
 
 import pytest
 
@@ -11,35 +11,36 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-def _trainings():
-    """Process ids of the trainings that this process has started and not waited for."""
-    children = Path("/proc/self/task").glob("*/children")
-    pids = [int(pid) for file in children for pid in file.read_text().split()]
-    return [pid for pid in pids if _is_training(pid)]
+_trainings = []
+_start = subprocess.Popen.__init__
 
 
-def _is_training(pid):
-    try:
-        return b"src/main.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has just ended
-        return False
+def _noting(self, args, *rest, **options):
+    _start(self, args, *rest, **options)
+    if "main.py" in str(args):
+        _trainings.append(self)
 
 
-def _kill(pid):
+subprocess.Popen.__init__ = _noting
+
+
+def _kill(process):
     """Ends a process with its group, if that is its own."""
     try:
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
         else:
-            os.kill(pid, signal.SIGKILL)
+            process.kill()
     except ProcessLookupError:
         pass
+    process.wait()
 
 
 @pytest.fixture(autouse=True)
 def _no_training_is_left_behind():
     """Trainings of a test that failed, or ran out of time, end with it."""
     yield
-    for pid in _trainings():
-        _kill(pid)
+    while _trainings:
+        process = _trainings.pop()
+        if process.poll() is None:
+            _kill(process)

@@ -251,13 +251,22 @@ def test_a_terminal_that_is_closed(tmp_path, trainer):
     assert status(runs(tmp_path)[0]) == "INTERRUPTED"
 
 
+def workers_of(parent):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            is_child = int(stat.read_text().rpartition(")")[2].split()[1]) == parent
+            if is_child and "envs.worker" in (stat.parent / "cmdline").read_text():
+                found.append(int(stat.parent.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
 def test_a_stopped_worker_ends_with_its_trainer(tmp_path, trainer):
     process = trainer(ENDLESS, "runner=parallel")
     wait_for_checkpoint(tmp_path, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [
-        int(pid) for pid in children if "envs.worker" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
+    workers = workers_of(process.pid)
     assert len(workers) >= 2
     os.kill(workers[0], signal.SIGSTOP)
     process.kill()
