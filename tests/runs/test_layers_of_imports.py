@@ -17,7 +17,7 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 MAY_IMPORT = {
     "main": {"recording", "session", "doctor", "analysis", "utils"},
     "api": {"recording", "session", "training", "isolation", "analysis", "utils"},
-    "doctor": {"utils"},
+    "doctor": {"modules", "utils"},
     "recording": {"session", "utils"},
     "session": {"training", "plugins", "utils"},
     "training": {"assembly", "runners", "components", "utils"},
