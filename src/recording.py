@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import RunFailure, UserError
+from utils.errors import EnvFailure, RunFailure, UserError
 from utils.signals import ENDING, EndRequest, handling_signals
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Recorder:
         """Raises `UserError` where it is for the user to mend what `exc` says."""
         from utils.config import disk_problem
 
-        problem = disk_problem(exc)
+        problem = "" if isinstance(exc, EnvFailure) else disk_problem(exc)
         if problem:
             self._discard()
             onwards = f" and continue with resume={self.run_dir}" if self._wrote_metrics() else ""
@@ -207,11 +207,13 @@ class Recorder:
                 f"the run was ended by sys.exit({exc.code!r}) in {where.filename}, line "
                 f"{where.lineno}: code that a run calls must return, or raise an error"
             ) from exc
-        except (UserError, RunFailure) as exc:
-            self._output.write(getattr(exc, "detail", ""))
+        except EnvFailure:
+            self._output.write(traceback.format_exc())  # the screen gets one line
+            raise
+        except (UserError, RunFailure):
             raise
         except Exception:
-            self._output.write(traceback.format_exc())  # the screen gets one line
+            self._output.write(traceback.format_exc())
             raise
         finally:
             self._signals.over = True

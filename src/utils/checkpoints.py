@@ -171,10 +171,15 @@ class _Checked:
     def __init__(self, file: Any) -> None:
         self._file = file
         self.crc = 0
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
         self.crc = zlib.crc32(data, self.crc)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except BaseException as exc:  # torch would make an error of its own of it
+            self.error = exc
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -185,7 +190,12 @@ def _save(content: Mapping[str, Any], path: Path) -> int:
     # Through a file of ours: given a path, torch hides that a disk is full.
     with open(path, "wb") as file:
         checked = _Checked(file)
-        torch.save(content, checked)  # type: ignore[arg-type] # it needs write and flush only
+        try:
+            torch.save(content, checked)  # type: ignore[arg-type] # it needs write and flush only
+        except RuntimeError:
+            if checked.error is not None:
+                raise checked.error from None
+            raise
     return checked.crc
 
 

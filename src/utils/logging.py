@@ -477,9 +477,7 @@ class ProgressLine:
             if self._live is None:
                 self._live = self._start()
             self._live.update(self._drawing(), refresh=True)
-        except (
-            OSError
-        ):  # the terminal is gone; SIGHUP says so, too
+        except OSError:  # the terminal is gone; SIGHUP says so, too
             self._console = None
             self.close()
 
