@@ -87,7 +87,8 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        return self.config.get("seed")
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None  # files may hold anything
 
     @property
     def task(self) -> tuple[str, str]:
@@ -95,7 +96,8 @@ class Run:
         the name of the environment's config file.
         """
         env = str(self.config.get("env"))
-        env_args = self.config.get("env_args") or {}
+        given = self.config.get("env_args")
+        env_args = given if isinstance(given, Mapping) else {}
         return env, str(
             env_args.get("map_name") or env_args.get("key") or self.config.get("env_config") or env
         )

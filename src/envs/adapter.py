@@ -212,7 +212,7 @@ class EnvHost:
             ):
                 slot = slots.setdefault(name, len(slots))
                 if slot >= INFO_SLOTS:
-                    raise EnvError(f"info has more than {INFO_SLOTS} numeric entries")
+                    raise EnvError(f"{_at(self._t)}info has more than {INFO_SLOTS} numeric entries")
                 self.info_values[slot] = value
         return list(slots)[known:]
 

@@ -1,5 +1,6 @@
 """Settings and files that make no sense: one line, exit code 2, nothing written."""
 
+import json
 import sys
 import types
 
@@ -157,3 +158,29 @@ def test_a_report_on_anything(nowhere, capsys, kind):
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
+
+
+ODD_CONFIGS = {
+    "name a list": {"name": [1, 2]},
+    "seed a list": {"seed": [1]},
+    "seed a mapping": {"seed": {"a": 1}},
+    "env_args a number": {"env_args": 3},
+    "map a mapping": {"env_args": {"map_name": {"a": 1}}},
+    "env a list": {"env": [1]},
+    "keys of all kinds": {"lr": [1, {"a": None}], "": 3, "a.b": 4},
+    "name with markup": {"name": "[bold]|$x_1$\n<b>"},
+    "long name": {"name": "n" * 3000},
+}
+
+
+@pytest.mark.parametrize("kind", ODD_CONFIGS)
+def test_a_report_on_odd_settings(nowhere, capsys, kind):
+    good = {"name": "x", "env": "e", "env_args": {"map_name": "m"}, "seed": 1}
+    for number, config in enumerate([good, {**good, "seed": 2, **ODD_CONFIGS[kind]}]):
+        folder = nowhere / "results" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        lines = [{"t": t, "key": "test_return_mean", "value": t / 7} for t in range(0, 90, 10)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    assert main_module.main(["report", "results", "--resamples", "20"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
