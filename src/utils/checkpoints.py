@@ -259,7 +259,12 @@ def read_checkpoint(
 def _checksums(path: Path) -> dict[str, int] | None:
     """File name -> CRC-32; None for a checkpoint of an older version."""
     file = path / CHECKSUMS
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if not file.exists():
+        return None
+    checksums = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(checksums, dict):
+        raise ValueError(f"{CHECKSUMS} is damaged")
+    return checksums
 
 
 def _read(
@@ -436,7 +441,7 @@ def _is_done(run_dir: Path, config: Mapping[str, Any]) -> bool:
     """Whether a run has reached `t_max` already, and has ended in good order."""
     try:
         status = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         status = None
     if status == "COMPLETED" and int(read_config(run_dir)["t_max"]) >= config["t_max"]:
         return True

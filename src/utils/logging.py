@@ -234,9 +234,12 @@ class Logger:
 
     def setup_files(self, run_dir: str | Path) -> None:
         """Appends to `metrics.jsonl` and `timing.jsonl` in `run_dir`."""
-        self._files = {
-            name: LineFile(Path(run_dir) / f"{name}.jsonl") for name in ("metrics", "timing")
-        }
+        try:
+            self._files = {
+                name: LineFile(Path(run_dir) / f"{name}.jsonl") for name in ("metrics", "timing")
+            }
+        except (IsADirectoryError, PermissionError) as exc:
+            raise UserError(f"{exc.filename} cannot be written: {exc.strerror}") from exc
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
         """Records one figure.

@@ -202,18 +202,14 @@ FILES = (
 )
 
 
-def flipped(content):
-    return (
-        content[: len(content) // 2]
-        + bytes([content[len(content) // 2] ^ 4])
-        + content[len(content) // 2 + 1 :]
-    )
+def flip(content, place):
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
 
 
 DAMAGES = {
     "empty": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
-    "one byte": flipped,
+    "one byte": lambda content: flip(content, len(content) // 2),
     "zeros": lambda content: bytes(len(content)),
     "garbage": lambda content: bytes(range(256)) * 4,
     "a list": lambda content: b"[1, 2]",
@@ -265,7 +261,7 @@ def loads(point, run_dir):
     """Whether a run can be built from a point; it says what is wrong in one line if not."""
     try:
         training = start_run("vdn", "predator_prey", run_dir, [*SMALL, "t_max=220"])
-    except (UserError, OSError):
+    except UserError:
         return False
     try:
         training.load(point.checkpoint_dir)
@@ -282,19 +278,18 @@ def test_a_damaged_file_never_ends_in_a_traceback(run_dir, file, kind, caplog):
     damage(run_dir / file, kind)
     point = resolve_resume(config(results, "resume=auto"))
     if file.startswith("checkpoints/200"):
-        assert point.checkpoint_dir.name == "180", "the one before it"
-        if (run_dir / "checkpoints" / "200").is_dir():
-            assert "trying an older one" in caplog.text or kind in ("missing", "a folder")
+        # Without checksums the members of the archives have theirs.
+        whole = file.endswith("crc32.json") and kind == "missing"
+        assert point.checkpoint_dir.name == ("200" if whole else "180")
     elif file in ("run.json", "timing.jsonl"):
         assert point.checkpoint_dir.name == "200"
-    elif point is None:
-        assert (
-            kind == "missing"
-            or "config.json cannot be read" in caplog.text
-            or ("does not fit the metrics" in caplog.text)
-        )
+    elif point is None and file == "metrics.jsonl":
+        assert "does not fit the metrics" in caplog.text
+    elif point is None and kind not in ("missing", "a folder"):
+        # One byte may be another value: then it is another run.
+        assert "config.json cannot be read" in caplog.text or kind == "one byte"
     if point is not None:
-        assert loads(point, run_dir)
+        assert loads(point, run_dir) == ((file, kind) != ("timing.jsonl", "a folder"))
         point.lock.release()
     with contextlib.suppress(UserError):
         resolve_resume(config(results, f"resume={run_dir}")).lock.release()
@@ -362,6 +357,9 @@ def test_evaluate_with_a_damaged_model(run_dir, file, kind, tmp_path):
         torch.save({"conv.weight": torch.zeros(3, 3)}, path)
     elif kind == "another form":
         torch.save(torch.zeros(3), path)
+    elif kind == "one byte":
+        content = path.read_bytes()  # within what a member holds, not in the space between two
+        path.write_bytes(flip(content, content.find(b"OrderedDict") + 4))
     else:
         damage(path, kind)
     training = start_run("vdn", "predator_prey", tmp_path / "evaluated", [*SMALL, "t_max=220"])
