@@ -199,9 +199,13 @@ class Collector:
                 rows = _rows(running)
             before = tick()
             bs = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-            chosen = self.mac.select_actions(
-                batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode
-            )
+            try:
+                chosen = self.mac.select_actions(
+                    batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode
+                )
+            except ValueError as error:
+                self._check_choice(env, running, t, error)
+                raise
             chosen = chosen.reshape(-1, *actions.shape[1:]).cpu().numpy()
             seconds_acting += tick() - before
             actions[rows] = chosen
@@ -243,6 +247,16 @@ class Collector:
         self.seconds["acting"] += seconds_acting
         self.seconds["environment"] += tick() - started - seconds_acting
         return batch, _Episodes(ok, returns[ok], lengths[ok], {k: v[ok] for k, v in info.items()})
+
+    def _check_choice(self, env: VectorEnv, running: np.ndarray, t: int, error: ValueError) -> None:
+        """Raises `EnvError` if an agent had no action to choose from."""
+        without = ~env.avail_actions.any(axis=2) & running[:, None]
+        if without.any():
+            b, agent = np.argwhere(without)[0].tolist()
+            raise EnvError(
+                f"environment '{self.args.env}', number {b}, step {t + 1}: agent {agent} has no "
+                "available action: at least one must be, a no-op where there is nothing to do"
+            ) from error
 
     def _film(self, env: VectorEnv) -> None:
         try:
