@@ -110,7 +110,7 @@ class EnvSpec:
 
 
 class VectorEnv:
-    """B environments behind preallocated arrays (docs/architecture.md, "Environments").
+    """B environments behind preallocated arrays (docs/reference/contracts.md, "Environments").
 
     A subclass implements `_reset(mask)` and `_step(actions, mask)`, which write the rows in `mask`
     of the arrays below and no others; it draws from `self.rngs[b]` (one numpy Generator per
