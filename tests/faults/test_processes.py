@@ -129,7 +129,7 @@ def whole(trainer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kills", "t_max"), [(2, 1500), pytest.param(60, 60_000, marks=pytest.mark.slow)]
+    ("kills", "t_max"), [(1, 800), pytest.param(60, 60_000, marks=pytest.mark.slow)]
 )
 def test_kills_at_random_moments(trainer, tmp_path, whole, kills, t_max):
     expected = whole(t_max)
@@ -153,6 +153,7 @@ def test_kills_at_random_moments(trainer, tmp_path, whole, kills, t_max):
     assert (run_dir / "metrics.jsonl").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_repeated_signals_and_a_second_ctrl_c(trainer, tmp_path):
     process = trainer(ENDLESS)
     wait_for_checkpoint(tmp_path, process)
@@ -177,6 +178,7 @@ def wait_for_lines(process, text):
     raise AssertionError(f"'{text}' was not said")
 
 
+@pytest.mark.slow
 def test_sys_exit_in_a_plugin_is_a_failure(trainer, tmp_path):
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     said = finished(trainer("plugins=[leaves]"), 1)
@@ -184,6 +186,7 @@ def test_sys_exit_in_a_plugin_is_a_failure(trainer, tmp_path):
     assert "leaves.py, line 2" in said
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_program_is_one_line(trainer, tmp_path):
     (tmp_path / "broken.py").write_text(
         "import training\n\ndef work(self, steps=None):\n    return {}['nothing']\n\n"
@@ -196,6 +199,7 @@ def test_a_fault_of_the_program_is_one_line(trainer, tmp_path):
     assert "in work" in (runs(tmp_path)[0] / "cout.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_deleted_meanwhile(trainer, tmp_path):
     process = trainer(ENDLESS)
     wait_for_checkpoint(tmp_path, process)
@@ -206,6 +210,7 @@ def test_a_folder_that_is_deleted_meanwhile(trainer, tmp_path):
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed(tmp_path, trainer):
     if not hasattr(os, "openpty"):
         pytest.skip("needs pseudo-terminals")
@@ -263,6 +268,7 @@ def workers_of(parent):
     return found
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_ends_with_its_trainer(tmp_path, trainer):
     process = trainer(ENDLESS, "runner=parallel")
     wait_for_checkpoint(tmp_path, process)
