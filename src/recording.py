@@ -237,12 +237,12 @@ def _new_experiment(main: Callable[[SacredRun], Any]) -> Experiment:
     base_dir = Path(__file__).resolve().parent
     with _sacred_settings():
         try:
-            experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=True)
+            experiment = Experiment("murmuration", base_dir=base_dir, save_git_info=True)
         except (
             Exception
         ) as exc:  # no git, a repository without commits, one that belongs to somebody else, ...
             get_logger().debug("no git information recorded: %s", exc)
-            experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=False)
+            experiment = Experiment("murmuration", base_dir=base_dir, save_git_info=False)
     experiment.logger = get_logger()  # type: ignore[assignment] # Sacred has no types
 
     @experiment.main
