@@ -25,21 +25,30 @@ from utils.observers import Interrupted, Paused
 from utils.seeding import get_global_rng_state, set_global_rng_state
 from utils.state import capture, restore
 
+_SAME_REQUEST = 5.0  # [s]
+
 
 class StopRequest:
     """Notes the first signal, so that the loop can end where its state is whole; a second one
     aborts.
+
+    What comes right after SIGTERM is the same request: a scheduler sends it to all processes of a
+    job, and the launcher among them sends it on.
     """
 
     def __init__(self, log: Any) -> None:
         self.log = log
         self.received: int | None = None
+        self._again_from = 0.0
 
     def note(self, signum: int, frame: FrameType | None) -> None:
         """The signals' handler."""
         if self.received is not None:
+            if signum != signal.SIGINT and time.monotonic() < self._again_from:
+                return
             raise KeyboardInterrupt
         self.received = signum
+        self._again_from = time.monotonic() + _SAME_REQUEST
         self.log.warning(
             "%s: ending after this episode, with a checkpoint; once more to abort",
             signal.Signals(signum).name,
