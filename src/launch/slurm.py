@@ -6,6 +6,7 @@ A task of an array is one run, or as many as share a GPU. Slurm's signals end it
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -145,7 +147,8 @@ def submit(sweep: Sweep, jobs: int) -> int:
     executor = _executor(submitit, sweep, jobs)
     for part in _chunks(packs, _largest_array()):
         try:
-            submitted = executor.map_array(Work(sweep.folder), part)
+            with redirect_stderr(io.StringIO()):  # submitit shows there what it raises as well
+                submitted = executor.map_array(Work(sweep.folder), part)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as e:
             said = [line for line in str(e).splitlines() if "error:" in line] or [str(e)]
             text = said[0].split("error:")[-1].strip()

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launch import local
+from analysis.runs import flatten
+from launch import local, ray_tasks, slurm
 from launch.folder import (
     DONE,
     FAILED,
@@ -133,8 +134,6 @@ def _planned(options: argparse.Namespace, updates: Sequence[str]) -> Sweep:
     for update in updates:
         if "=" not in update:
             raise UserError(f"cannot read '{update}': expected key=value")
-    from analysis.runs import flatten
-
     asked = dict(flatten(get_config_updates(list(updates))[0]))
     experiment = experiment.select(
         options.only or experiment.usual_methods,
@@ -173,15 +172,11 @@ def _local(sweep: Sweep, options: argparse.Namespace) -> Any:
 
 
 def _slurm(sweep: Sweep, options: argparse.Namespace) -> Any:
-    from launch import slurm
-
     slurm.check(sweep)
     return lambda: slurm.submit(sweep, options.jobs)
 
 
 def _ray(sweep: Sweep, options: argparse.Namespace) -> Any:
-    from launch import ray_tasks
-
     ray_tasks.check()
     return lambda: _attended(
         lambda: ray_tasks.run_sweep(sweep, options.address, options.jobs, options.files), sweep
@@ -240,8 +235,6 @@ def _one_launcher(sweep: Sweep) -> Iterator[None]:
 def _alive(sweep: Sweep) -> Mapping[str, str] | None:
     """Key -> what the scheduler says of it; None where only locks tell."""
     if sweep.launcher == "slurm":
-        from launch import slurm
-
         return slurm.queued(sweep)
     if sweep.launcher == "ray" and _launcher_pid(sweep) is not None:
         return dict.fromkeys((run.key for run in sweep.runs), RUNNING)
@@ -293,8 +286,6 @@ def _status(sweep: Sweep, every: bool) -> int:
 
 def _cancel(sweep: Sweep) -> int:
     if sweep.launcher == "slurm":
-        from launch import slurm
-
         console.print(f"cancelled {slurm.cancel(sweep)} jobs; `sweep resume` goes on")
         return 0
     pid = _launcher_pid(sweep)

@@ -35,7 +35,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=1,sched_min_interval=200000
 SchedulerType=sched/backfill
-ReturnToService=2
+ReturnToService=1
 KillWait=10
 SlurmdTimeout=30
 MpiDefault=none
