@@ -165,7 +165,7 @@ def _launch(sweep: Sweep, options: argparse.Namespace) -> int:
 
 
 def _local(sweep: Sweep, options: argparse.Namespace) -> Any:
-    gpus = options.gpus.split(",") if options.gpus is not None else None
+    gpus = None if options.gpus is None else [x for x in options.gpus.split(",") if x]
     machine = local.Machine.here(options.jobs, gpus, _amounts(options.have))
     machine.check(sweep.resources)
     return lambda: _attended(lambda: local.run_sweep(sweep, machine, sys.stdout.isatty()), sweep)

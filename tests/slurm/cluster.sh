@@ -68,11 +68,18 @@ END
 }
 
 stop() {
-    local file
-    scancel -u root 2>/dev/null || true
+    local file pids=() try
+    timeout 5 scancel --signal=KILL --full -u root 2>/dev/null || true
+    timeout 5 scancel -u root 2>/dev/null || true
     for file in "$folder"/slurmd-node{1,2,3}.pid "$folder"/{slurmctld,munged}.pid; do
-        [[ -e $file ]] && kill "$(cat "$file")" 2>/dev/null || true
+        [[ -e $file ]] && pids+=("$(cat "$file")")
     done
+    kill "${pids[@]}" 2>/dev/null || true
+    for ((try = 0; try < 20; try++)); do
+        kill -0 "${pids[@]}" 2>/dev/null || return 0
+        sleep 0.5
+    done
+    kill -KILL "${pids[@]}" 2>/dev/null || true # a slurmd may wait for a job's end
 }
 
 case $command in

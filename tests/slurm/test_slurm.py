@@ -80,6 +80,7 @@ class Sweep:
     def __init__(self, spec, environment):
         self.spec, self.environment = spec, environment
         self.folder = spec.parent / "results" / spec.stem
+        self.pending = {}  # job -> since when
 
     def call(self, *words):
         command = [sys.executable, str(MAIN), "sweep", *words]
@@ -120,10 +121,14 @@ class Sweep:
         }
 
     def hurry(self):
-        """Slurm lets two minutes pass before it starts a requeued job again."""
+        """Slurm lets two minutes pass before it starts a requeued job again; 20 s are enough for
+        what is left of the job before to end.
+        """
         for job in self.slurm("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i").split():
-            command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-            subprocess.run(command, env=self.environment, capture_output=True)
+            if time.monotonic() > self.pending.setdefault(job, time.monotonic()) + 20:
+                command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+                subprocess.run(command, env=self.environment, capture_output=True)
+                del self.pending[job]
 
     def done(self, n_runs):
         self.hurry()
@@ -133,7 +138,7 @@ class Sweep:
         return self.slurm("squeue", "-h", "-j", job, "-o", "%N").strip()
 
 
-def wait_until(what, seconds=120):
+def wait_until(what, seconds=240):
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it takes too long"
