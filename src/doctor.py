@@ -82,6 +82,7 @@ def run_checks(results: Path = Path("results")) -> Iterator[Check]:
             "required", name, specifier, f"pip install -r {requirements.name}", required=True
         )
     yield _cuda()
+    yield _kernels()
     yield _results(results)
     yield from _optional()
 
@@ -211,6 +212,20 @@ def _cuda() -> Check:
         f"a GPU, but torch cannot use it (CUDA {torch.version.cuda})",
         mend,
     )
+
+
+def _kernels() -> Check:
+    """Whether the learners' kernels for the CPU can be built; everything works without them."""
+    from modules.kernels import build
+
+    if build.compiler() is None:
+        found = "no C++ compiler: on a CPU, training takes up to twice as long"
+        return Check("machine", "kernels", NOTE, found, "apt-get install g++, or set CXX")
+    missing = [name for name in build.names() if build.load(name) is None]
+    if missing:
+        found = f"{', '.join(missing)} cannot be compiled: training through torch is slower"
+        return Check("machine", "kernels", NOTE, found, "set CXX to another C++ compiler")
+    return Check("machine", "kernels", OK, "compiled for this processor")
 
 
 def _results(folder: Path) -> Check:

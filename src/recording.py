@@ -108,12 +108,13 @@ class Recorder:
 
         if observe:
             check_results_folder(run_dir or Path(config["local_results_path"]))
-        import session  # noqa: F401 - what cannot be imported should fail before anything is written
+        # What cannot be imported should fail before anything is written.
+        import session  # noqa: F401
 
         options = {**(options or {}), "--unobserved": not observe}
         self._work, self.run_dir = work, run_dir
-        output = self._recorded_output
-        self.experiment.captured_out_filter = output  # type: ignore[assignment] # no types in Sacred
+        # Sacred has no types: mypy takes the None that it begins with for the type.
+        self.experiment.captured_out_filter = self._recorded_output  # type: ignore[assignment]
         self._configure(config)
         if observe:
             self._add_observers(config, run_dir)

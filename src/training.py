@@ -95,7 +95,11 @@ class Training:
         self.last_test_return: float | None = None
         self.seconds = {"learning": 0.0, "evaluation": 0.0}
         self.threads_before = torch.get_num_threads()
-        self.learner_threads = args.learner_threads or self.threads_before
+        args.learner_threads = args.learner_threads or self.threads_before
+        # A learner that shares out its updates itself takes one of torch's threads in each of its
+        # own; a GPU does not share.
+        own = getattr(self.learner, "shares_updates", False) and args.device == "cpu"
+        self.learning_threads = 1 if own else args.learner_threads
         self.progress = ProgressLine(args.t_max, self.log)
         self.rested: Rest | None = None
         self.closed = False
@@ -194,7 +198,7 @@ class Training:
         self.episode += batch.batch_size
         updates = self._updates_due(t_before, self.episode - batch.batch_size)
         if updates and self._can_draw():
-            with self._timed("learning", self.learner_threads):
+            with self._timed("learning", self.learning_threads):
                 if not self.prepared and hasattr(self.learner, "prepare"):
                     self.learner.prepare(self.buffer)
                 self.prepared = True

@@ -137,6 +137,8 @@ class Learner:
         needs: what it needs of the settings, the controller and its agent network.
         ranges: key -> what values of the learner's own keys must be.
         continuous_actions: whether it can train agents whose actions are real numbers.
+        shares_updates: whether it shares out an update among `threads` by itself (`in_parts`);
+            otherwise torch's operations use as many threads.
 
     Raises:
         ConfigError: the settings, the controller or the environment's actions do not fit.
@@ -146,6 +148,7 @@ class Learner:
     needs = Needs()
     ranges: ClassVar[Mapping[str, Range]] = {}
     continuous_actions = False
+    shares_updates = False
 
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
@@ -204,6 +207,14 @@ class Learner:
             per_weight: [B] importance weights of a prioritised buffer.
         """
         raise NotImplementedError(f"{type(self).__name__} has no train")
+
+    @property
+    def threads(self) -> int:
+        """How many threads share an update, where the learner `shares_updates`.
+
+        A GPU has one queue, and is not faster by being asked twice.
+        """
+        return max(1, self.args.learner_threads) if self.args.device == "cpu" else 1
 
     # -- optimisation ------------------------------------------------------------------------------
     def optimise(

@@ -63,6 +63,7 @@ class I2QLearner(QLearner):
             hidden states.
     """
 
+    shares_updates = False
     needs = Needs(settings={"mixer": None}, why={"mixer": "its agents learn on their own"})
     ranges: ClassVar = {
         **QLearner.ranges,
@@ -98,7 +99,8 @@ class I2QLearner(QLearner):
             ideal = rows.returns(self.args, self.target_v_s(hidden), td_lambda=0.0)
             targets = torch.lerp(self.targets_of(rows, q, target_q), ideal, self.args.i2q_lambda)
         figures = self.fit_state_values(rows, hidden, ideal, t_env)
-        return self.fit(rows, q, targets, t_env, episode_num, **figures)
+        losses = self.losses_to(rows, q, targets)
+        return self.step(batch, losses, t_env, episode_num, **figures)
 
     def fit_state_values(
         self, rows: ReplayedSteps, hidden: Tensor, ideal: Tensor, t_env: int

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
-from learners.base import parts_of
 from learners.joint_values import UnrestrictedValue
 from learners.needs import Needs
+from learners.parts import Losses
 from learners.q_learner import QLearner
 from learners.replayed import ReplayedSteps
 from utils.errors import ConfigError
@@ -41,6 +41,7 @@ class MaxQLearner(QLearner):
         why={"double_q": "it bootstraps at the online network's greedy action"},
     )
     ranges: ClassVar = {**QLearner.ranges, **UnrestrictedValue.ranges, "w": PROBABILITY}
+    figures_checked: ClassVar = {**QLearner.figures_checked, "central q": "central_loss"}
 
     @classmethod
     def check_settings(cls, args: SimpleNamespace) -> None:
@@ -59,14 +60,8 @@ class MaxQLearner(QLearner):
         self.params += self.q_star.params
         self.targets += self.q_star.targets
 
-    def train(
-        self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """One update on a batch of episodes; see `Learner.train`.
-
-        Returns:
-            `td_error_abs` [B] of Q_tot if `per_weight` is given, see `episode_errors`.
-        """
+    def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
+        """The losses of Q_tot and Q* on some episodes, the mean over their transitions."""
         rows = ReplayedSteps.of(batch, self.mac, per_weight)
         cur = rows.steps.cur
         q = rows.unroll(self.mac)
@@ -83,20 +78,15 @@ class MaxQLearner(QLearner):
         td_error = q_tot - targets
         loss_td = rows.mean(0.5 * weights * td_error.pow(2))
         loss_central = 0.5 * self.q_star.losses(q_star, targets, rows)["central_loss"]
-        parts = parts_of(batch, **{"targets": targets, "q": q_tot, "central q": q_star})
-        grad_norm = self.optimise(self.optimiser, self.params, loss_td + loss_central, t_env, parts)
-        self.update_targets_if_due(episode_num)
-        self.log_means(
-            t_env,
-            loss_td=loss_td,
-            central_loss=loss_central,
-            grad_norm=grad_norm,
-            td_error_abs=td_error.abs(),
-            q_taken_mean=q_tot,
-            target_mean=targets,
-            w_to_use=weights,
-        )
-        return rows.errors(td_error)
+        figures = {
+            "loss_td": loss_td,
+            "central_loss": loss_central,
+            "td_error_abs": td_error.detach().abs(),
+            "q_taken_mean": q_tot,
+            "target_mean": targets,
+            "w_to_use": weights,
+        }
+        return Losses(loss_td + loss_central, figures, rows.errors(td_error))
 
     def weights(
         self, q_tot: Tensor, targets: Tensor, greedy_values: Tensor, is_greedy: Tensor

@@ -19,6 +19,7 @@ from torch import Tensor
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
 from learners.base import Learner, make_optimiser, parts_of
+from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
 from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import REGISTRY as MIXERS
@@ -32,15 +33,18 @@ class QLearner(Learner):
     Without a mixer and without parameter sharing the agents learn as if each were alone: nothing of
     an agent's loss, gradient or clipping depends on another agent's data or weights.
 
-    A subclass may replace `build_targets` (where targets come from), `targets_of` (what they are)
-    and `td_losses` (how errors count).
+    A subclass may replace `build_targets` (where targets come from), `targets_of` (what they are),
+    `losses_of` (all that an update minimises) and `td_losses` (how errors count).
 
     Raises:
         ConfigError: individual rewards or `hysteretic_beta` with a mixer, or a setting out of
             range.
     """
 
+    shares_updates = True
     ranges: ClassVar = {"hysteretic_beta": PROBABILITY, **MIXER_RANGES}
+    # What is searched for the culprit if an update is not finite: name -> its figure.
+    figures_checked: ClassVar = {"targets": "target_mean", "q": "q_taken_mean"}
 
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
@@ -84,11 +88,16 @@ class QLearner(Learner):
         Returns:
             `td_error_abs` [B] if `per_weight` is given, see `episode_errors`.
         """
+        losses = in_parts(self.losses_of, batch, per_weight, self.params, self.threads)
+        return self.step(batch, losses, t_env, episode_num)
+
+    def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
+        """The loss of some episodes, the mean over their transitions."""
         rows = ReplayedSteps.of(batch, self.mac, per_weight)
         q = rows.unroll(self.mac)
         with torch.no_grad():
             targets = self.targets_of(rows, q, rows.unroll(self.target_mac))
-        return self.fit(rows, q, targets, t_env, episode_num)
+        return self.losses_to(rows, q, targets)
 
     def targets_of(self, rows: ReplayedSteps, q: Tensor, target_q: Tensor) -> Tensor:
         """Targets of the values of the actions taken, [M, 1 or A]; q and target_q [N, A, U]."""
@@ -99,16 +108,28 @@ class QLearner(Learner):
         taken = self.mix(self.target_mixer, target_q, rows.actions, rows)
         return rows.returns(self.args, best, taken)
 
-    def fit(
+    def losses_to(self, rows: ReplayedSteps, q: Tensor, targets: Tensor) -> Losses:
+        """The loss of the values q [N, A, U] of the actions taken against `targets` [M, 1 or A]."""
+        q_taken = self.mix(self.mixer, q, rows.actions, rows)[rows.steps.cur]
+        td_error = q_taken - targets
+        loss = rows.mean(self.td_losses(td_error), per_agent=self.decentralised)
+        figures = {
+            "loss_td": loss,
+            "td_error_abs": td_error.detach().abs(),
+            "q_taken_mean": q_taken,
+            "target_mean": targets,
+        }
+        return Losses(loss, figures, rows.errors(td_error))
+
+    def step(
         self,
-        rows: ReplayedSteps,
-        q: Tensor,
-        targets: Tensor,
+        batch: EpisodeBatch,
+        losses: Losses,
         t_env: int,
         episode_num: int,
         **figures: Tensor,
     ) -> dict[str, Tensor]:
-        """One step of the values q [N, A, U] of the actions taken towards `targets` [M, 1 or A].
+        """One step of the optimiser, the targets' copy where it is due, and the log.
 
         Args:
             figures: more to log.
@@ -116,22 +137,12 @@ class QLearner(Learner):
         Returns:
             That of `train`.
         """
-        q_taken = self.mix(self.mixer, q, rows.actions, rows)[rows.steps.cur]
-        td_error = q_taken - targets
-        loss = rows.mean(self.td_losses(td_error), per_agent=self.decentralised)
-        parts = parts_of(rows.batch, targets=targets, q=q_taken)
-        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
+        checked = {name: losses.figures[key] for name, key in self.figures_checked.items()}
+        parts = parts_of(batch, **checked)
+        grad_norm = self.optimise(self.optimiser, self.params, losses.loss, t_env, parts)
         self.update_targets_if_due(episode_num)
-        self.log_means(
-            t_env,
-            loss_td=loss,
-            grad_norm=grad_norm,
-            td_error_abs=td_error.abs(),
-            q_taken_mean=q_taken,
-            target_mean=targets,
-            **figures,
-        )
-        return rows.errors(td_error)
+        self.log_means(t_env, grad_norm=grad_norm, **losses.figures, **figures)
+        return losses.errors
 
     def td_losses(self, td_error: Tensor) -> Tensor:
         """Half the squared errors of the same shape, those of estimates above their target weighted

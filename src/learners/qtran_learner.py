@@ -34,6 +34,7 @@ class QTranLearner(QLearner):
             a setting is out of range.
     """
 
+    shares_updates = False
     ranges: ClassVar = {
         **QLearner.ranges,
         "opt_loss": NOT_NEGATIVE,

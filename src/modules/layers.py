@@ -16,6 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.kernels import gru as kernels
+from modules.kernels import linear as fused
+from modules.kernels.linear import affine
+
 
 def first_inputs(*parts: tuple[int, Sequence[int]]) -> Tensor:
     """Which of the inputs are there in every group, for inputs of several zero-padded parts: bool
@@ -39,12 +43,19 @@ class StackedLinear(nn.Module):
             it reads, or a mask bool [G, n_in] (`first_inputs`). The others are padding, which must
             be zero: their weights start at zero, have no gradient and stay zero. A group is
             initialised as `nn.Linear` of its own size.
+        rectify: a ReLU follows.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, groups: int, in_sizes: Sequence[int] | Tensor | None = None
+        self,
+        n_in: int,
+        n_out: int,
+        groups: int,
+        in_sizes: Sequence[int] | Tensor | None = None,
+        rectify: bool = False,
     ) -> None:
         super().__init__()
+        self.rectify = rectify
         if in_sizes is None:
             bound = 1 / math.sqrt(n_in)
             self.weight = nn.Parameter(torch.empty(groups, n_out, n_in).uniform_(-bound, bound))
@@ -65,6 +76,12 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(groups, n_out).uniform_(-1, 1) * bounds)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.available(x, self.weight, self.bias):
+            return fused.linear(x, self.weight, self.bias, self.rectify)
+        out = self._by_torch(x)
+        return F.relu(out, inplace=True) if self.rectify else out
+
+    def _by_torch(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
             groups, n_out, _ = self.weight.shape
             # The same input for every group: one product with all weights side by side.
@@ -122,9 +139,28 @@ class StackedBatchNorm(nn.Module):
         return mean, (var + self.eps).rsqrt()
 
 
-def linear(n_in: int, n_out: int, groups: int = 1) -> nn.Linear | StackedLinear:
-    """`nn.Linear` for one group, `StackedLinear` for several."""
-    return nn.Linear(n_in, n_out) if groups == 1 else StackedLinear(n_in, n_out, groups)
+class Linear(nn.Linear):
+    """`nn.Linear` through this project's kernel where that is faster, [..., n_in] -> [..., n_out].
+
+    Args:
+        n_in, n_out: numbers of inputs and outputs.
+        bias: whether there is one.
+        rectify: a ReLU follows.
+    """
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, rectify: bool = False) -> None:
+        super().__init__(n_in, n_out, bias)
+        self.rectify = rectify
+
+    def forward(self, x: Tensor) -> Tensor:
+        return affine(x, self.weight, self.bias, self.rectify)
+
+
+def linear(n_in: int, n_out: int, groups: int = 1, rectify: bool = False) -> Linear | StackedLinear:
+    """`Linear` for one group, `StackedLinear` for several; `rectify`: a ReLU follows."""
+    if groups == 1:
+        return Linear(n_in, n_out, rectify=rectify)
+    return StackedLinear(n_in, n_out, groups, rectify=rectify)
 
 
 class GRU(nn.Module):
@@ -177,10 +213,12 @@ class GRU(nn.Module):
         """
         if x.is_cuda:
             return self._unroll_cudnn(x, sizes)
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
-            return _GRUSequence.apply(x, *weights, list(sizes))
-        return _gru_sequence(x, *weights, list(sizes))
+        tensors = (x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        fused = kernels.available(*tensors)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            sequence = kernels.GRUSequence if fused else _GRUSequence
+            return sequence.apply(*tensors, list(sizes))
+        return (kernels.gru_sequence if fused else _gru_sequence)(*tensors, list(sizes))
 
     def _unroll_cudnn(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """`unroll` by one kernel per group for the whole sequence, where launching kernels is the

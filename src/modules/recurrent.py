@@ -9,7 +9,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.layers import GRU, linear
@@ -61,7 +60,7 @@ class RNNAgent(Agent):
 
     def __init__(self, input_shape: int, args: SimpleNamespace, n_out: int | None = None) -> None:
         super().__init__(input_shape, args)
-        self.fc1 = linear(input_shape, self.hidden_dim, self.groups)
+        self.fc1 = linear(input_shape, self.hidden_dim, self.groups, rectify=True)
         self.rnn = GRU(self.hidden_dim, self.hidden_dim, self.groups)
         self.fc2 = linear(self.hidden_dim, args.n_actions if n_out is None else n_out, self.groups)
 
@@ -73,13 +72,13 @@ class RNNAgent(Agent):
         """One time step: inputs [B, A, F], hidden [B, A, H] -> (outputs [B, A, U], hidden [B, A,
         H]).
         """
-        x = F.relu(self.fc1(self.to_rows(inputs)), inplace=True)
+        x = self.fc1(self.to_rows(inputs))
         h = self.rnn(x, self.to_rows(hidden))
         return self.from_rows(self.fc2(h)), self.from_rows(h)
 
     def unroll_hidden(self, inputs: Tensor, steps: Steps) -> Tensor:
         """All filled steps: inputs [N, A, F] -> hidden states [N, A, H]."""
-        x = F.relu(self.fc1(self.to_rows(inputs)), inplace=True)
+        x = self.fc1(self.to_rows(inputs))
         return self.from_rows(self.rnn.unroll(x, self.row_sizes(steps.sizes)))
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from doctor import (
     read_requirements,
     run_checks,
 )
+from modules.kernels import build
 
 
 @pytest.fixture
@@ -55,12 +56,30 @@ def test_this_installation_is_ready(capsys, tmp_path, monkeypatch):
         "sacred",
         "protobuf",
         "cuda",
+        "kernels",
         "results",
         "SC2PATH",
         "Ready to train.",
     ):
         assert word in out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("compiler", "library", "state", "part"),
+    [
+        ("c++", object(), OK, "compiled for this processor"),
+        ("c++", None, NOTE, "gru, linear cannot be compiled"),
+        (None, None, NOTE, "no C++ compiler"),
+    ],
+)
+def test_kernels(monkeypatch, compiler, library, state, part):
+    monkeypatch.setattr(build, "compiler", lambda: compiler)
+    monkeypatch.setattr(build, "load", lambda name: library)
+    check = doctor._kernels()
+    assert check.state == state
+    assert part in check.found
+    assert bool(check.mend) == (state == NOTE)
 
 
 def test_every_requirement_is_checked_and_fine(tmp_path):

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "main": {"launch", "recording", "session", "doctor", "analysis", "utils"},
     "api": {"recording", "session", "training", "isolation", "analysis", "utils"},
     "launch": {"analysis", "utils"},
-    "doctor": {"utils"},
+    "doctor": {"modules", "utils"},
     "recording": {"session", "utils"},
     "session": {"training", "plugins", "utils"},
     "training": {"assembly", "runners", "components", "utils"},

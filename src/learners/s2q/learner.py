@@ -22,8 +22,8 @@ from controllers.s2q_controller import S2QMAC, SELECTIONS
 from learners.base import Learner, make_optimiser, parts_of
 from learners.joint_values import FollowedValue, UnrestrictedValue
 from learners.needs import Needs
+from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
-from learners.s2q.chunks import Losses, in_chunks
 from learners.s2q.first_value import FirstValue
 from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import REGISTRY as MIXERS
@@ -67,6 +67,7 @@ class S2QLearner(Learner):
         ConfigError: a setting out of range, or a controller or mixer of another kind.
     """
 
+    shares_updates = True
     needs = Needs(
         mac=S2QMAC,
         settings={
@@ -127,8 +128,14 @@ class S2QLearner(Learner):
         Returns:
             `td_error_abs` [B] of Q_0 if `per_weight` is given, see `episode_errors`.
         """
-        limit = self.args.s2q_chunk_steps
-        loss, figures, errors = in_chunks(self.losses_of, batch, per_weight, limit, self.params)
+        loss, figures, errors = in_parts(
+            self.losses_of,
+            batch,
+            per_weight,
+            self.params,
+            threads=self.threads,
+            limit=self.args.s2q_chunk_steps,
+        )
         checked = {name: figures[key] for name, key in FIGURES_CHECKED.items() if key in figures}
         grad_norm = self.optimise(
             self.optimiser, self.params, loss, t_env, parts_of(batch, **checked)

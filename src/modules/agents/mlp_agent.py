@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from modules.layers import linear
@@ -22,8 +21,8 @@ class MLPAgent(Agent):
 
     def __init__(self, input_shape: int, args: SimpleNamespace, n_out: int | None = None) -> None:
         super().__init__(input_shape, args)
-        self.fc1 = linear(input_shape, self.hidden_dim, self.groups)
-        self.fc2 = linear(self.hidden_dim, self.hidden_dim, self.groups)
+        self.fc1 = linear(input_shape, self.hidden_dim, self.groups, rectify=True)
+        self.fc2 = linear(self.hidden_dim, self.hidden_dim, self.groups, rectify=True)
         self.fc3 = linear(self.hidden_dim, args.n_actions if n_out is None else n_out, self.groups)
 
     def init_hidden(self) -> Tensor:
@@ -32,7 +31,7 @@ class MLPAgent(Agent):
 
     def unroll_hidden(self, inputs: Tensor, steps: Steps | None = None) -> Tensor:
         """Inputs [N, A, F] -> features before the head [N, A, H]."""
-        return self.from_rows(F.relu(self.fc2(F.relu(self.fc1(self.to_rows(inputs))))))
+        return self.from_rows(self.fc2(self.fc1(self.to_rows(inputs))))
 
     def head(self, features: Tensor) -> Tensor:
         """[N, A, H] -> [N, A, U]."""

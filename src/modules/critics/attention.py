@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import StackedBatchNorm, StackedLinear, first_inputs
+from modules.layers import Linear, StackedBatchNorm, StackedLinear, first_inputs
 from utils.errors import ConfigError
 
 # Rows of a batch whose counterfactual values are computed together: what is in between then stays
@@ -83,9 +83,9 @@ class AttentionCritic(nn.Module):
         )  # f and g normalise the same observations
         self.state_encoder = StackedLinear(self.obs_size, width, n_agents, obs_sizes)
         self.encoder = StackedLinear(self.obs_size + n_actions, width, n_agents, seen)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
+        self.query = Linear(width, width, bias=False)
+        self.key = Linear(width, width, bias=False)
+        self.value = Linear(width, width)
         # The last network reads the attended values, s_i and, where actions are continuous, the own
         # one.
         parts = [(2 * width, [2 * width] * n_agents), (n_actions, action_sizes)][

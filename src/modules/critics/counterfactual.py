@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.layers import Linear
+
 
 class CounterfactualCritic(nn.Module):
     """Q(s, a_-i, .) of agent i, from state, own observation, the others' actions and the own
@@ -33,9 +35,9 @@ class CounterfactualCritic(nn.Module):
             + (obs if isinstance(obs, int) else obs[0])
             + self.n_agents * (self.n_actions + 1)
         )
-        self.fc1 = nn.Linear(n_inputs, width)
-        self.fc2 = nn.Linear(width, width)
-        self.fc3 = nn.Linear(width, self.n_actions)
+        self.fc1 = Linear(n_inputs, width)
+        self.fc2 = Linear(width, width)
+        self.fc3 = Linear(width, self.n_actions)
         self.register_buffer("numbers", torch.eye(self.n_agents), persistent=False)
 
     def forward(self, state: Tensor, obs: Tensor, actions: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import GRU, linear
+from modules.layers import GRU, Linear, linear
 from modules.recurrent import Agent
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ class StateCritic(nn.Module):
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
         super().__init__()
         hidden = args.critic_hidden_dim
-        self.fc1 = nn.Linear(args.state_shape, hidden)
-        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc1 = Linear(args.state_shape, hidden)
+        self.fc2 = Linear(hidden, hidden)
         self.n_values = 1 if args.common_reward else args.n_agents
-        self.fc3 = nn.Linear(hidden, self.n_values)
+        self.fc3 = Linear(hidden, self.n_values)
 
     def forward(self, state: Tensor, inputs: Tensor, steps: Steps) -> Tensor:
         """[N, 1] with a common reward, else [N, A]."""

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.kernels.linear import affine
 from modules.layers import StackedLinear, first_inputs
 from utils.errors import ConfigError
 from utils.registry import Registry
@@ -327,7 +328,7 @@ class CentralCopies(CriticCopies):
         a, n = self.n_agents, self.n_actions
         by_obs, _, by_number = self.fc1.weight.split([a * self.obs_size, a * n, a], -1)
         # All copies read the same observations: one product.
-        x = F.linear(_normalised(obs.flatten(1)), by_obs.flatten(0, 2)).view(-1, *by_obs.shape[:3])
+        x = affine(_normalised(obs.flatten(1)), by_obs.flatten(0, 2)).view(-1, *by_obs.shape[:3])
         number = (by_number * self.numbers.view(a, 1, 1, a)).sum(-1) + self.fc1.bias
         return (x + number).permute(1, 2, 0, 3)
 

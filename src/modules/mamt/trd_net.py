@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import StackedBatchNorm, StackedLinear
+from modules.kernels.linear import affine
+from modules.layers import Linear, StackedBatchNorm, StackedLinear
 
 WIDTH = 128  # of the embeddings
 SMALL_WIDTH = 32  # of the embeddings of action and trust region
@@ -40,11 +41,11 @@ class TRDNet(nn.Module):
         self.obs = StackedLinear(max(obs_sizes), WIDTH, n, in_sizes=obs_sizes)
         self.action_norm = StackedBatchNorm(n_actions, n)
         self.action = StackedLinear(n_actions, SMALL_WIDTH, n, in_sizes=action_sizes)
-        self.region = nn.Linear(1, SMALL_WIDTH)
-        self.merge = nn.Linear(WIDTH + 2 * SMALL_WIDTH, WIDTH)
-        self.convolutions = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(convolutions))
-        self.pair = nn.Linear(2 * WIDTH, WIDTH)
-        self.divergence = nn.Linear(WIDTH, 1)
+        self.region = Linear(1, SMALL_WIDTH)
+        self.merge = Linear(WIDTH + 2 * SMALL_WIDTH, WIDTH)
+        self.convolutions = nn.ModuleList(Linear(WIDTH, WIDTH) for _ in range(convolutions))
+        self.pair = Linear(2 * WIDTH, WIDTH)
+        self.divergence = Linear(WIDTH, 1)
 
     def forward(self, obs: Tensor, actions: Tensor, sizes: Tensor, coefficients: Tensor) -> Tensor:
         """KL_i, the part of the joint divergence that the network ascribes to agent i.
@@ -68,7 +69,7 @@ class TRDNet(nn.Module):
             nodes = F.leaky_relu(convolution(weights @ nodes))
         # A layer on the concatenation of i and j is the sum of a layer on i and one on j.
         of_first, of_second = self.pair.weight.split(WIDTH, dim=-1)
-        first, second = F.linear(nodes, of_first, self.pair.bias), F.linear(nodes, of_second)
+        first, second = affine(nodes, of_first, self.pair.bias), affine(nodes, of_second)
         hidden = F.leaky_relu_(first.unsqueeze(-2) + second.unsqueeze(-3))
         divergences = F.softplus(self.divergence(hidden).squeeze(-1))
         return (coefficients * divergences).sum(-1)
@@ -82,6 +83,6 @@ class TRDNet(nn.Module):
         done = F.leaky_relu(self.action(self.action_norm(actions.transpose(0, 1))))
         region = F.leaky_relu(self.region(sizes.unsqueeze(-1)))
         # The trust regions are the same in all rows.
-        per_agent = F.linear(region, of_region, self.merge.bias).unsqueeze(1)
-        nodes = F.linear(seen, of_obs) + F.linear(done, of_action) + per_agent
+        per_agent = affine(region, of_region, self.merge.bias).unsqueeze(1)
+        nodes = affine(seen, of_obs) + affine(done, of_action) + per_agent
         return F.leaky_relu(nodes).transpose(0, 1)

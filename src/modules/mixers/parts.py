@@ -53,7 +53,9 @@ def hypernet(n_in: int, n_hidden: int, n_out: int, groups: int = 1) -> nn.Sequen
     """Two layers with a ReLU between them, the form of most networks that a mixer conditions on the
     state.
     """
-    return nn.Sequential(linear(n_in, n_hidden, groups), nn.ReLU(), linear(n_hidden, n_out, groups))
+    first = linear(n_in, n_hidden, groups, rectify=True)
+    # The place of PyMARL's ReLU, so that the layers' names stay.
+    return nn.Sequential(first, nn.Identity(), linear(n_hidden, n_out, groups))
 
 
 class MultiHeadMLP(nn.Module):

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from modules.layers import Linear
 from modules.mixers.parts import MultiHeadMLP, as_rows, context_rows, hypernet, state_size
 from utils.errors import ConfigError
 from utils.ranges import COUNT, NOT_NEGATIVE, Range, check_ranges
@@ -71,7 +72,7 @@ class QattenMixer(nn.Module):
                 self.state_dim, args.hypernet_embed, self.n_agents * n_unit
             )
         # No bias: it would shift all logits of a head alike, which a softmax does not see.
-        self.key = nn.Linear(n_unit, self.heads * self.key_dim, bias=False)
+        self.key = Linear(n_unit, self.heads * self.key_dim, bias=False)
         self.head_weight = None
         if args.weighted_head:
             self.head_weight = hypernet(self.state_dim, args.n_head_embedding_layer1, self.heads)

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.kernels.linear import affine
+from modules.layers import Linear
 from modules.mixers.parts import context_rows, hypernet, state_size
 from utils.ranges import COUNT, Range, check_ranges
 
@@ -38,13 +39,14 @@ class QMixerCentralFF(nn.Module):
         self.qs_dim = args.n_agents * args.central_action_embed
         width = args.central_mixing_embed_dim
         self.net = nn.Sequential(
-            nn.Linear(self.qs_dim + self.state_dim, width),
+            Linear(self.qs_dim + self.state_dim, width),
             nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, 1),
+            # PyMARL's ReLUs are part of these layers, in their places stands nothing.
+            Linear(width, width, rectify=True),
+            nn.Identity(),
+            Linear(width, width, rectify=True),
+            nn.Identity(),
+            Linear(width, 1),
         )
         self.V = hypernet(self.state_dim, width, 1)
 
@@ -77,9 +79,9 @@ class QMixerCentralFF(nn.Module):
         first = self.net[0]
         assert isinstance(first, nn.Linear)
         by_actions, by_state = first.weight.split([self.qs_dim, self.state_dim], dim=1)
-        from_state, value = F.linear(states, by_state, first.bias), self.V(states)
+        from_state, value = affine(states, by_state, first.bias), self.V(states)
         # One joint action after the other: products of this size gain nothing from being one, and
         # need less memory.
         return torch.stack(
-            [self.net[1:](F.linear(rows, by_actions) + from_state) + value for rows in agent_qs]
+            [self.net[1:](affine(rows, by_actions) + from_state) + value for rows in agent_qs]
         )

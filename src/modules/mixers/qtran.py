@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from modules.layers import Linear
 from modules.mixers.parts import as_rows, context_rows, state_size
 from utils.ranges import Range, check_ranges, one_of
 
@@ -18,8 +19,8 @@ _HIDDEN_LAYERS = {"small": 2, "big": 3}
 def _mlp(n_in: int, width: int, hidden: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n in [n_in] + [width] * (hidden - 1):
-        layers += [nn.Linear(n, width), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(width, 1))
+        layers += [Linear(n, width), nn.ReLU()]
+    return nn.Sequential(*layers, Linear(width, 1))
 
 
 class QTranBase(nn.Module):
@@ -47,7 +48,7 @@ class QTranBase(nn.Module):
         self.n_agents, self.state_dim = args.n_agents, state_size(args)
         n_pair = args.rnn_hidden_dim + args.n_actions
         self.action_encoding = nn.Sequential(
-            nn.Linear(n_pair, n_pair), nn.ReLU(), nn.Linear(n_pair, n_pair)
+            Linear(n_pair, n_pair), nn.ReLU(), Linear(n_pair, n_pair)
         )
         self.Q = _mlp(self.state_dim + n_pair, width, hidden)
         self.V = _mlp(self.state_dim, width, hidden)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modules.layers import linear
@@ -85,7 +84,7 @@ class S2QAgent(RNNAgent, _Stacked):
 
     def step_hidden(self, inputs: Tensor, hidden: Tensor) -> Tensor:
         """One time step: inputs [B, A, F], hidden [K + 1, B, A, H] -> hidden [K + 1, B, A, H]."""
-        x = F.relu(self.fc1(self.to_rows(inputs)))
+        x = self.fc1(self.to_rows(inputs))
         return self.from_rows(self.rnn(x, self.to_rows(hidden)))
 
     def head(self, hidden: Tensor, message: Tensor | None = None) -> Tensor:

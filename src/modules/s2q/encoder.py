@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import GRU
+from modules.layers import GRU, Linear
 from modules.mixers.parts import state_size
 from utils.ranges import COUNT, Range, check_ranges, one_of
 
@@ -44,11 +44,11 @@ class LatentEncoder(nn.Module):
         width = args.encoder_hidden_dim
         self.rnn = GRU(n_in, width) if args.encoder_type == "rnn" else None
         self.net = nn.Sequential(
-            nn.Linear(n_in if self.rnn is None else width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, args.latent_dim),
+            Linear(n_in if self.rnn is None else width, width, rectify=True),
+            nn.Identity(),  # the place of a ReLU, for the names in older model files
+            Linear(width, width, rectify=True),
+            nn.Identity(),
+            Linear(width, args.latent_dim),
         )
 
     def init_hidden(self, batch_size: int) -> Tensor:
@@ -78,9 +78,9 @@ class LatentDecoder(nn.Module):
 
     def __init__(self, args: SimpleNamespace) -> None:
         super().__init__()
-        self.hidden = nn.Linear(args.latent_dim, args.encoder_hidden_dim)
-        self.state = nn.Linear(args.encoder_hidden_dim, state_size(args))
-        self.choice = nn.Linear(args.encoder_hidden_dim, args.s2q_k + 1)
+        self.hidden = Linear(args.latent_dim, args.encoder_hidden_dim)
+        self.state = Linear(args.encoder_hidden_dim, state_size(args))
+        self.choice = Linear(args.encoder_hidden_dim, args.s2q_k + 1)
 
     def choice_logits(self, z: Tensor) -> Tensor:
         """z [..., Z] -> logits [..., K + 1]."""

@@ -1,0 +1,1 @@
+"""Compiled kernels for the CPU, built once on the machine that they run on."""

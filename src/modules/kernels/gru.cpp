@@ -1,0 +1,248 @@
+// A GRU over ragged sequences, forward and backward, as one pass over blocks of sequences.
+//
+// Rows are time-major, the rows of step t before those of t + 1; a sequence keeps its place within
+// a step and the longest come first. BLOCK sequences run through all steps before the next block
+// does, so that hidden states, gates and weights stay in the cache.
+//
+// The gates of a row stand side by side as r, z, n (candidate), s (what the hidden state adds to
+// the candidate where r is 1), H entries each. Weights and biases are those of nn.GRUCell: r, z, n.
+
+#include "products.h"
+
+namespace {
+
+constexpr int64_t BLOCK = 96;  // sequences that run through all steps together
+
+// exp by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7.
+inline vec exponential(vec x) {
+    x = x > 88.0f ? splat(88.0f) : x;
+    x = x < -87.0f ? splat(-87.0f) : x;
+    const vec shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
+    const vec n = shifted - 12582912.0f;
+    x = x - n * 0.693359375f;
+    x = x + n * 2.12194440e-4f;
+    vec p = splat(1.9875691e-4f);
+    p = p * x + 1.3981999e-3f;
+    p = p * x + 8.3334519e-3f;
+    p = p * x + 4.1665796e-2f;
+    p = p * x + 1.6666665e-1f;
+    p = p * x + 5.0000001e-1f;
+    p = p * (x * x) + x + 1.0f;
+    const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
+    vec scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return p * scale;
+}
+inline vec sigmoid(vec x) {
+    return 1.0f / (1.0f + exponential(-x));
+}
+inline vec tanh_of(vec x) {
+    return 2.0f * sigmoid(2.0f * x) - 1.0f;
+}
+
+// Weights [3 H, K] -> [panel][k][gate][WIDTH].
+void pack_gates(const float* w, int64_t H, int64_t K, float* to) {
+    for (int64_t j = 0; j < panels_of(H); j++)
+        for (int64_t k = 0; k < K; k++)
+            for (int gate = 0; gate < 3; gate++)
+                for (int c = 0; c < WIDTH; c++, to++) {
+                    const int64_t column = j * WIDTH + c;
+                    *to = column < H ? w[(gate * H + column) * K + k] : 0.0f;
+                }
+}
+
+// --- Forward ---
+
+struct Shape {
+    int64_t F, H;
+};
+
+// One panel of hidden units of M rows. x [M, F], h [M, H] of the step before (not read if first).
+template <int M, bool FIRST>
+inline void forward_tile(Shape s, int64_t panel, const float* x, const float* h, const float* w,
+                         const float* u, const float* bi, const float* bh, float* out,
+                         float* gates) {
+    const int64_t column = panel * WIDTH, n = std::min<int64_t>(WIDTH, s.H - column);
+    vec r[M], z[M], nx[M], nh[M];
+    const vec br = load(bi + column, n) + load(bh + column, n);
+    const vec bz = load(bi + s.H + column, n) + load(bh + s.H + column, n);
+    const vec bn = load(bi + 2 * s.H + column, n), cn = load(bh + 2 * s.H + column, n);
+    for (int m = 0; m < M; m++) {
+        r[m] = br;
+        z[m] = bz;
+        nx[m] = bn;
+        nh[m] = cn;
+    }
+    const float* weights = w + panel * s.F * 3 * WIDTH;
+    for (int64_t k = 0; k < s.F; k++, weights += 3 * WIDTH) {
+        const vec a = load(weights), b = load(weights + WIDTH), c = load(weights + 2 * WIDTH);
+#pragma GCC unroll 6
+        for (int m = 0; m < M; m++) {
+            const float v = x[m * s.F + k];
+            r[m] += v * a;
+            z[m] += v * b;
+            nx[m] += v * c;
+        }
+    }
+    if (!FIRST) {
+        weights = u + panel * s.H * 3 * WIDTH;
+        for (int64_t k = 0; k < s.H; k++, weights += 3 * WIDTH) {
+            const vec a = load(weights), b = load(weights + WIDTH), c = load(weights + 2 * WIDTH);
+#pragma GCC unroll 6
+            for (int m = 0; m < M; m++) {
+                const float v = h[m * s.H + k];
+                r[m] += v * a;
+                z[m] += v * b;
+                nh[m] += v * c;
+            }
+        }
+    }
+    for (int m = 0; m < M; m++) {
+        const vec reset = sigmoid(r[m]), update = sigmoid(z[m]);
+        const vec candidate = tanh_of(nx[m] + reset * nh[m]);
+        const vec before = FIRST ? vec{} : load(h + m * s.H + column, n);
+        store(out + m * s.H + column, candidate + update * (before - candidate), n);
+        if (gates != nullptr) {
+            float* g = gates + m * 4 * s.H + column;
+            store(g, reset, n);
+            store(g + s.H, update, n);
+            store(g + 2 * s.H, candidate, n);
+            store(g + 3 * s.H, nh[m], n);
+        }
+    }
+}
+
+template <int M>
+inline void forward_rows(Shape s, bool first, const float* x, const float* h, const float* w,
+                         const float* u, const float* bi, const float* bh, float* out,
+                         float* gates) {
+    for (int64_t panel = 0; panel < panels_of(s.H); panel++) {
+        if (first)
+            forward_tile<M, true>(s, panel, x, h, w, u, bi, bh, out, gates);
+        else
+            forward_tile<M, false>(s, panel, x, h, w, u, bi, bh, out, gates);
+    }
+}
+
+void forward(Shape s, const float* x, const float* wi, const float* wh, const float* bi,
+             const float* bh, const std::vector<int64_t>& starts, float* out, float* gates) {
+    const int64_t steps = int64_t(starts.size()) - 1, panels = panels_of(s.H);
+    Buffer w(panels * s.F * 3 * WIDTH), u(panels * s.H * 3 * WIDTH);
+    pack_gates(wi, s.H, s.F, w.data);
+    pack_gates(wh, s.H, s.H, u.data);
+    for (int64_t b = 0; b < starts[1]; b += BLOCK)
+        for (int64_t t = 0; t < steps; t++) {
+            const int64_t n = std::min(BLOCK, starts[t + 1] - starts[t] - b);
+            if (n <= 0) break;
+            const int64_t row = starts[t] + b, before = t ? starts[t - 1] + b : 0;
+            int64_t m = 0;
+            const auto at = [&](auto rows) {
+                constexpr int M = decltype(rows)::value;
+                for (; m + M <= n; m += M)
+                    forward_rows<M>(s, t == 0, x + (row + m) * s.F, out + (before + m) * s.H,
+                                    w.data, u.data, bi, bh, out + (row + m) * s.H,
+                                    gates ? gates + (row + m) * 4 * s.H : nullptr);
+            };
+            at(number<ROWS>{});
+            at(number<2>{});
+            at(number<1>{});
+        }
+}
+
+// --- Backward ---
+
+// The gradients before the non-linearities of one row, as n, r, z, s; dh becomes dh z.
+inline void gate_gradients(int64_t H, const float* grad, const float* gates, const float* before,
+                           float* dh, float* to, float* bias) {
+    for (int64_t c = 0; c < H; c += WIDTH) {
+        const int64_t n = H - c;
+        const vec d = load(dh + c, n) + load(grad + c, n);
+        const vec r = load(gates + c, n), z = load(gates + H + c, n);
+        const vec candidate = load(gates + 2 * H + c, n), share = load(gates + 3 * H + c, n);
+        const vec h = before ? load(before + c, n) : vec{};
+        const vec dz = d * (h - candidate) * (z * (1.0f - z));
+        const vec dn = d * (1.0f - z) * (1.0f - candidate * candidate);
+        const vec dr = dn * share * (r * (1.0f - r)), ds = dn * r;
+        const vec parts[4] = {dn, dr, dz, ds};
+        for (int i = 0; i < 4; i++) {
+            store(to + i * H + c, parts[i], n);
+            store(bias + i * H + c, load(bias + i * H + c, n) + parts[i], n);
+        }
+        store(dh + c, d * z, n);
+    }
+}
+
+// d_wi [3 H, F] as n, r, z; d_wh [3 H, H] as r, z, s; d_bias [4 H] as n, r, z, s.
+void backward(Shape s, const float* grad, const float* out, const float* gates, const float* x,
+              const float* wi, const float* wh, const std::vector<int64_t>& starts, float* dx,
+              float* d_wi, float* d_wh, float* d_bias) {
+    const int64_t H = s.H, steps = int64_t(starts.size()) - 1;
+    const int from_input[3] = {2, 0, 1};  // the gates' rows in `wi`, as n, r, z
+    Buffer w(3 * H * panels_of(s.F) * WIDTH), u(3 * H * panels_of(H) * WIDTH);
+    const auto input = [&](int64_t k, int64_t n) {
+        return wi[(from_input[k / H] * H + k % H) * s.F + n];
+    };
+    if (dx != nullptr) pack(3 * H, s.F, input, w.data);
+    pack(3 * H, H, [&](int64_t k, int64_t n) { return wh[k * H + n]; }, u.data);
+    const Product to_input{3 * H, s.F, w.data, nullptr, false};
+    const Product to_hidden{3 * H, H, u.data, nullptr, false};
+    Buffer dh(BLOCK * H), g(BLOCK * 4 * H);
+    std::fill(d_wi, d_wi + 3 * H * s.F, 0.0f);
+    std::fill(d_wh, d_wh + 3 * H * H, 0.0f);
+    std::fill(d_bias, d_bias + 4 * H, 0.0f);
+    for (int64_t b = 0; b < starts[1]; b += BLOCK) {
+        std::fill(dh.data, dh.data + BLOCK * H, 0.0f);
+        for (int64_t t = steps - 1; t >= 0; t--) {
+            const int64_t n = std::min(BLOCK, starts[t + 1] - starts[t] - b);
+            if (n <= 0) continue;
+            const int64_t row = starts[t] + b;
+            const float* before = t ? out + (starts[t - 1] + b) * H : nullptr;
+            for (int64_t m = 0; m < n; m++)
+                gate_gradients(H, grad + (row + m) * H, gates + (row + m) * 4 * H,
+                               before ? before + m * H : nullptr, dh.data + m * H,
+                               g.data + m * 4 * H, d_bias);
+            if (dx != nullptr) product(to_input, Start::zero, n, g.data, 4 * H, dx + row * s.F);
+            outer(n, 3 * H, 4 * H, g.data, x + row * s.F, s.F, s.F, d_wi);
+            if (t) {
+                product(to_hidden, Start::there, n, g.data + H, 4 * H, dh.data);
+                outer(n, 3 * H, 4 * H, g.data + H, before, H, H, d_wh);
+            }
+        }
+    }
+}
+
+std::vector<int64_t> starts_of(const int64_t* sizes, int64_t steps) {
+    std::vector<int64_t> starts(steps + 1, 0);
+    for (int64_t t = 0; t < steps; t++) starts[t + 1] = starts[t] + sizes[t];
+    return starts;
+}
+
+}  // namespace
+
+extern "C" {
+
+// x [G, R, F], wi [G, 3 H, F], wh [G, 3 H, H], bi and bh [G, 3 H] -> out [G, R, H] and, unless
+// null,
+// gates [G, R, 4 H].
+void gru_forward(int64_t G, int64_t R, int64_t F, int64_t H, const float* x, const float* wi,
+                 const float* wh, const float* bi, const float* bh, const int64_t* sizes,
+                 int64_t steps, float* out, float* gates) {
+    const auto starts = starts_of(sizes, steps);
+    for (int64_t g = 0; g < G; g++)
+        forward({F, H}, x + g * R * F, wi + g * 3 * H * F, wh + g * 3 * H * H, bi + g * 3 * H,
+                bh + g * 3 * H, starts, out + g * R * H, gates ? gates + g * R * 4 * H : nullptr);
+}
+
+// grad [G, R, H] -> dx [G, R, F] (null: not wanted), d_wi [G, 3 H, F] in the order n, r, z, d_wh
+// [G, 3 H, H] in the order r, z, n, d_bias [G, 4 H] in the order n, r, z, s.
+void gru_backward(int64_t G, int64_t R, int64_t F, int64_t H, const float* grad, const float* out,
+                  const float* gates, const float* x, const float* wi, const float* wh,
+                  const int64_t* sizes, int64_t steps, float* dx, float* d_wi, float* d_wh,
+                  float* d_bias) {
+    const auto starts = starts_of(sizes, steps);
+    for (int64_t g = 0; g < G; g++)
+        backward({F, H}, grad + g * R * H, out + g * R * H, gates + g * R * 4 * H, x + g * R * F,
+                 wi + g * 3 * H * F, wh + g * 3 * H * H, starts, dx ? dx + g * R * F : nullptr,
+                 d_wi + g * 3 * H * F, d_wh + g * 3 * H * H, d_bias + g * 4 * H);
+}
+}

@@ -1,0 +1,146 @@
+"""Linear layers through `linear.cpp`, with a gradient; `modules.layers` chooses between these and
+torch's.
+
+torch multiplies float32 matrices on a CPU with a library that leaves half of what AMD's processors
+can do unused (100 of 230 GFLOP/s on Zen 5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.kernels import build
+from modules.kernels.calls import SIZE, address, usable
+
+LEAST_WORK = 2_000_000  # multiplications below which the call costs more than it gains
+WORK_PER_THREAD = 20_000_000  # multiplications below which a second thread costs more
+
+
+def available(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether the kernel takes these operands, and is worth it.
+
+    Args:
+        x: [(G,) R, K]; the last axis contiguous.
+        weight: [(G,) N, K].
+        bias: [(G,) N] or None.
+    """
+    return (
+        x.numel() * weight.shape[-2] >= LEAST_WORK
+        and x.stride(-1) == 1
+        and usable(x, weight, *(() if bias is None else (bias,)))
+        and build.load("linear") is not None
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool = False) -> Tensor:
+    """x weight^T + bias for every group, through a ReLU if `rectify`.
+
+    Args:
+        x: [(G,) R, K], or [R, K] that all groups of weights [G, N, K] read.
+        weight: [(G,) N, K].
+        bias: [(G,) N] or None.
+
+    Returns:
+        [(G,) R, N].
+    """
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias)
+    ):
+        return _Linear.apply(x, weight, bias, rectify)
+    return _forward(x, weight, bias, rectify)
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool) -> Tensor:
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    out = x.new_empty(*weight.shape[:-2], x.shape[-2], weight.shape[-2])
+    sizes, strides, threads = _layout(x, weight)
+    _library().linear_forward(
+        *sizes, address(x), *strides, address(weight), address(bias), SIZE(rectify), threads,
+        address(out),
+    )  # fmt: skip
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    """`linear` with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool) -> Tensor:
+        out = _forward(x, weight, bias, rectify)
+        ctx.save_for_backward(x, weight, bias, out if rectify else None)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, out = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+            return (*_differentiable(grad, x, weight, bias, out), None)
+        grad, weight = grad.contiguous(), weight.contiguous()
+        of_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] and x.dim() == weight.dim() else None
+        of_weight = torch.empty_like(weight)
+        of_bias = None if bias is None else torch.empty_like(bias)
+        sizes, strides, threads = _layout(x, weight)
+        _library().linear_backward(
+            *sizes, *map(address, (grad, out, x)), *strides, address(weight), threads,
+            *map(address, (of_x, of_weight, of_bias)),
+        )  # fmt: skip
+        if ctx.needs_input_grad[0] and of_x is None:
+            # All groups read the same rows.
+            if out is not None:
+                grad = grad * (out > 0)
+            of_x = torch.matmul(grad, weight).sum(0)
+        return of_x, of_weight, of_bias, None
+
+
+def _differentiable(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same gradients by operations that have gradients themselves."""
+    if out is not None:
+        grad = grad * (out > 0)
+    of_x = torch.matmul(grad, weight)
+    if of_x.dim() > x.dim():
+        of_x = of_x.sum(0)
+    of_bias = None if bias is None else grad.sum(-2)
+    return of_x, torch.matmul(grad.transpose(-1, -2), x), of_bias
+
+
+def _layout(x: Tensor, weight: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...], Any]:
+    """(G, R, K, N), (stride between groups, between rows), threads."""
+    groups = weight.shape[0] if weight.dim() == 3 else 1
+    rows, n_in, n_out = x.shape[-2], x.shape[-1], weight.shape[-2]
+    work = groups * rows * n_in * n_out
+    threads = min(torch.get_num_threads(), 1 + work // WORK_PER_THREAD)
+    group_stride = x.stride(0) if x.dim() == 3 else 0
+    sizes = tuple(map(SIZE, (groups, rows, n_in, n_out)))
+    return sizes, (SIZE(group_stride), SIZE(x.stride(-2))), SIZE(threads)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None, rectify: bool = False) -> Tensor:
+    """`F.linear`, and a ReLU behind it if `rectify`, by whichever way is faster.
+
+    Args:
+        x: [..., K].
+        weight: [N, K].
+        bias: [N] or None.
+
+    Returns:
+        [..., N].
+    """
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    if available(rows, weight, bias):
+        out = linear(rows, weight, bias, rectify)
+        return out.view(*x.shape[:-1], out.shape[-1])
+    out = F.linear(x, weight, bias)
+    return F.relu(out, inplace=True) if rectify else out
+
+
+def _library() -> Any:
+    library = build.load("linear")
+    assert library is not None, "`available` tells"
+    return library
