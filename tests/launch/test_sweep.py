@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -241,6 +242,14 @@ def test_runs_of_the_same_experiment_count_as_done(path):
     out, err = done.communicate(timeout=100)
     assert done.returncode == 0, err
     assert "1 of 1 runs are done already" in out
+
+
+def test_the_example_of_the_guide_is_valid(path):
+    guide = (ROOT / "docs" / "sweeps.md").read_text()
+    path.write_text(re.search(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
+    experiment = spec.read(path)
+    experiment.check()
+    assert len(experiment.jobs()) == 3 * 2 * (2 + 2 * 2)
 
 
 def test_the_key_of_a_run_says_which_it_is(tmp_path):
