@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from launch.jobs import FinishedRun, Job, finished_runs
-from launch.process import Child
+from launch.process import ENDED_BY_SIGNAL, Child
 from launch.resources import Resources
 from utils.config import safe_name
 from utils.errors import UserError
@@ -36,9 +35,6 @@ RUNNING, WAITING, STOPPED, LOST, FAILED, DONE = (
     "done",
 )
 STATES = (RUNNING, WAITING, STOPPED, LOST, FAILED, DONE)
-_ENDED_BY_SIGNAL = {
-    128 + signum for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-}
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class SweepRun:
             return RUNNING if (self.locked() if alive is None else alive) else LOST
         if last["code"] == 0:
             return DONE
-        return STOPPED if last["code"] in _ENDED_BY_SIGNAL else FAILED
+        return STOPPED if last["code"] in ENDED_BY_SIGNAL else FAILED
 
     def locked(self) -> bool:
         """Whether a process on this machine has it at work."""

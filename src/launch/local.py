@@ -17,7 +17,7 @@ from typing import IO
 
 from launch.folder import DONE, FAILED, RunProcess, Sweep, SweepRun
 from launch.jobs import FinishedRun, Job, console, finished_runs
-from launch.process import Child, Stopped, side_by_side, thread_environment
+from launch.process import ENDED_BY_SIGNAL, Child, Stopped, side_by_side, thread_environment
 from launch.resources import Resources
 from launch.table import LiveTable
 from utils.errors import RunFailure, UserError
@@ -219,6 +219,8 @@ def run_jobs(
     def ended(job: Job, process: _JobProcess, code: int) -> None:
         nonlocal n_active
         n_active -= 1
+        if code in ENDED_BY_SIGNAL:  # with all others, or `_required` misses it
+            return
         _check(job, process, code)
         n_done = n_todo - len(todo) - n_active
         seconds = time.monotonic() - process.start

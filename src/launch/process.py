@@ -17,6 +17,10 @@ from utils.signals import handling_signals
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Exit codes of runs that were told to end and wrote a checkpoint.
+ENDED_BY_SIGNAL = {
+    128 + signum for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+}
 
 
 class Stopped(Exception):
