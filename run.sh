@@ -18,7 +18,8 @@ Usage: bash run.sh CONFIG ENV MAPS [ARGS] [THREADS] [GPUS] [TIMES]
 
 Every run gets a seed of its own: a random one, or with seed=S in ARGS the seeds S, S+1, ..., S+TIMES-1.
 With seed=S and resume=auto the same command continues what was interrupted.
-Ctrl-C (or SIGTERM) ends the runs of this command cleanly, with a checkpoint each; once more aborts them.
+Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1) ends the runs of this command cleanly, with a checkpoint each; Ctrl-C once
+more aborts them.
 Exit code: 0 if all runs succeeded, 1 if one failed, 130 after Ctrl-C.
 LAUNCHER=slurm submits the runs to Slurm instead (docs/sweeps.md): THREADS is then how many jobs at once,
 GPUS only whether a run has one, HOURS the time limit of a job.
@@ -126,7 +127,8 @@ map_setting() {
 train() {
     local label=$1 gpu=$2 log=$3 child="" status
     shift 3
-    trap '[[ -n $child ]] && kill -TERM "$child" 2>/dev/null' TERM
+    trap '[[ -n $child ]] && kill -TERM "$child" 2>/dev/null' TERM HUP USR1
+    trap 'abort "$child"' INT
     SECONDS=0
     CUDA_VISIBLE_DEVICES=$gpu "$PYTHON" src/main.py "$@" >"$log" 2>&1 </dev/null &
     child=$!
@@ -143,15 +145,30 @@ train() {
     fi
 }
 
-stopping="" signalled=""
-stop() {
-    local pids
-    stopping=yes signalled=yes
-    mapfile -t pids <<<"$(jobs -pr)"
-    echo "stopping $active run(s); they write a checkpoint first" >&2
-    [[ -n ${pids[0]} ]] && kill -TERM "${pids[@]}" 2>/dev/null
+# A training ends at once at its second Ctrl-C.
+abort() {
+    [[ -n $1 ]] || return
+    kill -INT "$1" 2>/dev/null
+    sleep 0.3
+    kill -INT "$1" 2>/dev/null
 }
-trap stop INT TERM
+
+stopping="" signalled=""
+# $1: the signal that came. The first one ends the runs with a checkpoint, a second Ctrl-C aborts them.
+stop() {
+    local pids signum=TERM
+    [[ -n $stopping && $1 == INT ]] && signum=INT
+    mapfile -t pids <<<"$(jobs -pr)"
+    if [[ $signum == INT ]]; then
+        echo "aborting $active run(s)" >&2
+    elif [[ -z $stopping ]]; then
+        echo "stopping $active run(s); they write a checkpoint first" >&2
+    fi
+    stopping=yes signalled=yes
+    [[ -n ${pids[0]} ]] && kill "-$signum" "${pids[@]}" 2>/dev/null
+}
+trap 'stop INT' INT
+trap 'stop TERM' TERM HUP USR1
 
 # --- LAUNCHER=slurm: the same runs as the yaml file of a sweep ---
 

@@ -110,7 +110,7 @@ class EnvSpec:
 
 
 class VectorEnv:
-    """B environments behind preallocated arrays (docs/architecture.md, "Environments").
+    """B environments behind preallocated arrays (docs/reference/contracts.md, "Environments").
 
     A subclass implements `_reset(mask)` and `_step(actions, mask)`, which write the rows in `mask`
     of the arrays below and no others; it draws from `self.rngs[b]` (one numpy Generator per
@@ -349,6 +349,11 @@ class VectorEnv:
         b = int(np.flatnonzero(bad)[0])
         for agent, action in enumerate(actions[b].tolist()):
             available = np.flatnonzero(self.avail_actions[b, agent]).tolist()
+            if not available:
+                raise ValueError(
+                    f"environment {b}, agent {agent}: no action is available: at least one must "
+                    "be, a no-op where there is nothing to do"
+                )
             if action not in available:
                 raise ValueError(
                     f"environment {b}, agent {agent}: action {action} is not available, only "

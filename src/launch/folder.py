@@ -221,6 +221,10 @@ class RunProcess:
         """See `Child.stop`."""
         self._child.stop()
 
+    def abort(self) -> None:
+        """See `Child.abort`."""
+        self._child.abort()
+
     def wait(self) -> int:
         """The exit code once it has ended."""
         code = self._note(self._child.wait())

@@ -36,6 +36,7 @@ class Process(Protocol):
 
     def poll(self) -> int | None: ...
     def stop(self) -> None: ...
+    def abort(self) -> None: ...
     def wait(self) -> int: ...
 
 
@@ -71,9 +72,16 @@ class Child:
         return 128 - code if code is not None and code < 0 else code
 
     def stop(self) -> None:
-        """Asks it to write a checkpoint and end; once more aborts it."""
+        """Asks it to write a checkpoint and end; to ask again changes nothing."""
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGTERM)
+
+    def abort(self) -> None:
+        """Ends it without a checkpoint: Ctrl-C twice."""
+        for _ in range(2):
+            if self._popen.poll() is None:
+                self._popen.send_signal(signal.SIGINT)
+                time.sleep(0.1)  # equal signals that come together are one
 
     def wait(self) -> int:
         """The exit code once it has ended."""
@@ -131,9 +139,9 @@ def side_by_side(
                     running.append((todo.popleft(), process))
                 time.sleep(0.1)
                 if len(signals) > told:
-                    told = len(signals)
+                    again, told = bool(told), len(signals)
                     for _, process in running:
-                        process.stop()
+                        process.abort() if again else process.stop()
                 for item, process in list(running):
                     if (code := process.poll()) is not None:
                         running.remove((item, process))

@@ -157,6 +157,10 @@ class _Task:
         self._stopped = time.monotonic()
         self._ray.cancel(self._told, force=False)
 
+    def abort(self) -> None:
+        """The task is killed, and its run with it."""
+        self._ray.cancel(self._told, force=True)
+
     def wait(self) -> int:
         """The exit code once it is over."""
         while (code := self.poll()) is None:

@@ -4,6 +4,7 @@ away.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from sacred.serializer import flatten
 from sacred.utils import SacredInterrupt
 
 from utils.errors import UserError
+from utils.run_lock import RunLock, hold
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +121,7 @@ class RunFolder(FileStorageObserver):
             basedir, priority=1000, copy_sources=False
         )  # asked first: its number is the run's id
         self.created: Path | None = None  # the folder, once it is made; None for a resumed run
+        self.lock: RunLock | None = None  # keeps other processes off it
         self._resumed = None if run_dir is None else Path(run_dir)
         self._lock = (
             threading.Lock()
@@ -131,6 +134,7 @@ class RunFolder(FileStorageObserver):
     def _make_run_dir(self, _id: str | None) -> None:
         if self._resumed is not None:
             self.dir = str(self._resumed)
+            self.lock = hold(self._resumed)
             return
         try:
             try:
@@ -147,6 +151,7 @@ class RunFolder(FileStorageObserver):
                 ) from exc
             raise
         self.created = self.path
+        self.lock = hold(self.path)
 
     @property
     def path(self) -> Path:
@@ -391,9 +396,15 @@ class Detached(RunObserver):
 
     def _pass_on(self, method: str, event: dict[str, Any]) -> None:
         try:
-            getattr(self._observer, method)(**event)
+            try:
+                getattr(self._observer, method)(**event)
+            except Exception:
+                if not self._rolled_back():
+                    raise
+                getattr(self._observer, method)(**event)  # over a new connection
             self._failing = False
         except Exception as exc:  # whatever a database client raises
+            self._rolled_back()
             self._dead = method == "started_event"
             what = (
                 "cannot be reached: the run is not recorded there"
@@ -401,6 +412,17 @@ class Detached(RunObserver):
                 else "fails: trying again"
             )
             self._warn(f"{what} ({type(exc).__name__}: {textwrap.shorten(str(exc), 150)})")
+
+    def _rolled_back(self) -> bool:
+        """Whether it is an SQL session: after a failure that refuses everything until it is rolled
+        back.
+        """
+        session = getattr(self._observer, "session", None)
+        if session is None:
+            return False
+        with contextlib.suppress(Exception):  # the database may still be away
+            session.rollback()
+        return True
 
     def _warn(self, what: str) -> None:
         if not self._failing:
@@ -443,15 +465,31 @@ def _sql(options: dict[str, Any], config: Mapping[str, Any]) -> RunObserver:
 _MAKERS = {"mongo": _mongo, "sql": _sql}
 
 
+_SECRETS = (
+    (re.compile(r"(://)\S+@"), r"\1***@"),
+    (re.compile(r"(\burl=(?:\w+:/*)?)(?!\S*://)\S+@"), r"\1***@"),
+    (re.compile(r"(^|[\s=\"'])(?!\S*://)[^\s=:@\"']+:\S+@"), r"\1***@"),
+    (re.compile(r"(\bpassword=)[^&\s]+"), r"\1***"),
+)
+
+
 def mask_secrets(content: Any) -> Any:
     """A copy without the user names and passwords of URLs and without entries named password: for
     what is recorded.
+
+    A URL that lacks its `://` is known by `user:password@`, and by its entry's name, `url`.
     """
     if isinstance(content, str):
-        return re.sub(r"(://)[^/\s]+@", r"\1***@", content)
+        for pattern, masked in _SECRETS:
+            content = pattern.sub(masked, content)
+        return content
     if isinstance(content, Mapping):
         return {
-            key: "***" if key == "password" else mask_secrets(value)
+            key: "***"
+            if key == "password"
+            else mask_secrets(f"url={value}")[len("url=") :]
+            if key == "url" and isinstance(value, str)
+            else mask_secrets(value)
             for key, value in content.items()
         }
     if isinstance(content, list | tuple):

@@ -1,4 +1,4 @@
-"""What every environment must do, on every backend (docs/architecture.md, "Environments").
+"""What every environment must do, on every backend (docs/reference/contracts.md, "Environments").
 
 A new environment adds one line to `CASES`. The checks are functions of a way to make environments,
 so that the last test of this file can hand them deliberately broken ones and see each check fail.

@@ -1,6 +1,5 @@
 """Signals on their way to a run."""
 
-import logging
 import os
 import signal
 import sys
@@ -9,9 +8,7 @@ from collections import deque
 
 import pytest
 
-import training
 from launch.process import Child, Stopped, side_by_side
-from training import StopRequest
 
 WAITS = (
     "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('ready', flush=True); "
@@ -25,20 +22,6 @@ def child(path, program):
     while "ready" not in path.read_text():
         time.sleep(0.05)
     return process
-
-
-def test_a_scheduler_and_the_launcher_that_passes_it_on_ask_once(monkeypatch):
-    stop = StopRequest(logging.getLogger("quiet"))
-    for _ in range(2):
-        stop.note(signal.SIGTERM, None)
-    assert stop.received == signal.SIGTERM
-    with pytest.raises(KeyboardInterrupt):  # a person
-        stop.note(signal.SIGINT, None)
-    monkeypatch.setattr(training, "_SAME_REQUEST", 0.0)
-    later = StopRequest(logging.getLogger("quiet"))
-    later.note(signal.SIGTERM, None)
-    with pytest.raises(KeyboardInterrupt):
-        later.note(signal.SIGTERM, None)
 
 
 def test_signals_that_are_for_the_launcher_leave_a_run_alone(tmp_path):

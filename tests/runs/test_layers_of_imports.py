@@ -6,13 +6,15 @@ files, may import itself and what stands in its row. Imports inside of functions
 
 import ast
 import graphlib
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-SRC = Path(__file__).resolve().parents[2] / "src"
+ROOT = Path(__file__).resolve().parents[2]
+SRC = ROOT / "src"
 
 MAY_IMPORT = {
     "main": {"launch", "recording", "session", "doctor", "analysis", "utils"},
@@ -134,6 +136,69 @@ def circle(files):
     except graphlib.CycleError as error:
         return error.args[1]
     return []
+
+
+def needed(graph):
+    """(from, to) of a graph without circles, but for those that follow from others: where there is
+    a way round, it is enough.
+    """
+
+    def below(layer):
+        return graph[layer].union(*map(below, graph[layer]))
+
+    return {
+        (layer, to)
+        for layer, targets in graph.items()
+        for to in targets
+        if not any(to in below(other) for other in targets - {to})
+    }
+
+
+def picture(page):
+    """The arrows of the picture of the layers: solid ones, dotted ones."""
+    section = page.partition("\n## The layers\n")[2].partition("\n## ")[0]
+    (chart,) = re.findall(r"```mermaid\nflowchart TD\n(.*?)```", section, re.DOTALL)
+    arrows = {"-->": set(), "-.->": set()}
+    for line in chart.splitlines():
+        start, arrow, end = re.fullmatch(r" +([\w &]+) (-->|-\.->) ([\w &]+)", line).groups()
+        arrows[arrow] |= {(one, to) for one in start.split(" & ") for to in end.split(" & ")}
+    return arrows["-->"], arrows["-.->"]
+
+
+def test_the_picture_shows_the_table():
+    solid, dotted = picture((ROOT / "docs" / "architecture.md").read_text())
+    assert solid == needed(MAY_IMPORT), "the picture in docs/architecture.md has other arrows"
+    upwards = {(layer_of(file), to) for file, to in EXCEPTIONS}
+    assert dotted == upwards | {(one, to) for one, all_ in FOR_ANNOTATIONS.items() for to in all_}
+
+
+@pytest.mark.parametrize(
+    ("graph", "arrows"),
+    [
+        ({"a": {"b"}, "b": set()}, {("a", "b")}),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, {("a", "b"), ("b", "c")}),
+        # All of the way round counts, not its first step alone.
+        (
+            {"a": {"b", "d"}, "b": {"c"}, "c": {"d"}, "d": set()},
+            {("a", "b"), ("b", "c"), ("c", "d")},
+        ),
+        (
+            {"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()},
+            {*map(tuple, ["ab", "ac", "bd", "cd"])},
+        ),
+    ],
+)
+def test_arrows_that_follow_from_others_are_left_out(graph, arrows):
+    assert needed(graph) == arrows
+
+
+def test_a_picture_with_another_arrow_is_noticed():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    solid, dotted = picture(page)
+    more, _ = picture(page.replace("    plugins --> envs\n", "    plugins --> envs & learners\n"))
+    assert more - solid == {("plugins", "learners")}
+    less, none = picture(page.replace("    modules -.-> components\n", ""))
+    assert (less, dotted - none) == (solid, {("modules", "components")})
 
 
 def test_every_module_has_its_layer():

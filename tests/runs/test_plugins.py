@@ -928,6 +928,7 @@ def documented(tmp_path_factory):
         "my_parts.py",
         "my_env.py",
         "my_env.yaml",
+        "my_experiment.yaml",
     }
     assert len(re.findall(r"^```\w", text, re.MULTILINE)) == 1 + len(names)
     return folder
