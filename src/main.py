@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError, Finished, RunFailure, UserError, fault, told
+from utils.errors import ConfigError, Finished, RunFailure, UserError, fault, report_error
 from utils.signals import ENDING, Aborted
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ Usage:
                                          all settings, and where each value comes from
   python src/main.py report PATH... [--by KEY] [--metric NAME]
                                          learning curves and tables
+  python src/main.py sweep SPEC.yaml [--launcher local|slurm|ray]
+                                         many runs; sweep --help
   python src/main.py doctor              check the installation
   python src/main.py --help
 
@@ -63,7 +65,7 @@ Examples:
 
 Keys worth knowing:
   t_max               length of training [environment steps]
-  seed                of all random streams; drawn and recorded if not given
+  seed                seed of all random streams; drawn and recorded if it is not given
   runner              episode | parallel | vector, with batch_size_run environments
   use_cuda            train on the GPU
   test_interval, test_nepisode, log_interval, save_model_interval
@@ -86,7 +88,7 @@ Options (Sacred's):
   -b, --beat-interval SECONDS
 
 Exit codes: 0 done, 1 the run failed,
-2 something in the command or the installation must be changed, 128 + N ended by
+2 the command or the installation must be changed, 128 + N ended by
 signal N (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP, 138: SIGUSR1), with a checkpoint; a second
 Ctrl-C aborts, other repetitions change nothing.
 """
@@ -133,13 +135,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             from analysis.report import main as report
 
             return report(argv[1:])
+        if argv[:1] == ["sweep"]:
+            from launch.sweep import main as sweep
+
+            return sweep(argv[1:])
         if not argv or argv[0] == "help" or {"-h", "--help"} & set(argv):
             sys.stdout.write(help_text())
             return 0
         return _train(argv)
     except (UserError, RunFailure) as exc:
         logger.debug("where the error comes from:", exc_info=True)
-        return told(exc)
+        return report_error(exc)
     except Finished as exc:
         logger.info("%s", exc)
         return 0
