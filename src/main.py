@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError, Finished, RunFailure, UserError, fault, told
+from utils.errors import ConfigError, Finished, RunFailure, UserError, fault, report_error
 from utils.signals import ENDING, Aborted
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ Examples:
 
 Keys worth knowing:
   t_max               length of training [environment steps]
-  seed                of all random streams; drawn and recorded if not given
+  seed                seed of all random streams; drawn and recorded if it is not given
   runner              episode | parallel | vector, with batch_size_run environments
   use_cuda            train on the GPU
   test_interval, test_nepisode, log_interval, save_model_interval
@@ -88,7 +88,7 @@ Options (Sacred's):
   -b, --beat-interval SECONDS
 
 Exit codes: 0 done, 1 the run failed,
-2 something in the command or the installation must be changed, 128 + N ended by
+2 the command or the installation must be changed, 128 + N ended by
 signal N (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP, 138: SIGUSR1), with a checkpoint; a second
 Ctrl-C aborts, other repetitions change nothing.
 """
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _train(argv)
     except (UserError, RunFailure) as exc:
         logger.debug("where the error comes from:", exc_info=True)
-        return told(exc)
+        return report_error(exc)
     except Finished as exc:
         logger.info("%s", exc)
         return 0

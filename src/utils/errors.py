@@ -1,4 +1,4 @@
-"""Exceptions with a meaning for the user; `told` turns them into one line and an exit code."""
+"""Exceptions with a meaning for the user, and how a command reports one (`report_error`)."""
 
 import re
 import sys
@@ -59,8 +59,8 @@ class Diverged(RunFailure):
     """A loss, gradient or target is NaN or infinite; the message names the cause."""
 
 
-def told(exc: UserError | RunFailure) -> int:
-    """Writes what it says to stderr, for a command that ends with it; the exit code."""
+def report_error(exc: UserError | RunFailure) -> int:
+    """Writes the one line of an error to stderr and returns the exit code of the command."""
     sys.stderr.write(f"error: {exc.line if isinstance(exc, EnvFailure) else exc}\n")
     return 2 if isinstance(exc, UserError) else 1
 
