@@ -1,11 +1,13 @@
 """Sweeps on a real Slurm: three nodes by name on this machine (`cluster.sh`)."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ MISSING = [name for name in NEEDED if shutil.which(name, path="/usr/sbin:/usr/bi
 pytest.importorskip("submitit", reason="needs submitit: pip install -r requirements-slurm.txt")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(MISSING), reason=f"Slurm is not installed: no {', '.join(MISSING)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="a test cluster of Slurm needs root"),
 ]
@@ -55,11 +57,14 @@ def cluster(tmp_path_factory):
     script = ["bash", str(HERE / "cluster.sh")]
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     environment["PATH"] += ":/usr/sbin"
-    try:
-        subprocess.run([*script, "start", str(folder)], check=True, env=environment, timeout=60)
-        yield environment
-    finally:
-        subprocess.run([*script, "stop", str(folder)], check=True, env=environment, timeout=60)
+    # Its ports are fixed: test processes side by side take turns.
+    with open(Path(tempfile.gettempdir()) / "test-slurm.lock", "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            subprocess.run([*script, "start", str(folder)], check=True, env=environment, timeout=60)
+            yield environment
+        finally:
+            subprocess.run([*script, "stop", str(folder)], check=True, env=environment, timeout=60)
 
 
 @pytest.fixture
