@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 SLURM = Path(__file__).resolve().parents[1] / "slurm"
 MAIN = SLURM.parents[1] / "src" / "main.py"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SPEC = """# Runs of which one loses its node
 methods: {{QMIX: qmix}}

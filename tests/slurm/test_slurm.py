@@ -20,7 +20,7 @@ MISSING = [name for name in NEEDED if shutil.which(name, path="/usr/sbin:/usr/bi
 
 pytest.importorskip("submitit", reason="needs submitit: pip install -r requirements-slurm.txt")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(MISSING), reason=f"Slurm is not installed: no {', '.join(MISSING)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="a test cluster of Slurm needs root"),
