@@ -61,8 +61,7 @@ class Diverged(RunFailure):
 
 def report_error(exc: UserError | RunFailure) -> int:
     """Writes the one line of an error to stderr and returns the exit code of the command."""
-    sys.stderr.write(f"error: {exc.line if isinstance(exc, EnvFailure) else exc}
-")
+    sys.stderr.write(f"error: {exc.line if isinstance(exc, EnvFailure) else exc}\n")
     return 2 if isinstance(exc, UserError) else 1
 
 

@@ -17,7 +17,7 @@ import envs
 from envs.serial import SerialVectorEnv
 from envs.subproc import SubprocVectorEnv
 from envs.vector_env import EnvSpec, VectorEnv
-from utils.errors import EnvFailure, told
+from utils.errors import EnvFailure, report_error
 
 SMALL = [
     "use_cuda=False",
@@ -48,7 +48,7 @@ def run_odd(tmp_path, fault, runner):
 
 
 def one_line(error, capsys):
-    assert told(error) == 1
+    assert report_error(error) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: environment ")
     assert err.count("\n") == 1, err
