@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: setup football lint format test test-slow coverage docs bench demo clean
+.PHONY: setup football lint format test test-slow test-cluster coverage docs bench demo clean
 
 # One stamp per set of requirements: installing again happens only after a requirements file changed.
 $(VENV)/.run.stamp: requirements.txt
@@ -43,6 +43,12 @@ test: lint
 
 test-slow: $(VENV)/.dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m slow
+
+# Sweeps on a Slurm and a Ray cluster on this machine: 10 to 20 minutes. Slurm is there after
+# `apt-get install slurm-wlm munge`; its tests are skipped where it is not, or without root.
+test-cluster: $(VENV)/.dev.stamp
+	$(PY) -m pip install -q -r requirements-slurm.txt -r requirements-ray.txt
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m cluster
 
 # What of src/ the quick tests reach; what numba compiles counts as not reached.
 coverage: $(VENV)/.dev.stamp

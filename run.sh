@@ -21,6 +21,8 @@ With seed=S and resume=auto the same command continues what was interrupted.
 Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1) ends the runs of this command cleanly, with a checkpoint each; Ctrl-C once
 more aborts them.
 Exit code: 0 if all runs succeeded, 1 if one failed, 130 after Ctrl-C.
+LAUNCHER=slurm submits the runs to Slurm instead (docs/sweeps.md): THREADS is then how many jobs at once,
+GPUS only whether a run has one, HOURS the time limit of a job.
 Environment variables: PYTHON (default: .venv/bin/python, else python3), LOG_DIR (default: results/logs),
 OMP_NUM_THREADS (CPU threads of a run; default with THREADS > 1: processors / THREADS).
 
@@ -40,6 +42,7 @@ if (($# < 3 || $# > 7)); then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 
+command_line="$*"
 config=$1
 env=$2
 threads=${5:-1}
@@ -55,6 +58,7 @@ if [[ -z ${PYTHON:-} ]]; then
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 logs=${LOG_DIR:-results/logs}
+cores=${OMP_NUM_THREADS:-1} # of a job on Slurm
 # Runs side by side share the processors: more threads than processors make torch many times slower.
 if [[ -z ${OMP_NUM_THREADS:-} ]] && ((threads > 1)); then
     OMP_NUM_THREADS=$(($(nproc) / threads))
@@ -165,6 +169,70 @@ stop() {
 }
 trap 'stop INT' INT
 trap 'stop TERM' TERM HUP USR1
+
+# --- LAUNCHER=slurm: the same runs as the yaml file of a sweep ---
+
+# $1 as a string of yaml.
+quoted() {
+    printf "'%s'" "${1//\'/\'\'}"
+}
+
+# "key: value, ..." of the settings key=value in the arguments.
+as_yaml() {
+    local setting comma=""
+    for setting in "$@"; do
+        printf '%s%s: %s' "$comma" "$(quoted "${setting%%=*}")" "$(quoted "${setting#*=}")"
+        comma=", "
+    done
+}
+
+# The file; without seed=S its seeds are random ones, so that it has a name of its own.
+write_sweep() {
+    local seeds=() repeat map chosen
+    for ((repeat = 0; repeat < times; repeat++)); do
+        if [[ -n $first_seed ]]; then
+            seeds+=($((first_seed + repeat)))
+        else
+            seeds+=($(($(od -An -N4 -tu4 /dev/urandom) & 0x7fffffff)))
+        fi
+    done
+    printf '# bash run.sh %s\n' "$command_line"
+    printf 'methods: {%s: %s}\n' "$(quoted "$config")" "$(quoted "$config")"
+    printf 'tasks:\n'
+    for map in "${maps[@]}"; do
+        chosen=()
+        [[ -n $map ]] && chosen+=("$(map_setting "$map")")
+        printf '  %s: {environment: %s, settings: {%s}}\n' "$(quoted "${map:-$env}")" \
+            "$(quoted "$env")" "$(as_yaml ${chosen[@]+"${chosen[@]}"})"
+    done
+    printf 'seeds: [%s]\n' "$(IFS=,; echo "${seeds[*]}")"
+    printf 'settings: {%s}\n' "$(as_yaml ${settings[@]+"${settings[@]}"})"
+    printf 'resources: {cores: %s, gpus: %s%s}\n' "$cores" "$n_gpus" \
+        "${HOURS:+, hours: $HOURS}"
+    printf 'metrics: {test_return_mean: Test return}\n'
+}
+
+case ${LAUNCHER:-local} in
+local) ;;
+slurm)
+    n_gpus=1
+    if [[ ${gpus[0]} == cpu || ${gpus[0]} == -1 ]]; then
+        n_gpus=0
+        settings+=("use_cuda=False")
+    fi
+    name=$(basename "$config" .yaml)_$(basename "$env" .yaml)_$(cksum <<<"$command_line" | cut -d" " -f1)
+    [[ -n $first_seed ]] || name+=_$(date +%Y%m%d-%H%M%S)
+    mkdir -p results/sweeps || exit 2
+    file=results/sweeps/$name.yaml
+    write_sweep >"$file" || exit 2
+    echo "sweep: $file"
+    exec "$PYTHON" src/main.py sweep "$file" --launcher slurm --jobs "$threads"
+    ;;
+*)
+    echo "error: LAUNCHER must be local or slurm, got '$LAUNCHER'" >&2
+    exit 2
+    ;;
+esac
 
 active=0 failed=""
 # Waits until fewer than $1 jobs run.

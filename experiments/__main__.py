@@ -13,8 +13,10 @@ from typing import Any, NoReturn
 
 from analysis.runs import flatten
 from experiments.comparison import publish, report
-from experiments.jobs import console, finished_runs, run_jobs
-from experiments.spec import Experiment, load, names, parse_seeds
+from experiments.spec import Experiment, load, names
+from launch.jobs import console, finished_runs
+from launch.local import run_jobs
+from launch.spec import parse_seeds
 from utils.errors import ConfigError, RunFailure, UserError, report_error
 
 

@@ -47,6 +47,8 @@ Usage:
                                          all settings, and where each value comes from
   python src/main.py report PATH... [--by KEY] [--metric NAME]
                                          learning curves and tables
+  python src/main.py sweep SPEC.yaml [--launcher local|slurm|ray]
+                                         many runs; sweep --help
   python src/main.py doctor              check the installation
   python src/main.py --help
 
@@ -133,6 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from analysis.report import main as report
 
             return report(argv[1:])
+        if argv[:1] == ["sweep"]:
+            from launch.sweep import main as sweep
+
+            return sweep(argv[1:])
         if not argv or argv[0] == "help" or {"-h", "--help"} & set(argv):
             sys.stdout.write(help_text())
             return 0

@@ -64,10 +64,12 @@ class Recorder:
     Attributes:
         experiment: Sacred's; its options are those of the command line.
         run_dir: where the results are, once the work has begun.
+        lock: keeps other processes off that folder, as long as somebody refers to it.
     """
 
     def __init__(self) -> None:
         self.run_dir: Path | None = None
+        self.lock: RunLock | None = None
         self._work: Callable[[SacredRun, Path], Any]
         self._begun = False
         self._observer: RunFolder | None = None
@@ -75,11 +77,6 @@ class Recorder:
         self._output: io.StringIO
         self._signals = _OutsideOfTraining()
         self.experiment = _new_experiment(self._main)
-
-    @property
-    def lock(self) -> RunLock | None:
-        """Keeps other processes off the folder, for as long as somebody refers to it."""
-        return self._observer.lock if self._observer is not None else None
 
     def command(self, name: str, config: Mapping[str, Any], options: dict[str, Any]) -> None:
         """Carries out one of Sacred's commands, e.g. `print_config`."""
@@ -113,6 +110,8 @@ class Recorder:
         from utils.config import check_results_folder
         from utils.logging import record_output
 
+        if observe and run_dir is not None:
+            self._hold(run_dir)
         if observe:
             check_results_folder(run_dir or Path(config["local_results_path"]))
         # What cannot be imported should fail before anything is written.
@@ -186,6 +185,7 @@ class Recorder:
             self._observer.watch(run.info)
             assert self._observer.dir is not None  # made when the run started
             self.run_dir = Path(self._observer.dir)
+            self._hold(self.run_dir)
         assert self.run_dir is not None  # without an observer it is given
         try:
             return self._worked(run, self.run_dir)
@@ -217,6 +217,11 @@ class Recorder:
             raise
         finally:
             self._signals.over = True
+
+    def _hold(self, run_dir: Path) -> None:
+        from utils.run_lock import hold
+
+        self.lock = hold(run_dir)
 
     def _wrote_metrics(self) -> bool:
         """Whether there is anything worth keeping or continuing."""

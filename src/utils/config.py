@@ -633,7 +633,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
 _DISK_PROBLEMS = {
     errno.EIO: "the disk of {} fails (input/output error): see to it",
     errno.EROFS: "the disk of {} has become read-only: see to it",
-    errno.ESTALE: "the network disk of {} is gone (stale file handle): bring it back",
+    errno.ESTALE: "the disk of {} is gone (stale file handle): bring it back",
 }
 
 

@@ -24,7 +24,6 @@ from sacred.serializer import flatten
 from sacred.utils import SacredInterrupt
 
 from utils.errors import UserError
-from utils.run_lock import RunLock, hold
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +120,6 @@ class RunFolder(FileStorageObserver):
             basedir, priority=1000, copy_sources=False
         )  # asked first: its number is the run's id
         self.created: Path | None = None  # the folder, once it is made; None for a resumed run
-        self.lock: RunLock | None = None  # keeps other processes off it
         self._resumed = None if run_dir is None else Path(run_dir)
         self._lock = (
             threading.Lock()
@@ -134,7 +132,6 @@ class RunFolder(FileStorageObserver):
     def _make_run_dir(self, _id: str | None) -> None:
         if self._resumed is not None:
             self.dir = str(self._resumed)
-            self.lock = hold(self._resumed)
             return
         try:
             try:
@@ -151,7 +148,6 @@ class RunFolder(FileStorageObserver):
                 ) from exc
             raise
         self.created = self.path
-        self.lock = hold(self.path)
 
     @property
     def path(self) -> Path:
