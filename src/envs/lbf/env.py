@@ -208,9 +208,7 @@ class LevelBasedForaging(VectorEnv):
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         everyone = mask.all()
         numbers = self._every_number if everyone else np.flatnonzero(mask)
-        step(
-            numbers, actions, self.fields, self.rules, self._rewards, self._counts, self._shown
-        )
+        step(numbers, actions, self.fields, self.rules, self._rewards, self._counts, self._shown)
         # a slice is several times as fast as an index array and means the same
         rows = slice(None) if everyone else numbers
         self._time[rows] += 1

@@ -84,9 +84,9 @@ def _food_at(foods: np.ndarray, food_levels: np.ndarray, row: int, col: int) -> 
 def _food_beside(foods: np.ndarray, food_levels: np.ndarray, row: int, col: int) -> int:
     """The number of the food next to a cell (there is at most one, see `_has_room`); -1: none."""
     for food in range(len(foods)):
-        if food_levels[food] > 0:
-            if abs(foods[food, 0] - row) + abs(foods[food, 1] - col) == 1:
-                return food
+        apart = abs(foods[food, 0] - row) + abs(foods[food, 1] - col)
+        if food_levels[food] > 0 and apart == 1:
+            return food
     return -1
 
 
@@ -231,9 +231,9 @@ def _walk(positions: np.ndarray, actions: np.ndarray, targets: np.ndarray) -> No
     for player in range(n_players):
         alone = True
         for other in range(n_players):
-            if other != player and targets[other, 0] == targets[player, 0]:
-                if targets[other, 1] == targets[player, 1]:
-                    alone = False
+            same_row = targets[other, 0] == targets[player, 0]
+            if other != player and same_row and targets[other, 1] == targets[player, 1]:
+                alone = False
         if alone:
             positions[player, 0], positions[player, 1] = targets[player, 0], targets[player, 1]
 
