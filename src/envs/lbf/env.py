@@ -5,7 +5,6 @@ Ramamoorthy 2013; Papoudakis et al. 2021).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from envs.lbf.kernels import (
     step,
 )
 from envs.lbf.tasks import Task, parse_name
+from envs.named import override
 from envs.particle.drawing import PALETTE
 from envs.ranges import AMOUNT, SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec, VectorEnv
@@ -143,7 +143,7 @@ class LevelBasedForaging(VectorEnv):
         time_limit: int = 50,
     ) -> None:
         check_ranges(locals(), self.ranges, "env_args.")
-        task = _override(
+        task = override(
             parse_name(map_name),
             field_size=_both_sides(field_size),
             players=players,
@@ -201,7 +201,7 @@ class LevelBasedForaging(VectorEnv):
         self._shown = Shown(self.obs, self.state, self.avail_actions)
 
     def _reset(self, mask: np.ndarray) -> None:
-        for b in np.flatnonzero(mask):
+        for b in np.flatnonzero(mask).tolist():
             begin(self.rngs[b], b, self.fields, self.rules, self._counts, self._shown)
         self._time[mask] = 0
 
@@ -229,11 +229,6 @@ class LevelBasedForaging(VectorEnv):
             canvas.disc(row, col, 0.4, PLAYER_COLOUR)
             canvas.label(row, col, 0.4, str(level))
         return canvas.picture()
-
-
-def _override(task: Task, **given: Any) -> Task:
-    """The task with everything that is not None."""
-    return replace(task, **{key: value for key, value in given.items() if value is not None})
 
 
 def _both_sides(field_size: int | Sequence[int] | None) -> tuple[int, int] | None:

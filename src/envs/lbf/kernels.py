@@ -139,7 +139,7 @@ def _place_players(
     shuffled = rng.permutation(n_players)
     for player in range(n_players):
         for _ in range(MAX_ATTEMPTS):
-            row, col = rng.integers(0, rules.rows), rng.integers(0, rules.cols)
+            row, col = int(rng.integers(0, rules.rows)), int(rng.integers(0, rules.cols))
             if _is_free(positions, player, row, col):
                 positions[player, 0], positions[player, 1] = row, col
                 low, high = rules.player_low[shuffled[player]], rules.player_high[shuffled[player]]
@@ -165,7 +165,8 @@ def _place_foods(
     for _ in range(MAX_ATTEMPTS):
         if placed == n_foods:
             break
-        row, col = rng.integers(1, rules.rows - 1), rng.integers(1, rules.cols - 1)
+        row = int(rng.integers(1, rules.rows - 1))
+        col = int(rng.integers(1, rules.cols - 1))
         if not (_has_room(foods, placed, row, col) and _is_free(positions, len(levels), row, col)):
             continue
         high = rules.food_high[shuffled[placed]]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
 from envs.grid_canvas import GridCanvas
+from envs.named import override
 from envs.particle.drawing import BLACK, PALETTE, Colour
 from envs.ranges import SIZE, SWITCH
 from envs.rware.kernels import (
@@ -117,17 +117,15 @@ class RobotWarehouse(VectorEnv):
         time_limit: int = 500,
     ) -> None:
         check_ranges(locals(), self.ranges, "env_args.")
-        given = {
-            "n_agents": n_agents,
-            "shelf_rows": shelf_rows,
-            "shelf_columns": shelf_columns,
-            "column_height": column_height,
-            "sensor_range": sensor_range,
-            "request_queue_size": request_queue_size,
-            "reward_type": reward_type,
-        }
-        task = replace(
-            parse_name(map_name), **{key: one for key, one in given.items() if one is not None}
+        task = override(
+            parse_name(map_name),
+            n_agents=n_agents,
+            shelf_rows=shelf_rows,
+            shelf_columns=shelf_columns,
+            column_height=column_height,
+            sensor_range=sensor_range,
+            request_queue_size=request_queue_size,
+            reward_type=reward_type,
         )
         check_ranges(vars(task), self.ranges, "env_args.")
         self.task = task
@@ -142,9 +140,12 @@ class RobotWarehouse(VectorEnv):
         self._max_inactivity_steps = max_inactivity_steps
         self._shelves = np.argwhere(~self.floor.highways)  # [N, 2], y and x
         self.houses = _empty(n_envs, task.n_agents, self.floor, len(self._shelves))
+        robots = (n_envs, task.n_agents)
         self._plans = Plans(
-            *(np.zeros((n_envs, task.n_agents), dtype=np.int64) for _ in range(3)),
-            may_go=np.zeros((n_envs, task.n_agents), dtype=bool),
+            action=np.zeros(robots, dtype=np.int64),
+            target_x=np.zeros(robots, dtype=np.int64),
+            target_y=np.zeros(robots, dtype=np.int64),
+            may_go=np.zeros(robots, dtype=bool),
             tied=np.zeros(n_envs, dtype=bool),
         )
         self._arrived = np.zeros(n_envs, dtype=bool)
@@ -166,7 +167,7 @@ class RobotWarehouse(VectorEnv):
 
     def _reset(self, mask: np.ndarray) -> None:
         numbers = np.flatnonzero(mask)
-        for b in numbers:
+        for b in numbers.tolist():
             self._begin(b)
         self._time[mask] = 0
         self._inactive[mask] = 0
@@ -196,11 +197,11 @@ class RobotWarehouse(VectorEnv):
         rows = slice(None) if everyone else numbers
         houses, rules, plans = self.houses, self.rules, self._plans
         decide(numbers, actions, houses, plans)
-        for b in numbers[plans.tied[rows]]:
+        for b in numbers[plans.tied[rows]].tolist():
             self._break_ties(b)
         carry_out(numbers, houses, rules, plans, self._rewards, self._arrived)
         self._inactive[rows] += 1
-        for b in numbers[self._arrived[rows]]:
+        for b in numbers[self._arrived[rows]].tolist():
             self._deliver(b)
             self._inactive[b] = 0
         observe(numbers, houses, rules, self.obs, self.state)
