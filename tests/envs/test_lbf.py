@@ -405,6 +405,17 @@ def test_all_actions_are_available_unless_they_are_masked():
         assert env.avail_actions.all() != masked
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_time_limit_is_a_cut_or_an_end(ends):
+    env = LevelBasedForaging(3, 0, time_limit=2, time_limit_ends=ends)
+    env.reset()
+    for over in (False, True):
+        env.step(np.zeros((3, 2), dtype=np.int64))
+        assert (env.terminated == (over and ends)).all()
+        assert (env.truncated == (over and not ends)).all()
+    assert not env.info["all_food_loaded"].any()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

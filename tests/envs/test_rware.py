@@ -468,6 +468,18 @@ def test_floors():
     assert given.goals.tolist() == [[4, 6], [5, 6]]
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_time_limit_and_inactivity(ends):
+    env = RobotWarehouse(2, 0, time_limit=4, time_limit_ends=ends)
+    idle = RobotWarehouse(2, 0, time_limit=4, time_limit_ends=ends, max_inactivity_steps=4)
+    for one in (env, idle):
+        one.reset()
+        for over in (False, False, False, True):
+            one.step(np.zeros((2, 2), dtype=np.int64))
+            assert (one.terminated == (over and (ends or one is idle))).all()
+            assert (one.truncated == (over and not one.terminated)).all()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

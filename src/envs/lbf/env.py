@@ -65,8 +65,9 @@ class LevelBasedForaging(VectorEnv):
        food's; with `normalize_reward` divided by the sum of the levels of those who took it and
        by all food at the start, so that the rewards of an episode add up to at most 1.
 
-    Episodes end when all food is gone (terminated), or are cut after `time_limit` steps. In
-    lbforaging, and in EPyMARL with it, the cut counts as an end.
+    Episodes end when all food is gone (terminated), or are cut after `time_limit` steps (truncated:
+    learners count on a future). In lbforaging, and in EPyMARL with it, they end there, too:
+    `time_limit_ends`.
 
     An episode starts as in a new lbforaging environment whose generator is in the state of this
     one's. Only its later episodes may differ: there no player starts where one of those that are
@@ -77,7 +78,7 @@ class LevelBasedForaging(VectorEnv):
     with `grid_observation`, three layers of the square around the player, flattened. State: all
     observations, as in EPyMARL. Actions: 0 none, 1 north, 2 south, 3 west, 4 east, 5 load; all are
     available, unless `action_mask`. Rewards are individual. `info`, of the episode so far:
-    `foods_loaded`, `failed_loads`; and `all_food_loaded`, 1 at an end and 0 at a cut.
+    `foods_loaded`, `failed_loads`; and `all_food_loaded`, 1 if none is left.
 
     Args:
         n_envs: B.
@@ -98,6 +99,7 @@ class LevelBasedForaging(VectorEnv):
         observe_agent_levels: False: observations do not have the players' levels.
         action_mask: only what does something is available.
         time_limit: steps.
+        time_limit_ends: an episode that reaches the limit counts as terminated, not as cut.
 
     Raises:
         ConfigError: an unknown name, a value out of range, values that do not go together.
@@ -119,6 +121,7 @@ class LevelBasedForaging(VectorEnv):
         "observe_agent_levels": SWITCH,
         "action_mask": SWITCH,
         "time_limit": SIZE,
+        "time_limit_ends": SWITCH,
     }
 
     def __init__(
@@ -141,6 +144,7 @@ class LevelBasedForaging(VectorEnv):
         observe_agent_levels: bool = True,
         action_mask: bool = False,
         time_limit: int = 50,
+        time_limit_ends: bool = False,
     ) -> None:
         check_ranges(locals(), self.ranges, "env_args.")
         task = override(
@@ -180,6 +184,7 @@ class LevelBasedForaging(VectorEnv):
             food_levels=np.zeros((n_envs, n_foods), dtype=np.int64),
             spawned=np.zeros(n_envs, dtype=np.int64),
         )
+        self._time_limit_ends = bool(time_limit_ends)
         self._time = np.zeros(n_envs, dtype=np.int64)
         self._rewards = np.zeros((n_envs, n_players))
         self._counts = np.zeros((N_COUNTS, n_envs))
@@ -214,8 +219,9 @@ class LevelBasedForaging(VectorEnv):
         self._time[rows] += 1
         self.reward[rows] = self._rewards[rows]
         cleared = self._counts[2, rows] > 0
-        self.terminated[rows] = cleared
-        self.truncated[rows] = ~cleared & (self._time[rows] >= self.episode_limit)
+        late = ~cleared & (self._time[rows] >= self.episode_limit)
+        self.terminated[rows] = cleared | (late & self._time_limit_ends)
+        self.truncated[rows] = late & (not self._time_limit_ends)
 
     def render(self, index: int = 0) -> np.ndarray:
         """The field with the levels of players (discs) and food (squares), uint8 [H, W, 3]."""

@@ -54,8 +54,9 @@ class RobotWarehouse(VectorEnv):
        requested instead. "individual": the robot gets 1; "global": all get 1; "two_stage": the
        robot gets 0.5, and 0.5 more when it puts the shelf down again.
 
-    Episodes are cut after `time_limit` steps, and end after `max_inactivity_steps` steps without a
-    delivery. In rware, and in EPyMARL with it, the cut counts as an end.
+    Episodes end after `max_inactivity_steps` steps without a delivery (terminated), or are cut
+    after `time_limit` steps (truncated: learners count on a future). In rware, and in EPyMARL with
+    it, they end there, too: `time_limit_ends`.
 
     Starts and requests are drawn as rware draws them from a generator in the same state.
 
@@ -81,6 +82,7 @@ class RobotWarehouse(VectorEnv):
         normalised_coordinates: own x and y from 0 to 1 instead of cells.
         max_inactivity_steps: see above; None: never.
         time_limit: steps.
+        time_limit_ends: an episode that reaches the limit counts as terminated, not as cut.
 
     Raises:
         ConfigError: an unknown name, a value out of range, values that do not go together.
@@ -97,6 +99,7 @@ class RobotWarehouse(VectorEnv):
         "normalised_coordinates": SWITCH,
         "max_inactivity_steps": SIZE,
         "time_limit": SIZE,
+        "time_limit_ends": SWITCH,
     }
 
     def __init__(
@@ -115,6 +118,7 @@ class RobotWarehouse(VectorEnv):
         normalised_coordinates: bool = False,
         max_inactivity_steps: int | None = None,
         time_limit: int = 500,
+        time_limit_ends: bool = False,
     ) -> None:
         check_ranges(locals(), self.ranges, "env_args.")
         task = override(
@@ -137,7 +141,8 @@ class RobotWarehouse(VectorEnv):
             two_stage=task.reward_type == "two_stage",
             normalised_coordinates=bool(normalised_coordinates),
         )
-        self._max_inactivity_steps = max_inactivity_steps
+        self._max_inactivity_steps = max_inactivity_steps or np.inf
+        self._time_limit_ends = bool(time_limit_ends)
         self._shelves = np.argwhere(~self.floor.highways)  # [N, 2], y and x
         self.houses = _empty(n_envs, task.n_agents, self.floor, len(self._shelves))
         robots = (n_envs, task.n_agents)
@@ -207,9 +212,10 @@ class RobotWarehouse(VectorEnv):
         observe(numbers, houses, rules, self.obs, self.state)
         self._time[rows] += 1
         self.reward[rows] = self._rewards[rows]
-        if self._max_inactivity_steps is not None:
-            self.terminated[rows] = self._inactive[rows] >= self._max_inactivity_steps
-        self.truncated[rows] = ~self.terminated[rows] & (self._time[rows] >= self.episode_limit)
+        idle = self._inactive[rows] >= self._max_inactivity_steps
+        late = ~idle & (self._time[rows] >= self.episode_limit)
+        self.terminated[rows] = idle | (late & self._time_limit_ends)
+        self.truncated[rows] = late & (not self._time_limit_ends)
 
     def _break_ties(self, b: int) -> None:
         """Decides among robots before empty cells."""
