@@ -477,7 +477,7 @@ def test_time_limit_and_inactivity(ends):
         for over in (False, False, False, True):
             one.step(np.zeros((2, 2), dtype=np.int64))
             assert (one.terminated == (over and (ends or one is idle))).all()
-            assert (one.truncated == (over and not one.terminated)).all()
+            assert (one.truncated == (over & ~one.terminated)).all()
 
 
 @pytest.mark.parametrize(
