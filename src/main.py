@@ -1,5 +1,5 @@
 """Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and `doctor`,
-`report`, `--help`.
+`report`, `dashboard`, `--help`.
 
 Worker processes import this file again, so nothing heavy is imported up here.
 """
@@ -49,6 +49,8 @@ Usage:
                                          learning curves and tables
   python src/main.py sweep SPEC.yaml [--launcher local|slurm|ray]
                                          many runs; sweep --help
+  python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
+                                         all runs on a local page, live while they train
   python src/main.py doctor              check the installation
   python src/main.py --help
 
@@ -139,6 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from launch.sweep import main as sweep
 
             return sweep(argv[1:])
+        if argv[:1] == ["dashboard"]:
+            from analysis.dashboard import main as dashboard
+
+            return dashboard(argv[1:])
         if not argv or argv[0] == "help" or {"-h", "--help"} & set(argv):
             sys.stdout.write(help_text())
             return 0
@@ -233,7 +239,7 @@ def _train(argv: list[str]) -> int:
     if command is not None and command not in experiment.commands:
         raise ConfigError(
             f"unknown command '{command}'; "
-            f"{nearest(command, ['doctor', 'report', *experiment.commands])}"
+            f"{nearest(command, ['doctor', 'report', 'dashboard', *experiment.commands])}"
         )
     for name in _FILES:
         if not files.get(name):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis import published
+from analysis.published import Points
 from utils.errors import UserError
 from utils.registry import nearest
 
@@ -329,8 +330,9 @@ def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:
             timing, _ = _read_jsonl(
                 folder / "timing.jsonl", None if keys is None else frozenset({WALL_CLOCK_KEY})
             )
-    elif (folder / "info.json").exists():
-        metrics = _read_info(folder / "info.json", keys)
+    elif (folder / "info.json").exists() or (folder / "metrics.json").exists():
+        scalars, timing = _read_scalars(folder / "metrics.json", keys)
+        metrics = {**scalars, **_read_info(folder / "info.json", keys)}
         wall_clock = _sacred_seconds(record)
     if not metrics and not episodes:
         # With a filter the file may hold other metrics; whether the run is empty is then seen from
@@ -360,22 +362,31 @@ def _status(record: Mapping[str, Any]) -> str:
 
 
 def _has_content(folder: Path) -> bool:
-    files = (folder / name for name in ("metrics.jsonl", "info.json"))
+    files = (folder / name for name in ("metrics.jsonl", "info.json", "metrics.json"))
     return any(file.exists() and file.stat().st_size > len("{}") for file in files)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where the file is missing (no warning) or broken (warned)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         _log.warning("%s cannot be read: %s", path, error)
         return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        _log.warning("%s does not hold a JSON object", path)
-        return None
+        raise ValueError("it does not hold a JSON object")
     return content
 
 
@@ -392,30 +403,48 @@ def _read_jsonl(
     if keys is not None:
         needles = [json.dumps(key).encode() for key in keys]
         lines = [line for line in lines[:-1] if any(needle in line for needle in needles)] + [last]
+    points: Points = {}
+    broken = add_points(lines, points, keys)
+    if len(lines) - 1 in broken:
+        _log.warning("%s: the last line is torn: left out", path)
+        broken.pop()
+    if broken:
+        _log.warning("%s: %d broken line(s) inside the file: left out", path, len(broken))
+    return _as_series(path, points)
+
+
+def add_points(
+    lines: Sequence[bytes], points: Points, keys: frozenset[str] | None = None
+) -> list[int]:
+    """Adds the entries of `metrics.jsonl`'s lines to `points`.
+
+    Args:
+        points: what was read so far; changed in place.
+        keys: the entries wanted, None for all.
+
+    Returns:
+        The indices of the lines that are no entries.
+    """
     try:
         entries: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(entries) != len(lines):
+            raise ValueError("two values on one line")
     except ValueError:
         entries = [_parse_line(line) for line in lines]
-    points: dict[str, tuple[list[int], list[Any]]] = {}
-    bad = 0
+    broken = []
     for i, entry in enumerate(entries):
         try:
             t, key, value = int(entry["t"]), str(entry["key"]), entry["value"]
             if not (value is None or isinstance(value, (int, float, list))):
                 raise TypeError
         except (TypeError, KeyError, ValueError, OverflowError):
-            if i == len(entries) - 1:
-                _log.warning("%s: the last line is torn: left out", path)
-            else:
-                bad += 1
+            broken.append(i)
             continue
         if keys is None or key in keys:
             ts, values = points.setdefault(key, ([], []))
             ts.append(t)
             values.append(value)
-    if bad:
-        _log.warning("%s: %d broken line(s) inside the file: left out", path, bad)
-    return _as_series(path, points)
+    return broken
 
 
 def _parse_line(line: bytes) -> Any:
@@ -425,11 +454,16 @@ def _parse_line(line: bytes) -> Any:
         return None
 
 
-def _as_series(
-    path: Path, points: Mapping[str, tuple[list[int], list[Any]]]
-) -> tuple[dict[str, Series], dict[str, Episodes]]:
+def _as_series(path: Path, points: Points) -> tuple[dict[str, Series], dict[str, Episodes]]:
+    metrics, episodes, went_back = as_series(points)
+    if went_back:
+        _log.warning("%s: steps go back (a resumed run?): the later lines count", path)
+    return metrics, episodes
+
+
+def as_series(points: Points) -> tuple[dict[str, Series], dict[str, Episodes], bool]:
     """Sorts points into scalars and lists. Where steps go back (a resumed run), what was written
-    later counts.
+    later counts; the third result says whether they do.
     """
     metrics: dict[str, Series] = {}
     episodes: dict[str, Episodes] = {}
@@ -445,9 +479,7 @@ def _as_series(
         else:
             numbers = np.asarray([_number(values[i]) for i in keep], dtype=np.float64)
             metrics[key] = Series(t[keep], numbers)
-    if went_back:
-        _log.warning("%s: steps go back (a resumed run?): the later lines count", path)
-    return metrics, episodes
+    return metrics, episodes, went_back
 
 
 def _number(value: Any) -> float:
@@ -465,7 +497,7 @@ def _number(value: Any) -> float:
 def _read_info(path: Path, keys: frozenset[str] | None) -> dict[str, Series]:
     """Scalars of PyMARL's `info.json`: lists `NAME` and `NAME_T`."""
     info = _read_json(path) or {}
-    points: dict[str, tuple[list[int], list[Any]]] = {}
+    points: Points = {}
     for key, values in info.items():
         steps = info.get(f"{key}_T")
         if not (isinstance(values, list) and isinstance(steps, list)) or (
@@ -489,6 +521,34 @@ def _read_info(path: Path, keys: frozenset[str] | None) -> dict[str, Series]:
         if known:
             points[key] = ([t for t, _ in known], [value for _, value in known])
     return _as_series(path, points)[0]
+
+
+def _read_scalars(
+    path: Path, keys: frozenset[str] | None
+) -> tuple[dict[str, Series], dict[str, Series]]:
+    """Scalars of Sacred's own `metrics.json`, which EPyMARL writes beside `info.json`, and their
+    clock: seconds since the first of them, as a timing series.
+    """
+    points: Points = {}
+    clock: dict[int, float] = {}
+    for key, entry in (_read_json(path) or {}).items():
+        try:
+            steps, values = [int(t) for t in entry["steps"]], list(entry["values"])
+            moments = [datetime.fromisoformat(x).timestamp() for x in entry["timestamps"]]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            _log.warning("%s: %s is no series of Sacred's: left out", path, key)
+            continue
+        n = min(len(steps), len(values))
+        for t, moment in zip(steps, moments, strict=False):
+            clock[t] = min(moment, clock.get(t, moment))
+        if n and (keys is None or key in keys):
+            points[str(key)] = (steps[:n], values[:n])
+    metrics = _as_series(path, points)[0]
+    if not clock:
+        return metrics, {}
+    recorded = np.asarray(sorted(clock), dtype=np.int64)
+    seconds = np.asarray([clock[step] for step in recorded.tolist()])
+    return metrics, {WALL_CLOCK_KEY: Series(recorded, seconds - seconds[0])}
 
 
 def _sacred_seconds(record: Mapping[str, Any]) -> float | None:
