@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from plugin_fixtures import plugins_forgotten
 
 import main as main_module
 
@@ -126,7 +127,8 @@ def own_files(tmp_path, monkeypatch):
     ):
         (tmp_path / file).write_text(f"# {file}{block}", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with plugins_forgotten(tmp_path):
+        yield tmp_path
 
 
 def check_training(words, capsys):

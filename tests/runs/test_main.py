@@ -362,6 +362,7 @@ def test_a_fault_is_one_line_and_says_where_to_report_it(training, monkeypatch, 
         raise LookupError("no such\nthing")
 
     monkeypatch.setattr(main_module, "_train", strange)
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config=qmix"])
     assert main_module.program() == 1
     err = capsys.readouterr().err
     assert err.startswith("error: LookupError: no such thing (")
