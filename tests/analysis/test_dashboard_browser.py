@@ -178,7 +178,9 @@ def test_table_filter_and_search(served, visit):
     page.locator("#columns").click()
     page.get_by_role("option", name="lr", exact=True).click()
     page.keyboard.press("Escape")
-    sync_api.expect(page.locator("#table .ag-header-cell[col-id='config:lr']")).to_be_visible()
+    sync_api.expect(
+        page.locator("#table .ag-header-cell[col-id='config:lr']").first
+    ).to_be_visible()
     assert cell(page, vdn, "config:lr").inner_text() == "0.001"
 
 
