@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: setup football lint format test test-slow test-cluster coverage docs bench demo clean
+.PHONY: setup football lint format test test-slow test-long test-cluster coverage docs bench demo clean
 
 # One stamp per set of requirements: installing again happens only after a requirements file changed.
 $(VENV)/.run.stamp: requirements.txt
@@ -43,6 +43,10 @@ test: lint
 
 test-slow: $(VENV)/.dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m slow
+
+# The long part of tests/faults: 60 kills, every fault in a worker process.
+test-long: $(VENV)/.dev.stamp
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m long
 
 # Sweeps on a Slurm and a Ray cluster on this machine: 10 to 20 minutes. Slurm is there after
 # `apt-get install slurm-wlm munge`; its tests are skipped where it is not, or without root.

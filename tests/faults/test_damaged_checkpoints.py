@@ -116,7 +116,7 @@ def kill_at(number, folder):
 
 
 @pytest.mark.parametrize(
-    "stride", [7, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "every"]
+    "stride", [7, pytest.param(1, marks=pytest.mark.long)], ids=["some", "every"]
 )
 def test_kill_at_system_calls(before, tmp_path, stride):
     folder = tmp_path / "checkpoints"

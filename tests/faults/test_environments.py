@@ -95,7 +95,7 @@ QUICK = ("five values", "no action", "step raises", "obs of one agent larger", "
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(fault, marks=() if fault in QUICK else pytest.mark.slow)
+        pytest.param(fault, marks=() if fault in QUICK else pytest.mark.long)
         for fault in IN_A_WORKER
     ],
 )

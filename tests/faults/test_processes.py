@@ -130,7 +130,7 @@ def whole(trainer, tmp_path):
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("kills", "t_max"), [(1, 800), pytest.param(60, 30_000, marks=pytest.mark.slow)]
+    ("kills", "t_max"), [(1, 800), pytest.param(60, 30_000, marks=pytest.mark.long)]
 )
 def test_kills_at_random_moments(trainer, tmp_path, whole, kills, t_max):
     expected = whole(t_max)
@@ -155,7 +155,7 @@ def test_kills_at_random_moments(trainer, tmp_path, whole, kills, t_max):
     assert (run_dir / "metrics.jsonl").read_bytes() == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_repeated_signals_and_a_second_ctrl_c(trainer, tmp_path):
     process = trainer(ENDLESS)
     wait_for_checkpoint(tmp_path, process)
@@ -180,7 +180,7 @@ def wait_for_lines(process, text):
     raise AssertionError(f"'{text}' was not said")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sys_exit_in_a_plugin_is_a_failure(trainer, tmp_path):
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     said = finished(trainer("plugins=[leaves]"), 1)
@@ -188,7 +188,7 @@ def test_sys_exit_in_a_plugin_is_a_failure(trainer, tmp_path):
     assert "leaves.py, line 2" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fault_of_the_program_is_one_line(trainer, tmp_path):
     (tmp_path / "broken.py").write_text(
         "import training\n\ndef work(self, steps=None):\n    return {}['nothing']\n\n"
@@ -201,7 +201,7 @@ def test_a_fault_of_the_program_is_one_line(trainer, tmp_path):
     assert "in work" in (runs(tmp_path)[0] / "cout.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_that_is_deleted_meanwhile(trainer, tmp_path):
     process = trainer(ENDLESS)
     wait_for_checkpoint(tmp_path, process)
@@ -212,7 +212,7 @@ def test_a_folder_that_is_deleted_meanwhile(trainer, tmp_path):
     assert not run_dir.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_terminal_that_is_closed(tmp_path, trainer):
     if not hasattr(os, "openpty"):
         pytest.skip("needs pseudo-terminals")
@@ -270,7 +270,7 @@ def workers_of(parent):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_worker_ends_with_its_trainer(tmp_path, trainer):
     process = trainer(ENDLESS, "runner=parallel")
     wait_for_checkpoint(tmp_path, process)
