@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: setup football lint format test test-slow bench demo clean
+.PHONY: setup football lint format test test-slow test-long test-cluster coverage docs bench demo clean
 
 # One stamp per set of requirements: installing again happens only after a requirements file changed.
 $(VENV)/.run.stamp: requirements.txt
@@ -11,13 +11,18 @@ $(VENV)/.run.stamp: requirements.txt
 	$(PY) -m pip install -q -r requirements.txt
 	touch $@
 
-$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt requirements-sisl.txt requirements-smax.txt requirements-magent.txt requirements-sc2.txt requirements-dashboard.txt
+$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt requirements-sisl.txt requirements-smax.txt requirements-magent.txt requirements-sc2.txt requirements-dashboard.txt requirements-tools.txt
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@
 
 # Google Research Football: Debian packages and five minutes of compiling, so only on demand; CI does it.
 $(VENV)/.football.stamp: $(VENV)/.dev.stamp requirements-gfootball.txt install_gfootball.sh
 	PYTHON=$(PY) bash install_gfootball.sh
+	touch $@
+
+$(VENV)/.docs.stamp: requirements-docs.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -r requirements-docs.txt
 	touch $@
 
 setup: $(VENV)/.run.stamp
@@ -39,6 +44,24 @@ test: lint
 test-slow: $(VENV)/.dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m slow
 
+# The long part of tests/faults: 60 kills, every fault in a worker process.
+test-long: $(VENV)/.dev.stamp
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m long
+
+# Sweeps on a Slurm and a Ray cluster on this machine: 10 to 20 minutes. Slurm is there after
+# `apt-get install slurm-wlm munge`; its tests are skipped where it is not, or without root.
+test-cluster: $(VENV)/.dev.stamp
+	$(PY) -m pip install -q -r requirements-slurm.txt -r requirements-ray.txt
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m cluster
+
+# What of src/ the quick tests reach; what numba compiles counts as not reached.
+coverage: $(VENV)/.dev.stamp
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --cov --cov-report=term --cov-report=xml
+
+# The documentation site, in site/; a broken link is an error.
+docs: $(VENV)/.docs.stamp
+	$(PY) -m mkdocs build --strict
+
 bench: $(VENV)/.dev.stamp
 	$(PY) benchmarks/run.py
 
@@ -46,4 +69,4 @@ demo: $(VENV)/.run.stamp
 	$(PY) -m experiments run demo
 
 clean:
-	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* coverage.xml site

@@ -18,8 +18,11 @@ Usage: bash run.sh CONFIG ENV MAPS [ARGS] [THREADS] [GPUS] [TIMES]
 
 Every run gets a seed of its own: a random one, or with seed=S in ARGS the seeds S, S+1, ..., S+TIMES-1.
 With seed=S and resume=auto the same command continues what was interrupted.
-Ctrl-C (or SIGTERM) ends the runs of this command cleanly, with a checkpoint each; once more aborts them.
+Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1) ends the runs of this command cleanly, with a checkpoint each; Ctrl-C once
+more aborts them.
 Exit code: 0 if all runs succeeded, 1 if one failed, 130 after Ctrl-C.
+LAUNCHER=slurm submits the runs to Slurm instead (docs/sweeps.md): THREADS is then how many jobs at once,
+GPUS only whether a run has one, HOURS the time limit of a job.
 Environment variables: PYTHON (default: .venv/bin/python, else python3), LOG_DIR (default: results/logs),
 OMP_NUM_THREADS (CPU threads of a run; default with THREADS > 1: processors / THREADS).
 
@@ -39,6 +42,7 @@ if (($# < 3 || $# > 7)); then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 
+command_line="$*"
 config=$1
 env=$2
 threads=${5:-1}
@@ -54,6 +58,7 @@ if [[ -z ${PYTHON:-} ]]; then
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 logs=${LOG_DIR:-results/logs}
+cores=${OMP_NUM_THREADS:-1} # of a job on Slurm
 # Runs side by side share the processors: more threads than processors make torch many times slower.
 if [[ -z ${OMP_NUM_THREADS:-} ]] && ((threads > 1)); then
     OMP_NUM_THREADS=$(($(nproc) / threads))
@@ -122,7 +127,8 @@ map_setting() {
 train() {
     local label=$1 gpu=$2 log=$3 child="" status
     shift 3
-    trap '[[ -n $child ]] && kill -TERM "$child" 2>/dev/null' TERM
+    trap '[[ -n $child ]] && kill -TERM "$child" 2>/dev/null' TERM HUP USR1
+    trap 'abort "$child"' INT
     SECONDS=0
     CUDA_VISIBLE_DEVICES=$gpu "$PYTHON" src/main.py "$@" >"$log" 2>&1 </dev/null &
     child=$!
@@ -139,15 +145,94 @@ train() {
     fi
 }
 
-stopping="" signalled=""
-stop() {
-    local pids
-    stopping=yes signalled=yes
-    mapfile -t pids <<<"$(jobs -pr)"
-    echo "stopping $active run(s); they write a checkpoint first" >&2
-    [[ -n ${pids[0]} ]] && kill -TERM "${pids[@]}" 2>/dev/null
+# A training ends at once at its second Ctrl-C.
+abort() {
+    [[ -n $1 ]] || return
+    kill -INT "$1" 2>/dev/null
+    sleep 0.3
+    kill -INT "$1" 2>/dev/null
 }
-trap stop INT TERM
+
+stopping="" signalled=""
+# $1: the signal that came. The first one ends the runs with a checkpoint, a second Ctrl-C aborts them.
+stop() {
+    local pids signum=TERM
+    [[ -n $stopping && $1 == INT ]] && signum=INT
+    mapfile -t pids <<<"$(jobs -pr)"
+    if [[ $signum == INT ]]; then
+        echo "aborting $active run(s)" >&2
+    elif [[ -z $stopping ]]; then
+        echo "stopping $active run(s); they write a checkpoint first" >&2
+    fi
+    stopping=yes signalled=yes
+    [[ -n ${pids[0]} ]] && kill "-$signum" "${pids[@]}" 2>/dev/null
+}
+trap 'stop INT' INT
+trap 'stop TERM' TERM HUP USR1
+
+# --- LAUNCHER=slurm: the same runs as the yaml file of a sweep ---
+
+# $1 as a string of yaml.
+quoted() {
+    printf "'%s'" "${1//\'/\'\'}"
+}
+
+# "key: value, ..." of the settings key=value in the arguments.
+as_yaml() {
+    local setting comma=""
+    for setting in "$@"; do
+        printf '%s%s: %s' "$comma" "$(quoted "${setting%%=*}")" "$(quoted "${setting#*=}")"
+        comma=", "
+    done
+}
+
+# The file; without seed=S its seeds are random ones, so that it has a name of its own.
+write_sweep() {
+    local seeds=() repeat map chosen
+    for ((repeat = 0; repeat < times; repeat++)); do
+        if [[ -n $first_seed ]]; then
+            seeds+=($((first_seed + repeat)))
+        else
+            seeds+=($(($(od -An -N4 -tu4 /dev/urandom) & 0x7fffffff)))
+        fi
+    done
+    printf '# bash run.sh %s\n' "$command_line"
+    printf 'methods: {%s: %s}\n' "$(quoted "$config")" "$(quoted "$config")"
+    printf 'tasks:\n'
+    for map in "${maps[@]}"; do
+        chosen=()
+        [[ -n $map ]] && chosen+=("$(map_setting "$map")")
+        printf '  %s: {environment: %s, settings: {%s}}\n' "$(quoted "${map:-$env}")" \
+            "$(quoted "$env")" "$(as_yaml ${chosen[@]+"${chosen[@]}"})"
+    done
+    printf 'seeds: [%s]\n' "$(IFS=,; echo "${seeds[*]}")"
+    printf 'settings: {%s}\n' "$(as_yaml ${settings[@]+"${settings[@]}"})"
+    printf 'resources: {cores: %s, gpus: %s%s}\n' "$cores" "$n_gpus" \
+        "${HOURS:+, hours: $HOURS}"
+    printf 'metrics: {test_return_mean: Test return}\n'
+}
+
+case ${LAUNCHER:-local} in
+local) ;;
+slurm)
+    n_gpus=1
+    if [[ ${gpus[0]} == cpu || ${gpus[0]} == -1 ]]; then
+        n_gpus=0
+        settings+=("use_cuda=False")
+    fi
+    name=$(basename "$config" .yaml)_$(basename "$env" .yaml)_$(cksum <<<"$command_line" | cut -d" " -f1)
+    [[ -n $first_seed ]] || name+=_$(date +%Y%m%d-%H%M%S)
+    mkdir -p results/sweeps || exit 2
+    file=results/sweeps/$name.yaml
+    write_sweep >"$file" || exit 2
+    echo "sweep: $file"
+    exec "$PYTHON" src/main.py sweep "$file" --launcher slurm --jobs "$threads"
+    ;;
+*)
+    echo "error: LAUNCHER must be local or slurm, got '$LAUNCHER'" >&2
+    exit 2
+    ;;
+esac
 
 active=0 failed=""
 # Waits until fewer than $1 jobs run.

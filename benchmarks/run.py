@@ -21,6 +21,7 @@ from benchmarks import (  # noqa: E402
     actor_critic,
     dac_update,
     f2a2,
+    grid_worlds,
     learner_update,
     particle,
     replay,
@@ -43,6 +44,7 @@ PARTS = {
     "replay": replay.run,
     "training": training_speed.run,
     "particle": particle.run,
+    "grid_worlds": grid_worlds.run,
     "starcraft": starcraft.run,
 }
 

@@ -13,9 +13,11 @@ from typing import Any, NoReturn
 
 from analysis.runs import flatten
 from experiments.comparison import publish, report
-from experiments.jobs import console, finished_runs, run_jobs
-from experiments.spec import Experiment, load, names, parse_seeds
-from utils.errors import ConfigError, RunFailure, UserError, told
+from experiments.spec import Experiment, load, names
+from launch.jobs import console, finished_runs
+from launch.local import run_jobs
+from launch.spec import parse_seeds
+from utils.errors import ConfigError, RunFailure, UserError, report_error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -148,4 +150,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (UserError, RunFailure) as exc:
-        sys.exit(told(exc))
+        sys.exit(report_error(exc))

@@ -19,7 +19,8 @@ from analysis.report import markdown_table
 from analysis.runs import Run, load_runs
 from experiments import ROOT
 from experiments.comparison import compare
-from experiments.jobs import Job, console, finished_runs, run_jobs
+from launch.jobs import Job, console, finished_runs
+from launch.local import run_jobs
 
 RESULTS = ROOT / "results" / "battle"
 TIME_LIMIT = 400

@@ -12,8 +12,9 @@ from analysis import plots, published
 from analysis.aggregate import FinalRow, Method, curves, final_table
 from analysis.report import markdown_table
 from analysis.runs import WALL_CLOCK_KEY, Run, load_runs
-from experiments.jobs import FinishedRun, Job, console, finished_runs
-from experiments.spec import Experiment, Paper
+from experiments.spec import Experiment
+from launch.jobs import FinishedRun, Job, console, finished_runs
+from launch.spec import Paper
 from utils.errors import UserError
 
 # Task -> label of a method -> its finished runs, one per seed.

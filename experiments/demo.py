@@ -14,8 +14,9 @@ from pathlib import Path
 from analysis.report import write_report
 from analysis.runs import Run
 from experiments.comparison import Cells
-from experiments.jobs import Job, run_jobs
 from experiments.spec import Experiment
+from launch.jobs import Job
+from launch.local import run_jobs
 
 FILMED = "3m"
 

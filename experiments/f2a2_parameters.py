@@ -17,7 +17,7 @@ from analysis.report import markdown_table
 from assembly import build_mac, describe_env, new_batch
 from envs import make_vector_env
 from experiments import ROOT
-from experiments.jobs import console
+from launch.jobs import console
 from learners.f2a2.instantiations import REGISTRY as INSTANTIATIONS
 from modules.f2a2.critics import COPIES
 from utils.config import build_config

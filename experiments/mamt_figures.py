@@ -29,7 +29,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from analysis import plots
 from analysis.runs import Run, load_runs
 from experiments import ROOT
-from experiments.jobs import console
+from launch.jobs import console
 from utils.errors import UserError
 
 RESULTS = ROOT / "results" / "mamt_figures"

@@ -22,7 +22,7 @@ from components.action_selectors import random_actions
 from envs import make_vector_env
 from envs.starcraft.facts import map_names
 from experiments import ROOT
-from experiments.jobs import console
+from launch.jobs import console
 
 RESULTS = ROOT / "results" / "starcraft_calibration"
 # Win rates of the heuristic in the game [%], difficulty 7, as quoted from the appendix of the QMIX

@@ -25,7 +25,7 @@ from analysis import plots
 from components.steps import Steps
 from envs.switching_wind import SwitchingWind
 from experiments import ROOT
-from experiments.jobs import console
+from launch.jobs import console
 from learners.dac.learner import AgentTransitions, context_losses
 from modules.dac import ContextEncoder, DynamicsDecoder
 from modules.dac.windows import Windows

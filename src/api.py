@@ -19,6 +19,7 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,12 @@ from analysis.runs import Series  # noqa: E402
 from isolation import undisturbed  # noqa: E402
 from session import Session  # noqa: E402
 from training import Training  # noqa: E402
-from utils.checkpoints import ResumePoint, newest_readable, run_folder  # noqa: E402
+from utils.checkpoints import (  # noqa: E402
+    ResumePoint,
+    newest_readable,
+    read_config,
+    run_folder,
+)
 from utils.config import (  # noqa: E402
     CONFIG_DIR,
     build_config,
@@ -41,7 +47,7 @@ from utils.config import (  # noqa: E402
     load_file,
     results_dir,
 )
-from utils.errors import ConfigError, UserError  # noqa: E402
+from utils.errors import ConfigError, Finished, UserError  # noqa: E402
 from utils.logging import get_logger  # noqa: E402
 from utils.observers import Interrupted, Paused  # noqa: E402
 from utils.registry import nearest  # noqa: E402
@@ -94,7 +100,7 @@ class Run:
             ConfigError: an unknown key, a value of the wrong type or out of range.
             UserError: no run or no readable checkpoint there, or a key that may not differ.
         """
-        old = json.loads((run_folder(Path(path)) / "config.json").read_text(encoding="utf-8"))
+        old = read_config(run_folder(Path(path)))
         config = {**load_file(CONFIG_DIR / "default.yaml"), **old}
         for key, value in keys.items():
             if key not in config:
@@ -111,14 +117,17 @@ class Run:
         if config["resume"] and not observe:
             raise ConfigError("resume goes on with a recorded run: leave out observe=False")
         with undisturbed():
-            point = find_resume(config)
+            point = _find_resume(config)
             log = get_logger()
+        self._lock = point.lock if point else None
         self._config = config
         self._observe = observe
         self._temporary = None if observe else tempfile.TemporaryDirectory(prefix="unobserved-")
         self._folder = point.run_dir if point else None
         if self._temporary is not None:
             self._folder = Path(self._temporary.name)
+        if point is not None:
+            point = replace(point, lock=None)  # `_lock` has it
         self._session: Session | None = Session(config, log, point)
 
     # -- what it is --------------------------------------------------------------------------------
@@ -252,6 +261,7 @@ class Run:
                 self._session.close()
             if not self._session.finished:
                 self._session = None
+        self._lock = None
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -276,6 +286,7 @@ class Run:
             )
             session.close()
         finally:
+            self._lock = None if session.finished else recorder.lock
             if session.training is None:  # it failed
                 self._session = None
             if self._observe and recorder.run_dir is not None:
@@ -308,6 +319,15 @@ class Run:
     def _place(self) -> Path:
         """The folder of the results, or the one in which it will be."""
         return self._folder or results_dir(self._config)
+
+
+def _find_resume(config: dict[str, Any]) -> ResumePoint | None:
+    """As `find_resume`; a run that `auto` finds at its end is taken up there."""
+    try:
+        return find_resume(config)
+    except Finished as exc:
+        config["resume"] = str(exc.run_dir)
+        return find_resume(config)
 
 
 def _updates(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError, RunFailure, UserError, told
+from utils.errors import ConfigError, Finished, RunFailure, UserError, fault, report_error
+from utils.signals import ENDING, Aborted
 
 if TYPE_CHECKING:
     from sacred import Experiment
@@ -46,6 +47,8 @@ Usage:
                                          all settings, and where each value comes from
   python src/main.py report PATH... [--by KEY] [--metric NAME]
                                          learning curves and tables
+  python src/main.py sweep SPEC.yaml [--launcher local|slurm|ray]
+                                         many runs; sweep --help
   python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
                                          all runs on a local page, live while they train
   python src/main.py doctor              check the installation
@@ -64,7 +67,7 @@ Examples:
 
 Keys worth knowing:
   t_max               length of training [environment steps]
-  seed                of all random streams; drawn and recorded if not given
+  seed                seed of all random streams; drawn and recorded if it is not given
   runner              episode | parallel | vector, with batch_size_run environments
   use_cuda            train on the GPU
   test_interval, test_nepisode, log_interval, save_model_interval
@@ -87,8 +90,9 @@ Options (Sacred's):
   -b, --beat-interval SECONDS
 
 Exit codes: 0 done, 1 the run failed,
-2 something in the command or the installation must be changed, 128 + N ended by
-signal N (130: Ctrl-C), with a checkpoint.
+2 the command or the installation must be changed, 128 + N ended by
+signal N (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP, 138: SIGUSR1), with a checkpoint; a second
+Ctrl-C aborts, other repetitions change nothing.
 """
 
 
@@ -133,6 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from analysis.report import main as report
 
             return report(argv[1:])
+        if argv[:1] == ["sweep"]:
+            from launch.sweep import main as sweep
+
+            return sweep(argv[1:])
         if argv[:1] == ["dashboard"]:
             from analysis.dashboard import main as dashboard
 
@@ -143,9 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _train(argv)
     except (UserError, RunFailure) as exc:
         logger.debug("where the error comes from:", exc_info=True)
-        return told(exc)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return report_error(exc)
+    except Finished as exc:
+        logger.info("%s", exc)
+        return 0
+    except KeyboardInterrupt as exc:
+        return _code(exc)
 
 
 # --- The command line ---
@@ -287,17 +298,49 @@ def _run(
         except Interrupted as exc:
             get_logger().warning("ended by %s", signal.Signals(exc.signum).name)
             return 128 + exc.signum
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as exc:
             get_logger().warning("aborted")
-            return 128 + signal.SIGINT
+            return _code(exc)
     return 0
 
 
-if __name__ == "__main__":
+def _code(exc: KeyboardInterrupt) -> int:
+    """128 + the number of the signal that came first."""
+    return 128 + (exc.signum if isinstance(exc, Aborted) else signal.SIGINT)
+
+
+def program() -> int:
+    """The command line as a program: what nobody has foreseen is one line, too.
+
+    Returns:
+        The exit code.
+    """
     try:
-        code = main()
-        sys.stdout.flush()
+        return main()
     except BrokenPipeError:  # `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
+        return 128 + signal.SIGPIPE
+    except Exception as exc:
+        import logging
+
+        logging.getLogger().debug("where the error comes from:", exc_info=True)
+        sys.stderr.write(f"error: {fault(exc)}\n")
+        return 1
+
+
+def _flush() -> None:
+    """Nothing is left for Python to write at its end, where it would fail: the reader, or the
+    terminal, may be gone.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+if __name__ == "__main__":
+    code = program()
+    for signum in ENDING:  # the run has ended: nobody has to be told again
+        signal.signal(signum, signal.SIG_IGN)
+    _flush()
     sys.exit(code)

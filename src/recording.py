@@ -8,23 +8,25 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
+from utils.errors import EnvFailure, RunFailure, UserError
+from utils.signals import ENDING, EndRequest, handling_signals
 
 if TYPE_CHECKING:
     import io
-    from types import FrameType
 
     from sacred import Experiment
     from sacred.run import Run as SacredRun
 
     from utils.checkpoints import ResumePoint
     from utils.observers import RunFolder
+    from utils.run_lock import RunLock
 
 
 def prepare_process() -> None:
@@ -41,7 +43,7 @@ def find_resume(config: dict[str, Any]) -> ResumePoint | None:
     """The run that `resume` asks to continue, if there is one; fixes the seed (see `set_seed`).
 
     Raises:
-        UserError: see `utils.checkpoints.resolve_resume`.
+        UserError, Finished: see `utils.checkpoints.resolve_resume`.
     """
     from utils.config import set_seed
 
@@ -62,15 +64,18 @@ class Recorder:
     Attributes:
         experiment: Sacred's; its options are those of the command line.
         run_dir: where the results are, once the work has begun.
+        lock: keeps other processes off that folder, as long as somebody refers to it.
     """
 
     def __init__(self) -> None:
         self.run_dir: Path | None = None
+        self.lock: RunLock | None = None
         self._work: Callable[[SacredRun, Path], Any]
         self._begun = False
         self._observer: RunFolder | None = None
         self._new_folders: list[Path] = []
         self._output: io.StringIO
+        self._signals = _OutsideOfTraining()
         self.experiment = _new_experiment(self._main)
 
     def command(self, name: str, config: Mapping[str, Any], options: dict[str, Any]) -> None:
@@ -100,12 +105,13 @@ class Recorder:
 
         Raises:
             UserError: besides the work's own: the disk is full, Sacred refuses an option.
-            Interrupted: by SIGTERM, before the work has handlers of its own.
+            Interrupted: by a signal, before the work has handlers of its own.
         """
         from utils.config import check_results_folder
         from utils.logging import record_output
-        from utils.signals import handling_signals
 
+        if observe and run_dir is not None:
+            self._hold(run_dir)
         if observe:
             check_results_folder(run_dir or Path(config["local_results_path"]))
         # What cannot be imported should fail before anything is written.
@@ -121,7 +127,7 @@ class Recorder:
             options["--id"] = run_dir.name if run_dir else options.get("--id")
         with ExitStack() as stack:
             self._output = stack.enter_context(record_output())
-            stack.enter_context(handling_signals([signal.SIGTERM], _interrupt))
+            stack.enter_context(handling_signals(ENDING, self._signals.note))
             stack.enter_context(_sacred_settings())
             try:
                 return self.experiment.run(options=options, meta_info=meta_info).result
@@ -152,13 +158,14 @@ class Recorder:
 
     def _explain(self, exc: Exception, config: Mapping[str, Any]) -> None:
         """Raises `UserError` where it is for the user to mend what `exc` says."""
-        from utils.config import is_disk_full
+        from utils.config import disk_problem
 
-        if is_disk_full(exc):
+        problem = "" if isinstance(exc, EnvFailure) else disk_problem(exc)
+        if problem:
             self._discard()
             onwards = f" and continue with resume={self.run_dir}" if self._wrote_metrics() else ""
             where = self.run_dir or config["local_results_path"]
-            raise UserError(f"no space left on the disk of {where}: free some{onwards}") from exc
+            raise UserError(problem.format(where) + onwards) from exc
         if not self._begun and isinstance(exc, OSError | RuntimeError | ValueError | KeyError):
             self._discard()  # Sacred refuses an option, or cannot make the folder
             raise UserError(f"the run cannot be started: {exc}") from exc
@@ -178,12 +185,43 @@ class Recorder:
             self._observer.watch(run.info)
             assert self._observer.dir is not None  # made when the run started
             self.run_dir = Path(self._observer.dir)
+            self._hold(self.run_dir)
         assert self.run_dir is not None  # without an observer it is given
         try:
-            return self._work(run, self.run_dir)
+            return self._worked(run, self.run_dir)
         finally:
             # Sacred itself forgets the end of a run that fails.
             run.captured_out = self._recorded_output()
+
+    def _worked(self, run: SacredRun, run_dir: Path) -> Any:
+        from utils.observers import Interrupted
+
+        try:
+            return self._work(run, run_dir)
+        except Interrupted as exc:
+            self._signals.heed(exc.signum)
+            raise
+        except SystemExit as exc:
+            where = traceback.extract_tb(exc.__traceback__)[-1]
+            raise RunFailure(
+                f"the run was ended by sys.exit({exc.code!r}) in {where.filename}, line "
+                f"{where.lineno}: code that a run calls must return, or raise an error"
+            ) from exc
+        except EnvFailure:
+            self._output.write(traceback.format_exc())  # the screen gets one line
+            raise
+        except (UserError, RunFailure):
+            raise
+        except Exception:
+            self._output.write(traceback.format_exc())
+            raise
+        finally:
+            self._signals.over = True
+
+    def _hold(self, run_dir: Path) -> None:
+        from utils.run_lock import hold
+
+        self.lock = hold(run_dir)
 
     def _wrote_metrics(self) -> bool:
         """Whether there is anything worth keeping or continuing."""
@@ -199,12 +237,12 @@ def _new_experiment(main: Callable[[SacredRun], Any]) -> Experiment:
     base_dir = Path(__file__).resolve().parent
     with _sacred_settings():
         try:
-            experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=True)
+            experiment = Experiment("murmuration", base_dir=base_dir, save_git_info=True)
         except (
             Exception
         ) as exc:  # no git, a repository without commits, one that belongs to somebody else, ...
             get_logger().debug("no git information recorded: %s", exc)
-            experiment = Experiment("pymarl", base_dir=base_dir, save_git_info=False)
+            experiment = Experiment("murmuration", base_dir=base_dir, save_git_info=False)
     experiment.logger = get_logger()  # type: ignore[assignment] # Sacred has no types
 
     @experiment.main
@@ -233,7 +271,20 @@ def _sacred_settings() -> Iterator[None]:
         SETTINGS.update(before)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    from utils.observers import Interrupted
+class _OutsideOfTraining(EndRequest):
+    """Before the work, the first signal ends the run at once; after it, the run is at its end
+    anyway.
+    """
 
-    raise Interrupted(signum)
+    over = False
+
+    def heed(self, signum: int) -> None:
+        """The work was ended by this signal."""
+        self.received = signum
+        self.interrupts = int(signum == signal.SIGINT)
+
+    def on_first(self, signum: int) -> None:
+        from utils.observers import Interrupted
+
+        if not self.over:
+            raise Interrupted(signum)

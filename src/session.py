@@ -5,7 +5,6 @@ It may work once or be taken up again and again.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 from plugins import load_plugins
 from training import StopRequest, Training
-from utils.checkpoints import ResumePoint
+from utils.checkpoints import ResumePoint, check_checkpoint
 from utils.config import resolve_device
+from utils.errors import RunFailure, UserError
 from utils.logging import Logger
 from utils.memory import keep_freed_memory
 from utils.observers import Interrupted, Paused
@@ -25,7 +25,7 @@ from utils.seeding import (
     seed_globals,
     set_global_rng_state,
 )
-from utils.signals import handling_signals
+from utils.signals import ENDING, handling_signals
 
 
 def run(
@@ -49,7 +49,7 @@ def run(
         none.
 
     Raises:
-        Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
+        Interrupted: after Ctrl-C, SIGTERM or another of `ENDING`, once the checkpoint is written.
         UserError, RunFailure: see there.
     """
     session = Session(config, log, resume)
@@ -57,6 +57,20 @@ def run(
         return session.work(sacred_run, run_dir)
     finally:
         session.close()
+
+
+class _Unloadable(UserError):
+    """A checkpoint does not fit what is to be trained."""
+
+
+def _load(training: Training, checkpoint: Path) -> None:
+    try:
+        training.load(checkpoint)
+    except RunFailure:
+        raise
+    except Exception as error:  # whatever a state of another form leads to
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise _Unloadable(f"checkpoint {checkpoint} cannot be loaded: {said}") from error
 
 
 class Session:
@@ -114,7 +128,8 @@ class Session:
 
         Raises:
             Paused: after `steps`.
-            Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
+            Interrupted: after Ctrl-C, SIGTERM or another of `ENDING`, once the checkpoint is
+                written.
             UserError, RunFailure: see there.
         """
         self.logger.setup_sacred(sacred_run)
@@ -122,7 +137,7 @@ class Session:
         try:
             with (
                 self._writing(run_dir),
-                handling_signals((signal.SIGINT, signal.SIGTERM), stop.note),
+                handling_signals(ENDING, stop.note),
             ):
                 training = self.open(run_dir)
                 training.stop = stop
@@ -163,10 +178,25 @@ class Session:
         keep_freed_memory()
         seed_globals(args.seed)
         load_plugins(args.plugins)
-        training = Training(args, self.logger, run_dir, StopRequest(log))
+        if self.resume is None:
+            return self._built(args, run_dir, None)
+        checkpoints = (self.resume.checkpoint_dir, *self.resume.older)
+        for checkpoint, older in zip(checkpoints, (*checkpoints[1:], None), strict=True):
+            try:
+                return self._built(args, run_dir, checkpoint)
+            except _Unloadable as error:
+                if older is None:
+                    raise
+                log.warning("%s; trying an older one", error)
+        raise AssertionError("the last checkpoint is returned or raised")
+
+    def _built(self, args: SimpleNamespace, run_dir: Path, checkpoint: Path | None) -> Training:
+        training = Training(args, self.logger, run_dir, StopRequest(self.log))
         try:
-            if self.resume is not None:
-                training.load(self.resume.checkpoint_dir)
+            if checkpoint is not None:
+                if self.resume is not None and checkpoint != self.resume.checkpoint_dir:
+                    check_checkpoint(checkpoint, run_dir)  # that one was, when it was found
+                _load(training, checkpoint)
             if args.checkpoint_path:
                 training.load_models(Path(args.checkpoint_path), args.load_step)
             training.rest()

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import signal
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,31 +19,28 @@ from assembly import assemble, scheme_of
 from components.episode_buffer import EpisodeBatch
 from components.transitions import Transitions
 from runners import REGISTRY as RUNNERS
-from utils.checkpoints import read_checkpoint, write_checkpoint
+from utils.checkpoints import check_archive, read_checkpoint, write_checkpoint
 from utils.errors import Diverged, RunFailure, UserError
 from utils.logging import Logger, Position, ProgressLine
 from utils.observers import Interrupted, Paused
 from utils.seeding import get_global_rng_state, set_global_rng_state
+from utils.signals import EndRequest
 from utils.state import capture, restore
 
 
-class StopRequest:
-    """Notes the first signal, so that the loop can end where its state is whole; a second one
-    aborts.
-    """
+class StopRequest(EndRequest):
+    """Notes the first signal, so that the loop can end where its state is whole."""
 
     def __init__(self, log: Any) -> None:
+        super().__init__()
         self.log = log
-        self.received: int | None = None
 
-    def note(self, signum: int, frame: FrameType | None) -> None:
-        """The signals' handler."""
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signum
+    def on_first(self, signum: int) -> None:
+        """Says what will happen."""
         self.log.warning(
-            "%s: ending after this episode, with a checkpoint; once more to abort",
+            "%s: ending after this episode, with a checkpoint; %s aborts",
             signal.Signals(signum).name,
+            "Ctrl-C once more" if signum == signal.SIGINT else "Ctrl-C twice",
         )
 
 
@@ -412,31 +410,31 @@ class Training:
         Raises:
             UserError: there are none.
         """
+        if not path.is_dir():
+            raise UserError(f"checkpoint_path={path} is a file: give RUN_DIR/checkpoints")
         steps = sorted(
             int(folder.name)
             for folder in path.iterdir()
-            if folder.is_dir() and folder.name.isdigit()
+            if folder.is_dir() and folder.name.isascii() and folder.name.isdecimal()
         )
         if not steps:
             raise UserError(
                 f"checkpoint_path={path} has no folders named after steps: give RUN_DIR/checkpoints"
             )
         step = steps[-1] if load_step == 0 else min(steps, key=lambda s: abs(s - load_step))
+        folder = path / str(step)
         try:
+            for file in sorted(folder.glob("*.th")):
+                if zipfile.is_zipfile(file):  # files of old torches are none, and have no checksums
+                    check_archive(file)
             if self.args.checkpoint_agents:
-                self.mac.load_models(
-                    str(path / str(step)), trained_agents=self.args.checkpoint_agents
-                )
+                self.mac.load_models(str(folder), trained_agents=self.args.checkpoint_agents)
             else:
-                self.learner.load_models(str(path / str(step)))
-        except (
-            OSError,
-            RuntimeError,
-            TypeError,
-        ) as error:  # TypeError: a controller that knows no `trained_agents`
-            reason = " ".join(str(error).split())
+                self.learner.load_models(str(folder))
+        except Exception as error:  # what torch raises for a damaged or foreign file, and more
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"the models in {path / str(step)} do not fit this configuration: {reason}"
+                f"the models in {folder} do not fit this configuration: {reason}"
             ) from error
         self.runner.t_env = step
         self.log.info("loaded models of step %d from %s", step, path)

@@ -90,7 +90,8 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        return self.config.get("seed")
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None  # files may hold anything
 
     @property
     def task(self) -> tuple[str, str]:
@@ -98,7 +99,8 @@ class Run:
         the name of the environment's config file.
         """
         env = str(self.config.get("env"))
-        env_args = self.config.get("env_args") or {}
+        given = self.config.get("env_args")
+        env_args = given if isinstance(given, Mapping) else {}
         return env, str(
             env_args.get("map_name") or env_args.get("key") or self.config.get("env_config") or env
         )
@@ -156,7 +158,7 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
     names = [str(path) for path in paths]
     keys = None if keys is None else frozenset(keys)
     folders = find_runs(names)
-    runs = [run for folder in folders if (run := _load_run(folder, keys)) is not None]
+    runs = [run for folder in folders if (run := _tried(folder, keys)) is not None]
     if not runs:
         found = (
             f"{len(folders)} run folder(s) found, none with readable metrics"
@@ -300,6 +302,15 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
             if is_setting(key):
                 values.setdefault(key, {})[str(value)] = None
     return {key: list(seen) for key, seen in values.items() if len(seen) > 1}
+
+
+def _tried(folder: Path, keys: frozenset[str] | None) -> Run | None:
+    """`_load_run`, for files that may hold anything."""
+    try:
+        return _load_run(folder, keys)
+    except Exception as error:
+        _log.warning("%s cannot be read (%s: %s): left out", folder, type(error).__name__, error)
+        return None
 
 
 def _load_run(folder: Path, keys: frozenset[str] | None) -> Run | None:

@@ -96,6 +96,8 @@ register_vector("rover_tower")(Lazy("envs.particle.rover_tower", "RoverTower"))
 register_vector("treasure_collection")(
     Lazy("envs.particle.treasure_collection", "TreasureCollection")
 )
+register_vector("lbf")(Lazy("envs.lbf.env", "LevelBasedForaging"))
+register_vector("rware")(Lazy("envs.rware.env", "RobotWarehouse"))
 register_vector("smax")(Lazy("envs.smax", "Smax"))
 register("gymma")(Lazy("envs.gymma", "GymmaEnv"))
 register("battle")(Lazy("envs.magent_battle", "BattleEnv"))

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import EnvSpec, VectorEnv, at_least_one
-from utils.errors import EnvFailure
+from utils.errors import EnvError, EnvFailure, UserError, raised
 from utils.seeding import derive_seed
 
 INFO_SLOTS = 256  # numeric info keys an environment may use
@@ -33,20 +34,22 @@ def host_layout(spec: EnvSpec, n_envs: int) -> Layout:
     }
 
 
-def read_spec(env_info: dict[str, Any]) -> EnvSpec:
+def read_spec(env_info: object) -> EnvSpec:
     """The sizes in PyMARL's env_info; shapes given as tuples are flattened.
 
     Raises:
-        ValueError: an entry is missing or below 1.
+        EnvError: an entry is missing, no number, or below 1; entries contradict one another.
     """
+    if not isinstance(env_info, Mapping):
+        raise EnvError(f"get_env_info() gave {_kind(env_info)}, must be a dict of sizes")
     rest = dict(env_info)
     try:
         return EnvSpec(
-            n_agents=int(rest.pop("n_agents")),
-            n_actions=int(rest.pop("n_actions")),
-            obs_size=int(np.prod(rest.pop("obs_shape"))),
-            state_size=int(np.prod(rest.pop("state_shape"))),
-            episode_limit=int(rest.pop("episode_limit")),
+            n_agents=_whole("n_agents", rest.pop("n_agents")),
+            n_actions=_whole("n_actions", rest.pop("n_actions")),
+            obs_size=_flat_size("obs_shape", rest.pop("obs_shape")),
+            state_size=_flat_size("state_shape", rest.pop("state_shape")),
+            episode_limit=_whole("episode_limit", rest.pop("episode_limit")),
             obs_sizes=tuple(rest.pop("obs_sizes", ())),
             action_sizes=tuple(rest.pop("action_sizes", ())),
             individual_rewards=bool(rest.pop("individual_rewards", False)),
@@ -54,7 +57,21 @@ def read_spec(env_info: dict[str, Any]) -> EnvSpec:
             extra=rest,
         )
     except KeyError as error:
-        raise ValueError(f"get_env_info() lacks {error}") from None
+        raise EnvError(f"get_env_info() lacks {error}") from None
+    except (TypeError, ValueError) as error:
+        raise EnvError(f"get_env_info(): {error}") from error
+
+
+def _whole(name: str, value: Any) -> int:
+    known = isinstance(value, int | float | np.integer | np.floating)
+    if known and not isinstance(value, bool) and math.isfinite(value) and value == int(value):
+        return int(value)
+    raise ValueError(f"{name} is {value!r}, must be a whole number")
+
+
+def _flat_size(name: str, shape: Any) -> int:
+    sizes = shape if isinstance(shape, list | tuple | np.ndarray) else (shape,)
+    return math.prod(_whole(name, size) for size in sizes)
 
 
 class EnvHost:
@@ -71,22 +88,46 @@ class EnvHost:
     ) -> None:
         self._factory = factory
         self._env_args = env_args
+        self._approved = b""  # available actions that are known to be well formed
+        self._t = -1  # steps of the episode; before the first: -1
         self.env = self._build(seed)
-        self.spec = read_spec(self.env.get_env_info())
+        self.spec = read_spec(self.asked(self.env.get_env_info))
         self._info_slots: dict[str, int] = {}
-        self._t = 0
 
     def _build(self, seed: int) -> MultiAgentEnv:
-        return self._factory(**{**self._env_args, "seed": seed})
+        env = self.asked(self._factory, **{**self._env_args, "seed": seed})
+        lacking = [name for name in _NEEDED if not callable(getattr(env, name, None))]
+        if lacking:
+            raise EnvError(f"{type(env).__name__} has no method {lacking[0]}()")
+        return env
+
+    def asked(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of the environment.
+
+        Raises:
+            EnvRaised: it raised something; errors for the user and failures pass as they are.
+        """
+        try:
+            return method(*args, **kwargs)
+        except (UserError, EnvFailure):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._told(_name(method), error) from error
+
+    def _told(self, method: str, error: BaseException) -> EnvError:
+        """What a method of the environment raised, as an error in one line."""
+        if isinstance(error, NotImplementedError):
+            return EnvError(f"{_at(self._t)}{method}() is not implemented")
+        return EnvRaised(f"{_at(self._t)}{method}() raised {raised(error)}")
 
     def attach(self, arrays: dict[str, np.ndarray], spec: EnvSpec, index: int) -> None:
         """From now on results go to row `index` of `arrays` (see `host_layout`).
 
         Raises:
-            ValueError: this environment's sizes differ from `spec`.
+            EnvError: this environment's sizes differ from `spec`.
         """
         if self.spec != spec:
-            raise ValueError(
+            raise EnvError(
                 f"environment {index} has other sizes than environment 0: {self.spec}, {spec}"
             )
         self.obs, self.state, self.avail_actions = (
@@ -110,10 +151,10 @@ class EnvHost:
             self.env, "set_t_env", None
         )  # environments from elsewhere may not have it
         if t_env is not None and set_t_env is not None:
-            set_t_env(t_env)
-        self.env.reset()
+            self.asked(set_t_env, t_env)
         self._t = 0
-        self._observe()
+        self.asked(self.env.reset)
+        self._observe(acting=True)
 
     def step(self) -> list[str]:
         """Takes the actions in the row and writes the results.
@@ -122,56 +163,96 @@ class EnvHost:
             Names of info figures not seen before, in the order of their columns in `info_values`.
 
         Raises:
-            ValueError: the environment broke PyMARL's interface (shapes, number of rewards).
+            EnvError: the environment broke PyMARL's interface.
+            EnvRaised: it raised something.
         """
-        reward, ended, info = self.env.step(self.actions.copy())
         self._t += 1
-        broken = bool(info.get("env_error", False))
-        ended = bool(ended)
-        if ended:
+        try:  # as `asked`, which would be a call more in every step
+            returned = self.env.step(self.actions.copy())
+        except (UserError, EnvFailure):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._told("step", error) from error
+        try:
+            reward, ended, info = returned
+            broken = bool(info.get("env_error", False))
+            over = ended if ended is True or ended is False else _as_bool(ended)
+        except (TypeError, ValueError, AttributeError):
+            raise EnvError(f"{_at(self._t)}step() {_step_fault(returned)}") from None
+        if over:
             cut = bool(info.get("episode_limit", False))
         else:
             cut = self._t >= self.spec.episode_limit
         self.failed[0] = broken
         self.truncated[0] = cut and not broken
-        self.terminated[0] = ended and not cut and not broken
+        self.terminated[0] = over and not cut and not broken
         if broken:
             return []
-        rewards = np.asarray(reward, dtype=np.float32).reshape(-1)
+        self._write_reward(reward)
+        new_names = self._write_info(info)
+        self._observe(acting=not (over or cut))
+        return new_names
+
+    def _write_reward(self, reward: object) -> None:
+        try:
+            rewards = np.asarray(reward).reshape(-1)
+        except ValueError:  # rows of different lengths
+            rewards = np.empty(0, dtype=object)
+        if rewards.dtype.kind not in _NUMBERS:
+            raise EnvError(
+                f"{_at(self._t)}step() gave the reward {reward!r}, must be "
+                f"{'numbers, one per agent' if self.reward.size > 1 else 'a number'}"
+            )
         if rewards.shape != self.reward.shape:
-            raise ValueError(
-                f"step() gave {rewards.size} rewards, expected {self.reward.size}: "
+            raise EnvError(
+                f"{_at(self._t)}step() gave {rewards.size} rewards, expected {self.reward.size}: "
                 "an environment with individual rewards says individual_rewards: True in "
                 "get_env_info()"
             )
         self.reward[:] = rewards
-        new_names = self._write_info(info)
-        self._observe()
-        return new_names
 
-    def _write_info(self, info: dict[str, Any]) -> list[str]:
+    def _write_info(self, info: Mapping[str, Any]) -> list[str]:
         slots = self._info_slots
         known = len(slots)
         self.info_values[:known] = np.nan
         for name, value in info.items():
             if isinstance(value, numbers.Real | np.bool_) or (
-                isinstance(value, np.ndarray) and value.ndim == 0
+                isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in _NUMBERS
             ):
                 slot = slots.setdefault(name, len(slots))
                 if slot >= INFO_SLOTS:
-                    raise ValueError(f"info has more than {INFO_SLOTS} numeric entries")
+                    raise EnvError(f"{_at(self._t)}info has more than {INFO_SLOTS} numeric entries")
                 self.info_values[slot] = value
         return list(slots)[known:]
 
-    def _observe(self) -> None:
-        self.state[:] = _sized(self.env.get_state(), self.spec.state_size, "get_state()")
-        _write_rows(self.obs, self.env.get_obs(), self.spec.obs_sizes, "get_obs()")
-        _write_rows(
-            self.avail_actions,
-            self.env.get_avail_actions(),
-            self.spec.action_sizes,
-            "get_avail_actions()",
-        )
+    def _observe(self, acting: bool) -> None:
+        """Writes what the agents see.
+
+        Args:
+            acting: whether they act next: each must then have an action.
+        """
+        env, spec = self.env, self.spec
+        method = "get_state"
+        try:
+            state = env.get_state()
+            method = "get_obs"
+            obs = env.get_obs()
+            method = "get_avail_actions"
+            avail = env.get_avail_actions()
+        except (UserError, EnvFailure):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._told(method, error) from error
+        try:
+            self.state[:] = _sized(state, spec.state_size, "get_state()")
+            _write_rows(self.obs, obs, spec.obs_sizes, "get_obs()")
+            _write_rows(self.avail_actions, avail, spec.action_sizes, "get_avail_actions()")
+            flat = self.avail_actions.tobytes()
+            if flat != self._approved:  # most steps change nothing
+                _check_avail(self.avail_actions, avail, acting)
+                self._approved = flat if acting else b""
+        except EnvError as error:
+            raise EnvError(f"{_at(self._t)}{error}") from error
 
     def seed(self, seed: int) -> None:
         """Restarts the random stream. An environment whose `seed` takes no argument, as in PyMARL,
@@ -187,7 +268,9 @@ class EnvHost:
                 return
             except NotImplementedError:
                 pass
-        self.env.close()
+            except Exception as error:
+                raise EnvRaised(f"seed() raised {raised(error)}") from error
+        self.close()
         self.env = self._build(seed)
 
     def get_rng_state(self) -> dict[str, Any] | None:
@@ -227,32 +310,143 @@ class EnvHost:
         """
         try:
             self.env.close()
-        except Exception:
-            _log.warning("closing an environment failed", exc_info=True)
+        except (Exception, SystemExit) as error:
+            _log.warning("closing an environment failed: close() raised %s", raised(error))
+            _log.debug("where it did:", exc_info=True)
 
 
-def _sized(values: object, size: int, what: str) -> np.ndarray:
-    flat = np.asarray(values).reshape(-1)
+_NEEDED = ("get_env_info", "reset", "step", "get_obs", "get_state", "get_avail_actions")
+_NUMBERS = "fiub"  # kinds of NumPy's types
+_STEP_WANTED = "must return (reward, terminated, info): a number, True or False, a dict"
+
+
+class EnvRaised(EnvError):
+    """Code of an environment raised an exception, which another attempt need not do."""
+
+
+def _name(method: Callable[..., Any]) -> str:
+    if isinstance(method, type):
+        return f"{method.__name__}.__init__"
+    return getattr(method, "__name__", type(method).__name__)
+
+
+def _at(t: int) -> str:
+    return "" if t < 0 else f"step {t}: " if t else "reset: "
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _as_bool(value: Any) -> bool:
+    """`terminated` of an environment that does not give Python's own True and False."""
+    array = np.asarray(value)
+    if array.size == 1 and array.dtype.kind in "biu" and array.reshape(-1)[0] in (0, 1):
+        return bool(array.reshape(-1)[0])
+    raise TypeError
+
+
+def _step_fault(returned: object) -> str:
+    """What is wrong with what `step` gave."""
+    if not isinstance(returned, tuple | list):
+        return f"gave {_kind(returned)}; it {_STEP_WANTED}"
+    if len(returned) != 3:
+        gymnasium = "; Gymnasium's environments run through --env-config=gymma"
+        return (
+            f"gave {len(returned)} values; it {_STEP_WANTED}"
+            f"{gymnasium if len(returned) in (4, 5) else ''}"
+        )
+    _, ended, info = returned
+    if not hasattr(info, "get"):
+        return f"gave {_kind(info)} as info; it {_STEP_WANTED}"
+    return f"gave {ended!r} as terminated; it {_STEP_WANTED}"
+
+
+def _sized(values: object, size: int, what: str, whole: bool = False) -> np.ndarray:
+    """`values` as numbers [size].
+
+    Args:
+        what: the method that gave them, for the message.
+        whole: floats that are neither 0 nor 1 become 2.
+
+    Raises:
+        EnvError: another number of them, or no numbers.
+    """
+    try:
+        flat = np.asarray(values).reshape(-1)
+    except ValueError:
+        raise EnvError(f"{what} gave rows of different lengths") from None
+    if flat.dtype.kind not in _NUMBERS:
+        raise EnvError(f"{what} gave {_kind(values)} that holds no numbers")
     if flat.size != size:
-        raise ValueError(f"{what} gave {flat.size} entries, get_env_info() says {size}")
+        raise EnvError(f"{what} gave {flat.size} entries, get_env_info() says {size}")
+    if whole and flat.dtype.kind == "f":  # 2 is what `_check_avail` finds
+        flat = np.where((flat == 0) | (flat == 1), flat, 2)
     return flat
 
 
-def _write_rows(
-    rows: np.ndarray, values: Sequence[object], sizes: tuple[int, ...], what: str
-) -> None:
+def _write_rows(rows: np.ndarray, values: Any, sizes: tuple[int, ...], what: str) -> None:
     """Copies one list entry per agent into rows [A, X]; what lies beyond an agent's own size stays
     zero.
     """
     n_agents, width = rows.shape
+    whole = rows.dtype.kind == "u"
+    if not hasattr(values, "__len__") or isinstance(values, str | bytes | dict):
+        raise EnvError(f"{what} gave {_kind(values)}, must be a list of one row per agent")
     if len(values) != n_agents:
-        raise ValueError(f"{what} gave {len(values)} entries for {n_agents} agents")
+        raise EnvError(f"{what} gave {len(values)} entries for {n_agents} agents")
     if min(sizes) == width:
-        rows[:] = _sized(values, n_agents * width, what).reshape(n_agents, width)
-        return
-    for row, value, size in zip(rows, values, sizes, strict=True):
+        try:
+            rows[:] = _sized(values, n_agents * width, what, whole).reshape(n_agents, width)
+            return
+        except EnvError as error:
+            _blame_agent(values, sizes, what, error)
+            raise
+    for agent, (row, value, size) in enumerate(zip(rows, values, sizes, strict=True)):
         flat = np.asarray(value).reshape(-1)
-        row[:size] = _sized(flat[:size] if flat.size == width else flat, size, what)
+        own = flat[:size] if flat.size == width else flat
+        row[:size] = _sized(own, size, f"agent {agent}: {what}", whole)
+
+
+def _blame_agent(
+    values: Sequence[object], sizes: tuple[int, ...], what: str, error: EnvError
+) -> None:
+    """Raises the error of the first agent whose row is wrong where another agent's is right."""
+    faults = {}
+    for agent, (value, size) in enumerate(zip(values, sizes, strict=True)):
+        try:
+            _sized(value, size, f"agent {agent}: {what}")
+        except EnvError as fault:
+            faults[agent] = fault
+    if 0 < len(faults) < len(sizes):
+        raise min(faults.items())[1] from error
+
+
+def _check_avail(rows: np.ndarray, values: Sequence[Any], acting: bool) -> None:
+    """Makes sure that `rows`, uint8 [A, U], is made of zeros and ones, with an action per agent.
+
+    Args:
+        values: what they were made of.
+        acting: whether an agent without an action matters.
+
+    Raises:
+        EnvError: naming the agent.
+    """
+    most = rows.max(axis=1).tolist()
+    if min(most) == 1 == max(most):
+        return
+    for agent, (value, largest) in enumerate(zip(values, most, strict=True)):
+        if largest > 1:
+            given = np.asarray(value).reshape(-1)
+            odd = given[(given != 0) & (given != 1)]  # NaN, too
+            raise EnvError(
+                f"agent {agent}: get_avail_actions() gave {odd[0]}, must be 0 or 1 for each action"
+            )
+        if acting and largest == 0:
+            raise EnvError(
+                f"agent {agent}: get_avail_actions() leaves no action: at least one must be "
+                "available, a no-op where there is nothing to do"
+            )
 
 
 class AdapterVectorEnv(VectorEnv):
@@ -342,7 +536,7 @@ class AdapterVectorEnv(VectorEnv):
         for name in new_names:
             if name not in self.info:
                 if len(self.info) == INFO_SLOTS:
-                    raise ValueError(
+                    raise EnvError(
                         f"info has more than {INFO_SLOTS} numeric entries over all environments"
                     )
                 self.info[name] = self._info_table[len(self.info)]
@@ -351,6 +545,12 @@ class AdapterVectorEnv(VectorEnv):
         self._info_table[rows, b] = self._arrays["info_values"][b, : len(rows)]
         if self.terminated[b] or self.truncated[b]:
             self._in_a_row[b] = 0
+
+    def _named(self, b: int, error: EnvError) -> EnvError:
+        """The error of environment b, with its number; it may be raised in place of the first."""
+        name = getattr(self._factory, "name", None) or _name(self._factory)
+        text = f"environment {b} ({self._role}, {name.removesuffix('.__init__')}): {error.line}"
+        return type(error)(text, error.detail)
 
     def _drop_episode(self, b: int) -> None:
         """Environment b is broken: if it was running, `failed` says so; its reward and info are
@@ -362,8 +562,12 @@ class AdapterVectorEnv(VectorEnv):
         self._info_rows[b] = np.zeros(0, dtype=np.intp)
         self._info_table[:, b] = np.nan
 
-    def _count_failure(self, b: int, cause: str) -> None:
+    def _count_failure(self, b: int, cause: str, detail: str = "") -> None:
         """One more replacement for environment b.
+
+        Args:
+            cause: one line.
+            detail: what belongs to it, e.g. the traceback.
 
         Raises:
             EnvFailure: it broke more than `max_env_restarts` times in a row.
@@ -373,7 +577,8 @@ class AdapterVectorEnv(VectorEnv):
         if self._in_a_row[b] > self._max_env_restarts:
             raise EnvFailure(
                 f"environment {b} ({self._role}) broke {self._in_a_row[b]} times in a row "
-                f"(max_env_restarts is {self._max_env_restarts}), the last time: {cause}"
+                f"(max_env_restarts is {self._max_env_restarts}), the last time: {cause}",
+                detail,
             )
         self.env_restarts += 1
         _log.warning(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from envs.adapter import AdapterVectorEnv, EnvHost
 from envs.vector_env import EnvSpec
+from utils.errors import EnvError
 
 
 class SerialVectorEnv(AdapterVectorEnv):
     """B `MultiAgentEnv`s stepped in turn. One that reports `env_error` is built anew at its next
-    reset; an exception in an environment propagates as it is.
+    reset; an exception in an environment is an `EnvError`.
     """
 
     def _start(self) -> EnvSpec:
@@ -23,11 +25,20 @@ class SerialVectorEnv(AdapterVectorEnv):
         return self._host(0).spec
 
     def _build(self, b: int) -> EnvHost:
-        return EnvHost(self._factory, self._env_args, self._host_seed(b))
+        with self._naming(b):
+            return EnvHost(self._factory, self._env_args, self._host_seed(b))
 
     def _attach(self) -> None:
         for b in range(self.n_envs):
-            self._host(b).attach(self._arrays, self.spec, b)
+            with self._naming(b):
+                self._host(b).attach(self._arrays, self.spec, b)
+
+    @contextmanager
+    def _naming(self, b: int) -> Iterator[None]:
+        try:
+            yield
+        except EnvError as error:
+            raise self._named(b, error) from error
 
     def _host(self, b: int) -> EnvHost:
         host = self._hosts[b]
@@ -38,12 +49,16 @@ class SerialVectorEnv(AdapterVectorEnv):
 
     def _reset(self, mask: np.ndarray) -> None:
         for b in np.flatnonzero(mask).tolist():
-            self._host(b).reset(self._t_env)
+            with self._naming(b):
+                self._host(b).reset(self._t_env)
 
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         self._arrays["actions"][:] = actions
         for b in np.flatnonzero(mask).tolist():
-            new_names = self._host(b).step()
+            try:
+                new_names = self._host(b).step()
+            except EnvError as error:
+                raise self._named(b, error) from error
             if self.failed[b]:
                 self._host(b).close()
                 self._hosts[b] = None
@@ -59,10 +74,12 @@ class SerialVectorEnv(AdapterVectorEnv):
         indices: Sequence[int] | None = None,
     ) -> list[Any]:
         indices = range(self.n_envs) if indices is None else indices
-        return [
-            getattr(self._host(b), method)(*([arguments[i]] if arguments is not None else []))
-            for i, b in enumerate(indices)
-        ]
+        answers = []
+        for i, b in enumerate(indices):
+            with self._naming(b):
+                given = [] if arguments is None else [arguments[i]]
+                answers.append(getattr(self._host(b), method)(*given))
+        return answers
 
     def close(self) -> None:
         hosts, self._hosts = self._hosts, [None] * self.n_envs

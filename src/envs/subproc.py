@@ -33,7 +33,7 @@ from envs.adapter import AdapterVectorEnv, Layout
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import EnvSpec
 from utils import errors
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, EnvError, EnvQueryFailed, UserError
 
 CLOSE_GRACE = 5.0  # s that environments have to close
 TERM_GRACE = 1.0  # s between SIGTERM and SIGKILL
@@ -48,7 +48,11 @@ _log = logging.getLogger(__name__)
 
 
 class _Broken(Exception):
-    """A worker is of no more use; the message says why."""
+    """A worker is of no more use; the message says why in one line, `detail` at length."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class _Deadline:
@@ -117,7 +121,7 @@ class _Worker:
         except (EOFError, OSError):
             raise _Broken(self._how_it_died()) from None
         if message[:1] == worker.BROKEN:
-            raise _Broken(message[1:].decode())
+            raise _Broken(*pickle.loads(message[1:]))
         return message
 
     def wait_until_built(self, deadline: _Deadline) -> EnvSpec:
@@ -164,9 +168,11 @@ def _payload(message: bytes) -> bytes:
         if kind == "NotImplementedError":
             raise NotImplementedError(text)
         error = getattr(errors, kind, None)
+        if isinstance(error, type) and issubclass(error, EnvError):
+            raise error(text, trace)
         if isinstance(error, type) and issubclass(error, UserError):
             raise error(text)
-        raise RuntimeError(f"an environment's worker raised\n{trace}")
+        raise EnvQueryFailed(f"an environment's worker raised {kind}: {text}", trace)
     return message[1:]
 
 
@@ -289,12 +295,14 @@ class SubprocVectorEnv(AdapterVectorEnv):
         waiting: Iterable[int] = range(self.n_envs)
         while waiting:
             deadline = _Deadline(self.env_timeout)
-            broken = {}
+            broken: dict[int, _Broken] = {}
             for b in waiting:
                 try:
                     self._workers[b].wait_until_built(deadline)
                 except _Broken as error:
-                    broken[b] = str(error)
+                    broken[b] = error
+                except EnvError as error:
+                    raise self._named(b, error) from error
             self._replace(broken)
             waiting = broken
         return self._workers[0].wait_until_built(_Deadline(self.env_timeout))
@@ -332,10 +340,10 @@ class SubprocVectorEnv(AdapterVectorEnv):
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         self._arrays["actions"][:] = actions
         replies = self._call(dict.fromkeys(np.flatnonzero(mask).tolist(), worker.STEP))
-        broken = {}
+        broken: dict[int, _Broken] = {}
         for b, reply in sorted(replies.items()):
             if self.failed[b]:
-                broken[b] = "it reported env_error"
+                broken[b] = _Broken("it reported env_error")
             else:
                 self._after_step(b, pickle.loads(reply) if reply else ())
         self._replace(broken)
@@ -375,7 +383,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
             self._workers[b].send(message)
         deadline = _Deadline(self.env_timeout)
         replies: dict[int, bytes] = {}
-        broken: dict[int, str] = {}
+        broken: dict[int, _Broken] = {}
         refused: Exception | None = None
         # The last one first: when it has answered, most others have too, and this process is woken
         # up less often.
@@ -383,7 +391,9 @@ class SubprocVectorEnv(AdapterVectorEnv):
             try:
                 replies[b] = self._workers[b].answer(deadline)
             except _Broken as error:
-                broken[b] = str(error)
+                broken[b] = error
+            except EnvError as error:
+                refused = self._named(b, error)
             except Exception as error:
                 refused = error
         self._replace(broken)
@@ -391,7 +401,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
             raise refused
         return replies
 
-    def _replace(self, broken: dict[int, str]) -> None:
+    def _replace(self, broken: dict[int, _Broken]) -> None:
         """Kills broken workers and starts others in their places, which build their environments
         while the run goes on.
 
@@ -403,7 +413,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         for b, cause in sorted(broken.items()):
             if self._memory_fd is not None:
                 self._drop_episode(b)
-            self._count_failure(b, cause)
+            self._count_failure(b, str(cause), cause.detail)
             self._workers[b] = self._new_worker(b)
             self._hand_memory(b)
         self._usable = True

@@ -349,6 +349,11 @@ class VectorEnv:
         b = int(np.flatnonzero(bad)[0])
         for agent, action in enumerate(actions[b].tolist()):
             available = np.flatnonzero(self.avail_actions[b, agent]).tolist()
+            if not available:
+                raise ValueError(
+                    f"environment {b}, agent {agent}: no action is available: at least one must "
+                    "be, a no-op where there is nothing to do"
+                )
             if action not in available:
                 raise ValueError(
                     f"environment {b}, agent {agent}: action {action} is not available, only "

@@ -7,6 +7,8 @@ an environment starts (a game, say) ends with it; it dies when its parent does.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import mmap
 import os
 import pickle
@@ -20,17 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from envs.adapter import EnvHost, Layout, host_layout
-from utils.errors import UserError
+from envs.adapter import EnvHost, EnvRaised, Layout, host_layout
+from utils.errors import EnvError, UserError, raised
 
 # commands, from the parent: RESET may be followed by t_env in decimals, ASK by a pickled method
 # name and arguments
 STEP, RESET, ASK, CLOSE = b"s", b"r", b"a", b"c"
 # replies: built (spec follows), done (new info names may follow), the value asked for, refused (an
-# exception for the caller follows), broken (a traceback follows, the worker ends)
+# exception for the caller follows), broken (what happened and a traceback follow, the worker ends)
 BUILT, DONE, VALUE, REFUSED, BROKEN = b"B", b"D", b"V", b"R", b"X"
 
 ORPHAN_GRACE = 3.0  # s that an environment has to close when the parent is gone
+_PR_SET_PDEATHSIG = 1
 _ALIGN = 64  # bytes, so that no two arrays share a cache line
 
 
@@ -96,10 +99,17 @@ def main(connection_fd: int, alive_fd: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     threading.Thread(target=_die_with_parent, args=(alive_fd,), daemon=True).start()
+    _wake_when_parent_dies()
     try:
         _serve(_Line(Connection(connection_fd)))
     except _ParentGone:
         os.killpg(0, signal.SIGKILL)  # nobody else would end what the environment has started
+
+
+def _wake_when_parent_dies() -> None:
+    """Without this, a worker that is stopped (SIGSTOP) when its parent dies stays for ever."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def _die_with_parent(alive_fd: int) -> None:
@@ -140,10 +150,12 @@ def _serve(line: _Line) -> None:
                 return
     except _ParentGone:
         raise
-    except UserError as error:
+    except EnvRaised as error:
+        line.send(BROKEN + pickle.dumps((error.line, traceback.format_exc())))
+    except (UserError, EnvError) as error:  # the next environment would not fare better
         line.send(_refusal(error))
-    except Exception:
-        line.send(BROKEN + traceback.format_exc().encode())
+    except (Exception, SystemExit) as error:
+        line.send(BROKEN + pickle.dumps((raised(error), traceback.format_exc())))
     finally:
         if host is not None:
             host.close()

@@ -17,7 +17,7 @@ from components.transitions import OBSERVED
 from envs import make_vector_env
 from envs.vector_env import VectorEnv
 from plugins import loader_for_workers
-from utils.errors import RunFailure
+from utils.errors import EnvError, RunFailure, UserError, raised
 from utils.seeding import derive_seed, isolated_global_rng
 
 COLLECTED = (*OBSERVED, "actions", "reward", "terminated", "truncated", "filled")
@@ -64,17 +64,26 @@ class Collector:
 
     def _make_env(self, n_envs: int, role: str) -> VectorEnv:
         args = self.args
-        return make_vector_env(
-            args.env,
-            args.env_args,
-            n_envs,
-            args.seed,
-            self.backend,
-            role,
-            worker_setup=loader_for_workers(args.plugins),
-            env_timeout=args.env_timeout,
-            max_env_restarts=args.max_env_restarts,
-        )
+        try:
+            return make_vector_env(
+                args.env,
+                args.env_args,
+                n_envs,
+                args.seed,
+                self.backend,
+                role,
+                worker_setup=loader_for_workers(args.plugins),
+                env_timeout=args.env_timeout,
+                max_env_restarts=args.max_env_restarts,
+            )
+        except (UserError, RunFailure):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._env_error(error, "cannot be made") from error
+
+    def _env_error(self, error: BaseException, what: str) -> EnvError:
+        """What an environment raised, as a failure of the run in one line."""
+        return EnvError(f"environment '{self.args.env}' {what}: {raised(error)}")
 
     def setup(
         self,
@@ -155,8 +164,13 @@ class Collector:
         batch = self.new_batch(batch_size=b)
         recorded = tuple(getattr(self.mac, "recorded", ()))
         columns = _Columns(batch, recorded)
-        env.set_t_env(self.t_env)
-        env.reset()
+        try:
+            env.set_t_env(self.t_env)
+            env.reset()
+        except (UserError, RunFailure):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._env_error(error, "failed in reset()") from error
         self.mac.init_hidden(batch_size=b)
         seconds_acting = 0.0
         shape, dtype = env.spec.action_layout(b)
@@ -175,7 +189,7 @@ class Collector:
                 columns.write(key, rows, t, getattr(env, key)[rows])
             columns.write("filled", rows, t, 1)
             if film and alive[0]:
-                self.frames.append(env.render(0))
+                self._film(env)
             batch.changed("filled", "actions")
             running = alive
             if over.any():
@@ -185,9 +199,13 @@ class Collector:
                 rows = _rows(running)
             before = tick()
             bs = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-            chosen = self.mac.select_actions(
-                batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode
-            )
+            try:
+                chosen = self.mac.select_actions(
+                    batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode
+                )
+            except ValueError as error:
+                self._check_choice(env, running, t, error)
+                raise
             chosen = chosen.reshape(-1, *actions.shape[1:]).cpu().numpy()
             seconds_acting += tick() - before
             actions[rows] = chosen
@@ -196,7 +214,12 @@ class Collector:
             )
             for key in recorded:
                 columns.write(key, rows, t, self.mac.last_record[key].cpu().numpy())
-            env.step(actions, running)
+            try:
+                env.step(actions, running)
+            except (UserError, RunFailure):
+                raise
+            except (Exception, SystemExit) as error:
+                raise self._env_error(error, f"failed in step {t + 1}") from error
             reward = self._reward(env)[rows]
             columns.write("reward", rows, t, reward.reshape(len(chosen), -1))
             returns[rows] += reward
@@ -215,9 +238,37 @@ class Collector:
         self.t = int(lengths.max())
         batch.changed(*columns.keys)
         ok = np.flatnonzero(env.terminated | env.truncated)
+        if not np.isfinite(returns[ok]).all():
+            bad = int(ok[~np.isfinite(returns[ok].reshape(len(ok), -1)).all(axis=1)][0])
+            raise EnvError(
+                f"environment '{args.env}', number {bad}: the rewards of an episode of "
+                f"{lengths[bad]} steps sum up to {returns[bad]}, every reward must be finite"
+            )
         self.seconds["acting"] += seconds_acting
         self.seconds["environment"] += tick() - started - seconds_acting
         return batch, _Episodes(ok, returns[ok], lengths[ok], {k: v[ok] for k, v in info.items()})
+
+    def _check_choice(self, env: VectorEnv, running: np.ndarray, t: int, error: ValueError) -> None:
+        """Raises `EnvError` if an agent had no action to choose from."""
+        without = ~env.avail_actions.any(axis=2) & running[:, None]
+        if without.any():
+            b, agent = np.argwhere(without)[0].tolist()
+            raise EnvError(
+                f"environment '{self.args.env}', number {b}, step {t + 1}: agent {agent} has no "
+                "available action: at least one must be, a no-op where there is nothing to do"
+            ) from error
+
+    def _film(self, env: VectorEnv) -> None:
+        try:
+            self.frames.append(env.render(0))
+        except NotImplementedError as error:
+            raise UserError(
+                f"environment '{self.args.env}' gives no pictures: set render=False"
+            ) from error
+        except (UserError, RunFailure):
+            raise
+        except Exception as error:
+            raise self._env_error(error, "failed in render()") from error
 
     def _reward(self, env: VectorEnv) -> np.ndarray:
         """The reward in the form the scheme wants: [B], or [B, A] with `common_reward: False`."""
@@ -255,9 +306,14 @@ class Collector:
     def close_env(self) -> None:
         """Ends all environments and their processes."""
         self.env_lost = True
-        self.env.close()
-        if self.test_env is not None:
-            self.test_env.close()
+        for env in (self.env, self.test_env):
+            try:
+                if env is not None:
+                    env.close()
+            except (Exception, SystemExit) as error:  # the results are whole
+                self.logger.console_logger.warning(
+                    "environment '%s' failed in close(): %s", self.args.env, raised(error)
+                )
 
     # -- checkpoints -------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

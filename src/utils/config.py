@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import difflib
 import errno
+import hashlib
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ import yaml
 from utils.config_files import (
     CONFIG_DIR,
     SUFFIXES,
+    check_size,
     find_config,
     load_chain,
     read_file,
@@ -51,6 +53,7 @@ from utils.registry import nearest
 
 _WRITE_TEST_BYTES = 64 * 1024
 _ORIGIN_COLUMN = 40
+_LONGEST_NAME = 200  # bytes of a folder's name; file systems allow 255
 # What torch.save says instead of the operating system's error when its file cannot be written to
 # the end.
 _TORCH_WRITE_ERRORS = (
@@ -363,7 +366,11 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
             key, _, text = update.partition("=")
             if not all(key.strip().split(".")):
                 raise ConfigError(f"cannot read '{update}': expected key=value")
-            layer, _ = get_config_updates([update])
+            try:
+                layer, _ = get_config_updates([update])
+            except (RecursionError, MemoryError, ValueError, OverflowError) as exc:
+                raise ConfigError(f"cannot read the value of {key.strip()[:200]}: {exc}") from exc
+            check_size(layer, key.strip())
             merger.update(layer, _Source("the command line", raw=text.strip()))
 
 
@@ -501,7 +508,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError("evaluate=True needs checkpoint_path=..., the checkpoint to evaluate")
     if config["checkpoint_agents"] and not config["evaluate"]:
         raise ConfigError("checkpoint_agents is for evaluation only: set evaluate=True")
-    if config["checkpoint_path"] and not Path(config["checkpoint_path"]).exists():
+    if config["checkpoint_path"] and not os.path.exists(config["checkpoint_path"]):
         raise ConfigError(f"checkpoint_path: no such file or folder: {config['checkpoint_path']}")
     for kind, options in config["observers"].items():
         if kind not in OBSERVERS:
@@ -555,8 +562,14 @@ def task_name(config: Mapping[str, Any]) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` with every character replaced that means something in a path or a shell."""
-    return re.sub(r"[^\w.+=@-]", "-", name.strip()).lstrip(".-") or "unnamed"
+    """`name` with every character replaced that means something in a path or a shell; one that is
+    too long for a folder ends in a digest.
+    """
+    safe = re.sub(r"[^\w.+=@-]", "-", name.strip()).lstrip(".-") or "unnamed"
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(safe.encode()).hexdigest()[:8]
+    return f"{safe.encode()[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 def results_dir(config: Mapping[str, Any]) -> Path:
@@ -615,6 +628,27 @@ def remove_empty(folders: Iterable[Path]) -> None:
             continue
         except OSError:
             return
+
+
+_DISK_PROBLEMS = {
+    errno.EIO: "the disk of {} fails (input/output error): see to it",
+    errno.EROFS: "the disk of {} has become read-only: see to it",
+    errno.ESTALE: "the disk of {} is gone (stale file handle): bring it back",
+}
+
+
+def disk_problem(exc: BaseException | None) -> str:
+    """What an exception, or one that led to it, says about the disk: a message with `{}` for the
+    folder; empty if it is about something else.
+    """
+    if is_disk_full(exc):
+        # The file system says the same when it has bytes left but no more files (inodes).
+        return "no space left on the disk of {}: free some"
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in _DISK_PROBLEMS:
+            return _DISK_PROBLEMS[exc.errno]
+        exc = exc.__cause__ or exc.__context__
+    return ""
 
 
 def is_disk_full(exc: BaseException | None) -> bool:

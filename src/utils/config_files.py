@@ -76,6 +76,10 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a text file ({exc.reason} at byte {exc.start})") from exc
     except json.JSONDecodeError as exc:
         raise ConfigError(f"{path}, line {exc.lineno}: {exc.msg}") from exc
+    except (RecursionError, MemoryError) as exc:
+        raise ConfigError(f"{path}: nested too deeply") from exc
+    except ValueError as exc:  # a date that is none, a number of thousands of digits
+        raise ConfigError(f"{path}: {exc}") from exc
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)  # absent from errors about a single character
         where = f", line {mark.line + 1}" if mark else ""
@@ -87,7 +91,35 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: expected lines of the form 'key: value', got {type(content).__name__}"
         )
+    check_size(content, str(path))
     return content
+
+
+_DEEPEST = 40  # levels of nesting
+_MOST = 100_000  # values, those that are shared (`*alias`) counted wherever they stand
+
+
+def check_size(content: object, where: str) -> None:
+    """Refuses what would grow beyond all measure when it is written out.
+
+    Raises:
+        ConfigError: nested too deeply, or within itself; a few lines that mean millions of values.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: object, depth: int) -> int:
+        if depth > _DEEPEST:
+            raise ConfigError(f"{where}: nested more than {_DEEPEST} levels deep, or in itself")
+        if not isinstance(value, dict | list | tuple | set):
+            return 1
+        if id(value) not in sizes:
+            items = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(item, depth + 1) for item in items)
+        return sizes[id(value)]
+
+    count = size(content, 0)
+    if count > _MOST:
+        raise ConfigError(f"{where}: means {count} values, {_MOST} are the most")
 
 
 # --- Names ---
@@ -117,12 +149,13 @@ def find_config(kind: str, name: str) -> Path:
     """
     if _is_path(name):
         path = Path(name).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"no such file: {name}")
+        if not os.path.isfile(path):
+            raise ConfigError(f"no such file: {name[:200]}")
         return path
     path = CONFIG_DIR / kind / f"{name}.yaml"
-    if not name or name.startswith("_") or not path.is_file():
-        raise ConfigError(f"unknown {KINDS[kind]} '{name}'; {nearest(name, list_configs(kind))}")
+    if not name or name.startswith("_") or not os.path.isfile(path):
+        hint = nearest(name, list_configs(kind))
+        raise ConfigError(f"unknown {KINDS[kind]} '{name[:200]}'; {hint}")
     return path
 
 
@@ -193,7 +226,7 @@ def _find_parent(name: object, child: Path, kind: str) -> Path:
     else:
         path, what = CONFIG_DIR / kind / f"{name}.yaml", KINDS.get(kind, "file")
         known = [one.stem for one in path.parent.glob("*.yaml")]
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"{child}: {INHERITS}: unknown {what} '{name}'; {nearest(name, known)}")
     return path
 

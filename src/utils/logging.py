@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import logging
 import math
-import os
 import sys
 import time
 import warnings
@@ -29,7 +30,10 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
-Position = dict[str, dict[str, int]]
+from utils.errors import UserError
+from utils.line_file import FilePosition, LineFile, check_lines
+
+Position = dict[str, FilePosition]
 Number = int | float | None
 
 _FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
@@ -113,7 +117,11 @@ class _Tee:
 
     def write(self, text: str) -> int:
         self._recorder.write(text)
-        self.stream.write(text)
+        try:
+            self.stream.write(text)
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise  # the terminal is gone: the record goes on
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -159,55 +167,6 @@ def format_duration(seconds: float) -> str:
 # --- Files ---
 
 
-class _LineFile:
-    """A file of JSON objects, one per line, each appended by one write call."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        self.lines = self.bytes = 0
-        self.cut(os.fstat(self._fd).st_size)
-
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Writes one line; on an error nothing of it stays.
-
-        Raises:
-            OSError: e.g. the disk is full.
-        """
-        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
-        done = 0
-        try:
-            while done < len(line):  # a second round happens only when the disk runs full
-                done += os.write(self._fd, line[done:])
-        except OSError as exc:
-            os.ftruncate(self._fd, self.bytes)
-            raise OSError(exc.errno, exc.strerror, str(self.path)) from exc
-        self.lines += 1
-        self.bytes += len(line)
-
-    def cut(self, size: int) -> None:
-        """Keeps the complete lines within the first `size` bytes (one truncation: all or
-        nothing).
-        """
-        self.lines = self.bytes = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n") or self.bytes + len(line) > size:
-                    break
-                self.lines += 1
-                self.bytes += len(line)
-        os.ftruncate(self._fd, self.bytes)
-
-    def sync(self) -> None:
-        """Waits until everything is on the disk."""
-        os.fsync(self._fd)
-
-    def close(self) -> None:
-        """Syncs and closes."""
-        self.sync()
-        os.close(self._fd)
-
-
 def _number(value: Any) -> int | float:
     """A Python number out of one, a NumPy scalar or a tensor with one element."""
     if hasattr(value, "item"):
@@ -242,7 +201,7 @@ class Logger:
         self.use_sacred = False
         self.stats: defaultdict[str, list[tuple[int, int | float]]] = defaultdict(list)
         self._last_t: dict[str, int] = {}
-        self._files: dict[str, _LineFile] = {}
+        self._files: dict[str, LineFile] = {}
         self._tb: Any = None
         self._info: dict[str, Any] = {}
 
@@ -275,9 +234,12 @@ class Logger:
 
     def setup_files(self, run_dir: str | Path) -> None:
         """Appends to `metrics.jsonl` and `timing.jsonl` in `run_dir`."""
-        self._files = {
-            name: _LineFile(Path(run_dir) / f"{name}.jsonl") for name in ("metrics", "timing")
-        }
+        try:
+            self._files = {
+                name: LineFile(Path(run_dir) / f"{name}.jsonl") for name in ("metrics", "timing")
+            }
+        except (IsADirectoryError, PermissionError) as exc:
+            raise UserError(f"{exc.filename} cannot be written: {exc.strerror}") from exc
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
         """Records one figure.
@@ -343,18 +305,26 @@ class Logger:
         """
         for file in self._files.values():
             file.sync()
-        return {
-            name: {"lines": file.lines, "bytes": file.bytes} for name, file in self._files.items()
-        }
+        return {name: file.position() for name, file in self._files.items()}
 
-    def rewind(self, position: Mapping[str, Mapping[str, int]]) -> None:
+    def rewind(self, position: Mapping[str, FilePosition]) -> None:
         """Goes back to `position()` of a checkpoint: cuts the files and rebuilds Sacred's info and
         `stats` from them.
 
         Needs `setup_files`. A file that lost lines since then (a crash of the machine) is used as
         far as it goes, with a warning.
+
+        Raises:
+            UserError: the metrics up to there are not those of the checkpoint; nothing is cut.
         """
         for name, file in self._files.items():
+            try:
+                check_lines(file.path, position[name])
+            except ValueError as exc:
+                if name == "metrics":
+                    raise UserError(f"the run cannot be continued: {exc}") from exc
+                self.console_logger.warning("%s; it stays as it is", exc)
+                continue
             file.cut(position[name]["bytes"])
             if file.lines != position[name]["lines"]:
                 self.console_logger.warning(
@@ -500,14 +470,19 @@ class ProgressLine:
         for tee, stream in self._diverted:
             tee.flush()
             tee.stream = stream
-        self._live.update(self._drawing())
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.update(self._drawing())
+            self._live.stop()
         self._live = None
 
     def _draw(self) -> None:
-        if self._live is None:
-            self._live = self._start()
-        self._live.update(self._drawing(), refresh=True)
+        try:
+            if self._live is None:
+                self._live = self._start()
+            self._live.update(self._drawing(), refresh=True)
+        except OSError:  # the terminal is gone; SIGHUP says so, too
+            self._console = None
+            self.close()
 
     def _drawing(self) -> Text:
         return Text(self.text(), no_wrap=True, overflow="ellipsis")

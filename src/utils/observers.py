@@ -4,6 +4,7 @@ away.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -391,9 +392,15 @@ class Detached(RunObserver):
 
     def _pass_on(self, method: str, event: dict[str, Any]) -> None:
         try:
-            getattr(self._observer, method)(**event)
+            try:
+                getattr(self._observer, method)(**event)
+            except Exception:
+                if not self._rolled_back():
+                    raise
+                getattr(self._observer, method)(**event)  # over a new connection
             self._failing = False
         except Exception as exc:  # whatever a database client raises
+            self._rolled_back()
             self._dead = method == "started_event"
             what = (
                 "cannot be reached: the run is not recorded there"
@@ -401,6 +408,17 @@ class Detached(RunObserver):
                 else "fails: trying again"
             )
             self._warn(f"{what} ({type(exc).__name__}: {textwrap.shorten(str(exc), 150)})")
+
+    def _rolled_back(self) -> bool:
+        """Whether it is an SQL session: after a failure that refuses everything until it is rolled
+        back.
+        """
+        session = getattr(self._observer, "session", None)
+        if session is None:
+            return False
+        with contextlib.suppress(Exception):  # the database may still be away
+            session.rollback()
+        return True
 
     def _warn(self, what: str) -> None:
         if not self._failing:
@@ -443,15 +461,31 @@ def _sql(options: dict[str, Any], config: Mapping[str, Any]) -> RunObserver:
 _MAKERS = {"mongo": _mongo, "sql": _sql}
 
 
+_SECRETS = (
+    (re.compile(r"(://)\S+@"), r"\1***@"),
+    (re.compile(r"(\burl=(?:\w+:/*)?)(?!\S*://)\S+@"), r"\1***@"),
+    (re.compile(r"(^|[\s=\"'])(?!\S*://)[^\s=:@\"']+:\S+@"), r"\1***@"),
+    (re.compile(r"(\bpassword=)[^&\s]+"), r"\1***"),
+)
+
+
 def mask_secrets(content: Any) -> Any:
     """A copy without the user names and passwords of URLs and without entries named password: for
     what is recorded.
+
+    A URL that lacks its `://` is known by `user:password@`, and by its entry's name, `url`.
     """
     if isinstance(content, str):
-        return re.sub(r"(://)[^/\s]+@", r"\1***@", content)
+        for pattern, masked in _SECRETS:
+            content = pattern.sub(masked, content)
+        return content
     if isinstance(content, Mapping):
         return {
-            key: "***" if key == "password" else mask_secrets(value)
+            key: "***"
+            if key == "password"
+            else mask_secrets(f"url={value}")[len("url=") :]
+            if key == "url" and isinstance(value, str)
+            else mask_secrets(value)
             for key, value in content.items()
         }
     if isinstance(content, list | tuple):

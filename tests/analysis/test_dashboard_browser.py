@@ -229,7 +229,12 @@ def test_the_page_of_a_run(served, visit):
     page.wait_for_url(f"**/run/{run_id}")
     page.wait_for_selector("#run-head h2")
     assert "s2q on 8m" in page.locator("#run-head").inner_text()
-    assert f"resume={served.live}" in page.locator("#run-commands").inner_text()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#run-commands .copy").first.click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).length > 0")
+    assert page.evaluate("navigator.clipboard.readText()") == (
+        f"python src/main.py --config=s2q --env-config=sc2sim with seed=9 resume={served.live}"
+    )
     assert "4,000" in page.locator("#checkpoints").inner_text()
     assert drawn(page, "#run-curves")
     (served.live / "cout.txt").write_text("a new line of output\n")

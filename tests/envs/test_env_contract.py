@@ -90,6 +90,20 @@ CASES = [
         backends=("native",),
         label="common",
     ),
+    Case("lbf", {"map_name": "2s-6x6-3p-2f", "time_limit": 15}),
+    Case(
+        "lbf",
+        {"map_name": "grid-2s-5x7-2p-2f-pen", "action_mask": True, "time_limit": 9},
+        backends=("native",),
+        label="grid",
+    ),
+    Case("rware", {"map_name": "tiny-3h-3ag", "time_limit": 15}, "truncated"),
+    Case(
+        "rware",
+        {"map_name": "2x1-3h-9ag-3req-twostage", "max_inactivity_steps": 9, "time_limit": 40},
+        backends=("native",),
+        label="crowd",
+    ),
     Case("sc2sim", {"map_name": "3m"}),
     Case(
         "sc2sim",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from envs import REGISTRY, Lazy, Single, make_vector_env
+from envs.adapter import EnvRaised
 from envs.ranges import AMOUNT, CHANCE, SIZE, SWITCH, number, whole
 from envs.vector_env import EnvSpec, VectorEnv
 from utils.config import build_config, list_configs
@@ -111,7 +112,7 @@ def test_environments_from_elsewhere_need_no_ranges_and_may_have_some():
     REGISTRY.register("bare")(Bare)
     REGISTRY.register("ranged")(Single(Ranged))
     try:
-        with pytest.raises(AssertionError, match="before it is built"):
+        with pytest.raises(EnvRaised, match="before it is built"):
             make_vector_env("bare", {"size": 0}, 1, 1, "serial", "train_env")
         with pytest.raises(ConfigError, match=r"^env_args\.size must be 1, got 0$"):
             make_vector_env("ranged", {"size": 0}, 1, 1, "serial", "train_env")

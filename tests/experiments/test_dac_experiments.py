@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from experiments import ROOT, dac_matrix_game, switching_wind
 from experiments.comparison import compare, finished_cells
-from experiments.jobs import finished_runs, run_jobs
-from experiments.spec import Paper, load
+from experiments.spec import load
 
 from analysis.runs import Run, Series
+from launch.jobs import finished_runs
+from launch.local import run_jobs
+from launch.spec import Paper
 from utils.config import build_config
 
 
@@ -144,7 +146,7 @@ def test_comparison_table(tmp_path):
 
 def test_a_terminated_experiment_ends_its_runs(tmp_path):
     program = (
-        "from pathlib import Path; from experiments.jobs import Job, run_jobs; "
+        "from pathlib import Path; import experiments; from launch.local import Job, run_jobs; "
         "run_jobs([Job('iql', 'predator_prey', {'t_max': 10**7, 'use_cuda': False, 'seed': 1})], "
         "Path('results'), 1)"
     )

@@ -6,11 +6,12 @@ import json
 
 import pytest
 from experiments.__main__ import main
-from experiments.jobs import Job, finished_runs, run_jobs
 from experiments.spec import PUBLISHED, load
 
 from analysis import published
 from analysis.runs import load_runs
+from launch.jobs import Job, finished_runs
+from launch.local import run_jobs
 from utils.errors import UserError
 
 JOB = Job("iql", "matrix_game", {"t_max": 60, "test_interval": 20, "use_cuda": False, "seed": 3})

@@ -3,8 +3,9 @@
 import pytest
 from experiments import spec
 from experiments.__main__ import main
-from experiments.spec import load, parse_seeds
+from experiments.spec import load
 
+from launch.spec import parse_seeds
 from utils.errors import ConfigError, UserError
 
 WHOLE = """# What it is about

@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 MAY_IMPORT = {
-    "main": {"recording", "session", "doctor", "analysis", "utils"},
+    "main": {"launch", "recording", "session", "doctor", "analysis", "utils"},
     "api": {"recording", "session", "training", "isolation", "analysis", "utils"},
+    "launch": {"analysis", "utils"},
     "doctor": {"modules", "utils"},
     "recording": {"session", "utils"},
     "session": {"training", "plugins", "utils"},

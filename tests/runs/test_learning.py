@@ -7,8 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from experiments.jobs import Job, run_jobs
 from experiments.spec import load
+
+from launch.jobs import Job
+from launch.local import run_jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

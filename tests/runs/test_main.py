@@ -332,6 +332,63 @@ def test_a_disk_that_fills_in_the_middle(training, capsys):
     assert (RUNS / "1" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EIO, "fails (input/output error)"),
+        (errno.EROFS, "has become read-only"),
+        (errno.ESTALE, "is gone (stale file handle)"),
+    ],
+)
+def test_a_disk_that_fails_in_the_middle(training, capsys, number, said):
+    training.act = raising(OSError(number, os.strerror(number), "metrics.jsonl"))
+    assert run() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: the disk of {RUNS.absolute() / '1'} {said}")
+    assert err.endswith(f"and continue with resume={RUNS.absolute() / '1'}\n")
+
+
+def test_the_way_to_a_fault_is_recorded(training):
+    training.act = raising(ZeroDivisionError("boom"))
+    with pytest.raises(ZeroDivisionError):
+        run()
+    text = (RUNS / "1" / "cout.txt").read_text()
+    assert "Traceback" in text
+    assert "ZeroDivisionError: boom" in text
+
+
+def test_a_fault_is_one_line_and_says_where_to_report_it(training, monkeypatch, capsys):
+    def strange(words):
+        raise LookupError("no such\nthing")
+
+    monkeypatch.setattr(main_module, "_train", strange)
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config=qmix"])
+    assert main_module.program() == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: LookupError: no such thing (")
+    assert err.count("\n") == 1
+
+
+def test_a_program_that_exits_in_a_run_has_failed(training, capsys):
+    training.act = raising(SystemExit(0))
+    assert run() == 1
+    assert "error: the run was ended by sys.exit(0) in " in capsys.readouterr().err
+    assert read(RUNS / "1" / "run.json")["status"] == "FAILED"
+
+
+def test_a_run_that_is_finished_is_told(training, monkeypatch, capsys):
+    from utils import checkpoints
+    from utils.errors import Finished
+
+    def find(config):
+        raise Finished(RUNS / "1")
+
+    monkeypatch.setattr(checkpoints, "resolve_resume", find)
+    assert run("with", "resume=auto", "seed=1") == 0
+    assert f"finished already: {RUNS / '1'}" in capsys.readouterr().err
+    assert training.calls == []
+
+
 def test_other_errors_keep_their_traceback(training):
     training.act = raising(ZeroDivisionError("boom"))
     with pytest.raises(ZeroDivisionError, match="boom"):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_plugins_loader import REGISTRIES
+from plugin_fixtures import REGISTRIES, plugins_forgotten
 from torch import nn
 
 import main as main_module
@@ -56,17 +56,9 @@ def plugged(tmp_path_factory):
     """All plug-ins are loaded; registries, imported modules and the path are put back
     afterwards.
     """
-    saved, path = {kind: dict(registry) for kind, registry in REGISTRIES.items()}, list(sys.path)
-    load_plugins(paths("learner", "mac", "agent", "mixer", "env", "selector", "runner"))
-    yield
-    sys.path[:] = path
-    for kind, registry in REGISTRIES.items():
-        registry.clear()
-        registry.update(saved[kind])
-    for name, module in list(sys.modules.items()):
-        parents = Path(getattr(module, "__file__", None) or "/").parents
-        if PLUGINS in parents or tmp_path_factory.getbasetemp() in parents:
-            del sys.modules[name]
+    with plugins_forgotten(PLUGINS, tmp_path_factory.getbasetemp()):
+        load_plugins(paths("learner", "mac", "agent", "mixer", "env", "selector", "runner"))
+        yield
 
 
 # -- the surface -----------------------------------------------------------------------------------

@@ -7,30 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from plugin_fixtures import REGISTRIES
 
-import controllers
 import envs
 import learners
-import modules.agents
-import modules.critics
-import modules.mixers
 import plugins as plugins_module
-import runners
-from components import action_selectors
 from plugins import load_plugins, needed_by_environments
 from utils.errors import ConfigError
 
-REGISTRIES = {
-    "learner": learners.REGISTRY,
-    "controller": controllers.REGISTRY,
-    "agent": modules.agents.REGISTRY,
-    "mixer": modules.mixers.REGISTRY,
-    "critic": modules.critics.REGISTRY,
-    "selector": action_selectors.REGISTRY,
-    "runner": runners.REGISTRY,
-    "env": envs.REGISTRY,
-    "vector_env": envs.VECTOR_REGISTRY,
-}
 SRC = Path(plugins_module.__file__).resolve().parent
 
 LEARNER = """

@@ -210,6 +210,23 @@ def test_ctrl_c_ends_its_own_runs_only(sweep, tmp_path, signum):
     assert all("checkpoint" in log for log in logs)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_kill_of_the_script_ends_its_runs(sweep, tmp_path, signum):
+    process = sweep("qmix", "sc2", "sleep", "", "2", "0", "5")
+    pids = tmp_path / "calls.pids"
+    deadline = time.monotonic() + 30
+    while not pids.exists() or len(pids.read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signum)  # to the script alone
+    process.send_signal(signum)
+    assert finish(process)[0] == 130
+    assert [code for _, _, _, code, _ in calls(tmp_path)] == [143, 143]
+    for pid in pids.read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -7,10 +7,11 @@ import pytest
 import torch
 from experiments import shifting_payoff as experiment
 from experiments.comparison import finished_cells
-from experiments.jobs import finished_runs, run_jobs
 from experiments.spec import load
 
 from analysis.runs import Run, Series
+from launch.jobs import finished_runs
+from launch.local import run_jobs
 from utils.config import build_config
 
 

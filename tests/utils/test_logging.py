@@ -170,7 +170,7 @@ def test_every_line_is_one_write(logger, monkeypatch):
     written = []
     write = os.write
     monkeypatch.setattr(
-        logging_module.os, "write", lambda fd, data: written.append(bytes(data)) or write(fd, data)
+        os, "write", lambda fd, data: written.append(bytes(data)) or write(fd, data)
     )
     logger.log_stat("a", 1.0, 1)
     logger.log_list("b", list(range(5000)), 1)
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_no_torn_line(logger, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(fd, data[: len(data) // 2])
 
-    monkeypatch.setattr(logging_module.os, "write", half)
+    monkeypatch.setattr(os, "write", half)
     with pytest.raises(OSError, match="No space left") as caught:
         logger.log_stat("a", 2.0, 2)
     assert caught.value.filename == str(tmp_path / "metrics.jsonl")
@@ -817,6 +817,47 @@ def test_a_database_that_goes_away_in_the_middle_is_one_warning(caplog):
     assert "fails: trying again" in caplog.text
 
 
+class Session:
+    """As SQLAlchemy's: after a failure it refuses everything until it is rolled back."""
+
+    def __init__(self):
+        self.broken = False
+
+    def rollback(self):
+        self.broken = False
+
+
+class SqlDatabase(Database):
+    def __init__(self):
+        super().__init__()
+        self.session = Session()
+
+    def _note(self, name, content):
+        if self.session.broken:
+            raise RuntimeError("This Session's transaction has been rolled back")
+        self.session.broken = name in self.failing
+        super()._note(name, content)
+
+
+def test_an_sql_database_that_was_away_gets_what_comes_later(caplog):
+    database = SqlDatabase()
+    detached = Detached("sql", database)
+    start(detached)
+
+    def beat(t):
+        detached.heartbeat_event(info={"a": [t]}, captured_out="", beat_time=NOW, result=None)
+        wait_for(detached._events.empty)
+
+    database.failing = ("heartbeat",)
+    beat(1)
+    beat(2)
+    wait_for(lambda: len(caplog.records) == 1)
+    database.failing = ()
+    beat(3)
+    detached.completed_event(stop_time=NOW, result=1.0)
+    assert [content for _, content, _ in database.events] == [None, {"a": [3]}, 1.0]
+
+
 def test_a_database_that_hangs_does_not_hold_up_the_run(monkeypatch, caplog):
     monkeypatch.setattr(observers_module, "_START_WAIT", 0.05)
     monkeypatch.setattr(observers_module, "_END_WAIT", 0.05)
@@ -864,6 +905,23 @@ def test_mask_secrets():
         mask_secrets("observers.mongo.url=mongodb://me:pw@host")
         == "observers.mongo.url=mongodb://***@host"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "observers.sql.url=me:pw@host/db",
+        "observers.sql.url=pw@host/db",
+        "observers.sql.url=postgresql:me:pw@host/db",
+        "mongodb://me:p/w@pw@host",
+        "me:pw@host",
+        "observers.mongo.password=pw",
+        "mongodb://host/?user=me&password=pw",
+    ],
+)
+def test_no_password_is_kept_whatever_the_form(text):
+    assert "pw" not in mask_secrets(text)
+    assert "pw" not in str(mask_secrets({"url": text.rpartition("url=")[2]}))
 
 
 def test_interrupted_is_sacreds_interrupt():

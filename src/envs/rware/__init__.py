@@ -1,0 +1,1 @@
+"""The multi-robot warehouse (Papoudakis et al. 2021), batched."""
