@@ -231,10 +231,13 @@ def test_the_page_of_a_run(served, visit):
     assert "s2q on 8m" in page.locator("#run-head").inner_text()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#run-commands .copy").first.click()
-    page.wait_for_function("async () => (await navigator.clipboard.readText()).length > 0")
-    assert page.evaluate("navigator.clipboard.readText()") == (
-        f"python src/main.py --config=s2q --env-config=sc2sim with seed=9 resume={served.live}"
-    )
+    copied = ""
+    end = time.monotonic() + 5
+    while not copied and time.monotonic() < end:
+        page.wait_for_timeout(50)
+        copied = page.evaluate("navigator.clipboard.readText()")
+    start = "python src/main.py --config=s2q --env-config=sc2sim with seed=9"
+    assert copied == f"{start} resume={served.live}"
     assert "4,000" in page.locator("#checkpoints").inner_text()
     assert drawn(page, "#run-curves")
     (served.live / "cout.txt").write_text("a new line of output\n")
