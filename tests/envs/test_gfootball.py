@@ -584,7 +584,7 @@ def test_simple115():
     ("args", "message"),
     [
         ({"map_name": "academy_4_vs_2"}, "no scenario 'academy_4_vs_2'.*academy_4_vs_3"),
-        ({"n_agents": 0}, "n_agents is 0, academy_3_vs_2 has 1 to 3"),
+        ({"n_agents": 0}, "n_agents must be a whole number of at least 1, got 0"),
         ({"n_agents": 4}, "n_agents is 4, academy_3_vs_2 has 1 to 3"),
     ],
 )
