@@ -9,13 +9,13 @@ import json
 import logging
 import math
 import os
-import queue
 import re
 import textwrap
 import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sacred.observers import FileStorageObserver, RunObserver
 from sacred.serializer import flatten
 from sacred.utils import SacredInterrupt
 
+from utils.background import Background
 from utils.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -284,15 +285,12 @@ class Detached(RunObserver):
     def __init__(self, name: str, observer: RunObserver) -> None:
         self._name = name
         self._observer = observer
-        self._events: queue.SimpleQueue[tuple[str, dict[str, Any], threading.Event]] = (
-            queue.SimpleQueue()
-        )
         self._beating = (
             threading.Event()
         )  # a heartbeat is on its way: another one would say the same
         self._failing = False
         self._dead = False
-        self._thread = threading.Thread(target=self._work, name=f"observer-{name}", daemon=True)
+        self._thread = Background(f"observer-{name}")
 
     def started_event(
         self,
@@ -373,22 +371,18 @@ class Detached(RunObserver):
         self._send("artifact_event", event)
 
     def _send(self, method: str, event: dict[str, Any]) -> threading.Event:
-        done = threading.Event()
-        self._events.put((method, event, done))
-        return done
+        return self._thread.call(partial(self._handle, method, event))
 
     def _finish(self, method: str, event: dict[str, Any]) -> None:
         if not self._send(method, event).wait(_END_WAIT):
             self._warn("does not answer; the end of the run is not recorded there")
+        self._thread.end()
 
-    def _work(self) -> None:
-        while True:
-            method, event, done = self._events.get()
-            if method == "heartbeat_event":
-                self._beating.clear()
-            if not self._dead:
-                self._pass_on(method, event)
-            done.set()
+    def _handle(self, method: str, event: dict[str, Any]) -> None:
+        if method == "heartbeat_event":
+            self._beating.clear()
+        if not self._dead:
+            self._pass_on(method, event)
 
     def _pass_on(self, method: str, event: dict[str, Any]) -> None:
         try:
@@ -491,3 +485,8 @@ def mask_secrets(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [mask_secrets(value) for value in content]
     return content
+
+
+def masked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as it is recorded: without passwords of databases and servers."""
+    return {**config, **{key: mask_secrets(config[key]) for key in ("observers", "logger_args")}}
