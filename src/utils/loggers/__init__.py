@@ -132,46 +132,57 @@ class Attached:
         if first:
             self._begun = True
             self._thread.start()
+        else:
+            self._call(self._drain)
         self._call(partial(self._begin, first, last_t, lost, earlier))
 
     def figure(self, key: str, value: float, t: int) -> None:
-        """Passes a figure on."""
+        """Passes a figure on, as the other methods do; before `begin` they do nothing."""
+        if not self._begun:
+            return
         self._figures.append(Figure(key, value, t))
         if not self._draining.is_set():
             self._draining.set()
-            self._call(lambda: None)
+            self._call(self._drain)
 
     def values(self, key: str, values: Sequence[float | None], t: int) -> None:
         """Passes a list of figures on; None: one was not finite."""
+        self._call(self._drain)
         self._call(partial(self._values, key, values, t))
 
     def film(self, path: Path, t: int) -> None:
         """Passes a film on."""
+        self._call(self._drain)
         self._call(lambda: self._logger.film(path, t))
 
     def flush(self) -> None:
         """Lets it write what waits in memory."""
+        self._call(self._drain)
         self._call(lambda: self._logger.flush())
 
     def close(self, status: str) -> None:
         """Ends it, within 15 s."""
-        if self._begun and not self._call(lambda: self._logger.close(status)).wait(_END_WAIT):
+        self._call(self._drain)
+        if not self._call(lambda: self._logger.close(status)).wait(_END_WAIT):
             _log.warning(
                 "logger '%s' does not answer: the end of the run may be missing there", self._name
             )
         self._thread.end()
 
     def _call(self, work: Callable[[], None]) -> threading.Event:
-        return self._thread.call(partial(self._guarded, work))
+        if self._begun:
+            return self._thread.call(partial(self._guarded, work))
+        nothing = threading.Event()
+        nothing.set()
+        return nothing
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """In the thread: figures that wait, then `work`."""
+        """In the thread: `work`, unless the logger is left out already."""
         if self._retired:
             self._draining.clear()
             self._figures.clear()
             return
         try:
-            self._drain()
             work()
         except Exception as exc:  # whatever a package raises
             from utils.observers import mask_secrets
@@ -186,14 +197,17 @@ class Attached:
             )
 
     def _drain(self) -> None:
+        """Logs the figures that wait."""
         self._draining.clear()
-        batch = []
+        waiting = []
         while self._figures:
-            figure = self._figures.popleft()
-            if self._is_new(figure.key, figure.t):
-                batch.append(figure)
-        if batch:
-            self._logger.figures(batch)
+            waiting.append(self._figures.popleft())
+        self._log(waiting)
+
+    def _log(self, figures: Sequence[Figure]) -> None:
+        new = [figure for figure in figures if self._is_new(figure.key, figure.t)]
+        if new:
+            self._logger.figures(new)
 
     def _values(self, key: str, values: Sequence[float | None], t: int) -> None:
         finite = [value for value in values if value is not None]
@@ -225,13 +239,15 @@ class Attached:
             self._catch_up(earlier())
 
     def _catch_up(self, recorded: Sequence[Recorded]) -> None:
+        figures = []
         for key, value, t in recorded:
             if isinstance(value, list):
-                self._drain()
+                self._log(figures)
+                figures = []
                 self._values(key, value, t)
             else:
-                self._figures.append(Figure(key, value, t))
-        self._drain()
+                figures.append(Figure(key, value, t))
+        self._log(figures)
 
 
 def _read_state(run_dir: Path) -> dict[str, Any]:

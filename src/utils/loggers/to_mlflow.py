@@ -36,9 +36,10 @@ class MLflow(RunLogger):
         Raises:
             MlflowException: the server cannot be reached, or does not have the known run.
         """
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # each step of making a database
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow import MlflowClient
+
+        for chatty in ("mlflow", "alembic"):  # each step of making a database
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
         results = Path(self.run.config["local_results_path"]).absolute()
         uri = self.given.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")

@@ -72,7 +72,7 @@ class TensorBoard(RunLogger):
     def close(self, status: str) -> None:
         """See `RunLogger`."""
         from tensorboard.plugins.hparams.api_pb2 import Status
-        from tensorboard.plugins.hparams.summary_v2 import session_end_pb
+        from tensorboard.plugins.hparams.summary import session_end_pb
 
         ends = {FINISHED: Status.STATUS_SUCCESS, FAILED: Status.STATUS_FAILURE}
         self._add(session_end_pb(ends.get(status, Status.STATUS_UNKNOWN)))
