@@ -148,7 +148,7 @@ class Recorder:
         basedir = (run_dir.parent if run_dir else results_dir(config)).absolute()
         self._new_folders = missing_folders(basedir)
         self._observer = RunFolder(basedir, run_dir)
-        self.experiment.observers = [self._observer, *make_observers(config)]
+        self.experiment.observers = [self._observer, *make_observers(config, self._observer)]
 
     def _discard(self) -> None:
         """Removes the folder that was made for this run, unless it has metrics."""

@@ -7,7 +7,6 @@ left out for the rest of the run, with one warning.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import textwrap
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.background import Background
+from utils.elsewhere import note, recall
 from utils.errors import ConfigError, MissingPackage
 from utils.loggers.base import FAILED, FINISHED, INTERRUPTED, Figure, Recorded, RunLogger, Subject
 from utils.loggers.to_mlflow import MLflow
@@ -30,11 +30,9 @@ __all__ = ["FAILED", "FINISHED", "INTERRUPTED", "Attached", "attach", "check", "
 LOGGERS: dict[str, type[RunLogger]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 # Keys of other programs that mean `loggers: [NAME]`.
 SWITCHES = {"use_tensorboard": "tensorboard"}
-STATE_FILE = "loggers.json"
 _END_WAIT = 15.0  # [s] that the end of a run waits for a logger
 
 _log = logging.getLogger(__name__)
-_state_guard = threading.Lock()
 
 
 def asked_for(config: Mapping[str, Any]) -> list[str]:
@@ -97,11 +95,11 @@ def attach(config: Mapping[str, Any], run_dir: Path) -> list[Attached]:
 class Attached:
     """A logger in a thread of its own, which is left out once it fails.
 
-    `loggers.json` in the run's folder keeps, for each logger, the run's id there and the last step
-    of every figure that it got, as far as a checkpoint was behind it.
+    `elsewhere.json` in the run's folder keeps the run's id in the logger, and the last step of
+    every series that a logger without `rewind` got before the run was taken back to a checkpoint.
 
     Args:
-        name: for messages and `loggers.json`.
+        name: for messages and `elsewhere.json`.
         logger: does the logging.
         run_dir: the folder of the run.
     """
@@ -224,7 +222,7 @@ class Attached:
         lost: Mapping[str, int],
         earlier: Callable[[], list[Recorded]],
     ) -> None:
-        state = _read_state(self._run_dir).get(self._name, {})
+        state = recall(self._run_dir, self._name)
         reached = state.get("reached", {})
         empty = False
         if first:
@@ -233,7 +231,7 @@ class Attached:
             reached = {}
         elif (lost or first) and not self._logger.rewind(last_t):
             reached = {key: max(t, reached.get(key, -1)) for key, t in {**reached, **lost}.items()}
-        _write_state(self._run_dir, self._name, {**state, "reached": reached})
+        note(self._run_dir, self._name, {**state, "reached": reached})
         self._reached = reached
         if empty:
             self._catch_up(earlier())
@@ -248,15 +246,3 @@ class Attached:
             else:
                 figures.append(Figure(key, value, t))
         self._log(figures)
-
-
-def _read_state(run_dir: Path) -> dict[str, Any]:
-    file = run_dir / STATE_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _write_state(run_dir: Path, name: str, state: Mapping[str, Any]) -> None:
-    from utils.observers import write_json
-
-    with _state_guard:
-        write_json(run_dir / STATE_FILE, {**_read_state(run_dir), name: state}, indent=2)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.loggers.base import FAILED, FINISHED, Figure, RunLogger, flat
+from utils.loggers.base import FINISHED, Figure, RunLogger, flat
 
 # Figures that TensorBoard's HPARAMS page shows in columns beside the settings.
 COLUMNS = ("test_return_mean", "test_battle_won_mean", "return_mean")
@@ -71,11 +71,8 @@ class TensorBoard(RunLogger):
 
     def close(self, status: str) -> None:
         """See `RunLogger`."""
-        from tensorboard.plugins.hparams.api_pb2 import Status
-        from tensorboard.plugins.hparams.summary import session_end_pb
-
-        ends = {FINISHED: Status.STATUS_SUCCESS, FAILED: Status.STATUS_FAILURE}
-        self._add(session_end_pb(ends.get(status, Status.STATUS_UNKNOWN)))
+        if status == FINISHED:  # else the page HPARAMS has its end open
+            self._add(self._end)
         self._writer.close()
 
     def _settings(self) -> None:
@@ -83,7 +80,7 @@ class TensorBoard(RunLogger):
         from torch.utils.tensorboard.summary import hparams
 
         plain = {key: _plain(value) for key, value in flat(self.run.config)}
-        experiment, start, _ = hparams(plain, dict.fromkeys(COLUMNS))
+        experiment, start, self._end = hparams(plain, dict.fromkeys(COLUMNS))
         self._add(experiment)
         self._add(start)
 
