@@ -512,8 +512,8 @@ def make_observers(config: Mapping[str, Any], folder: RunFolder) -> list[RunObse
         try:
             made.append(Detached(name, _MAKERS[name](dict(options), config, folder)))
         except ImportError as exc:
-            package = {"mongo": "pymongo", "sql": "sqlalchemy"}[name]
-            _log.warning("observers.%s: not used, %s; pip install %s", name, exc, package)
+            install = {"mongo": "-r requirements-mongo.txt", "sql": "sqlalchemy"}[name]
+            _log.warning("observers.%s: not used, %s; pip install %s", name, exc, install)
         except Exception as exc:  # whatever a database client raises
             _log.warning(
                 "observers.%s: not used, %s: %s", name, type(exc).__name__, mask_secrets(str(exc))
