@@ -437,6 +437,8 @@ class Mongo(MongoObserver):
         options: Sacred's.
     """
 
+    run_entry: dict[str, Any]
+
     def __init__(self, folder: RunFolder, **options: Any) -> None:
         super().__init__(**options)
         self._folder = folder
@@ -460,7 +462,7 @@ class Mongo(MongoObserver):
             self.overwrite = {**before, **dict.fromkeys({"stop_time", "fail_trace"} & set(before))}
             start_time = before["start_time"]
             self._links["metrics"] = before["info"].get("metrics", [])
-        run_id = super().started_event(
+        run_id: int = super().started_event(
             ex_info, command, host_info, start_time, config, meta_info, _id
         )
         note(self._folder.path, "mongo", {"id": run_id})

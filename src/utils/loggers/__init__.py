@@ -81,11 +81,9 @@ def check_packages(config: Mapping[str, Any]) -> None:
 
 def attach(config: Mapping[str, Any], run_dir: Path) -> list[Attached]:
     """The loggers that a configuration asks for; each begins with its `begin`."""
-    from utils.config import results_dir
     from utils.observers import masked_config
 
-    place = results_dir(config)
-    run = Subject(masked_config(config), run_dir.absolute(), f"{place.parent.name}/{place.name}")
+    run = Subject(masked_config(config), run_dir.absolute())
     return [
         Attached(name, LOGGERS[name](run, config["logger_args"].get(name, {})), run_dir)
         for name in asked_for(config)
@@ -109,7 +107,7 @@ class Attached:
         self._logger = logger
         self._run_dir = run_dir
         self._thread = Background(f"logger-{name}")
-        self._figures: deque[Figure] = deque()
+        self._waiting: deque[Figure | Callable[[], None]] = deque()  # in the order of the calls
         self._draining = threading.Event()
         self._begun = False
         self._retired = False
@@ -130,58 +128,57 @@ class Attached:
         if first:
             self._begun = True
             self._thread.start()
-        else:
-            self._call(self._drain)
-        self._call(partial(self._begin, first, last_t, lost, earlier))
+        self._put(partial(self._begin, first, last_t, lost, earlier))
 
     def figure(self, key: str, value: float, t: int) -> None:
         """Passes a figure on, as the other methods do; before `begin` they do nothing."""
-        if not self._begun:
-            return
-        self._figures.append(Figure(key, value, t))
-        if not self._draining.is_set():
-            self._draining.set()
-            self._call(self._drain)
+        self._put(Figure(key, value, t))
 
     def values(self, key: str, values: Sequence[float | None], t: int) -> None:
         """Passes a list of figures on; None: one was not finite."""
-        self._call(self._drain)
-        self._call(partial(self._values, key, values, t))
+        self._put(partial(self._values, key, values, t))
 
     def film(self, path: Path, t: int) -> None:
         """Passes a film on."""
-        self._call(self._drain)
-        self._call(lambda: self._logger.film(path, t))
+        self._put(lambda: self._logger.film(path, t))
 
     def flush(self) -> None:
         """Lets it write what waits in memory."""
-        self._call(self._drain)
-        self._call(lambda: self._logger.flush())
+        self._put(lambda: self._logger.flush())
 
     def close(self, status: str) -> None:
         """Ends it, within 15 s."""
-        self._call(self._drain)
-        if not self._call(lambda: self._logger.close(status)).wait(_END_WAIT):
+        if not self._begun:
+            return
+        self._put(lambda: self._logger.close(status))
+        if not self._thread.call(self._work).wait(_END_WAIT):
             _log.warning(
                 "logger '%s' does not answer: the end of the run may be missing there", self._name
             )
         self._thread.end()
 
-    def _call(self, work: Callable[[], None]) -> threading.Event:
-        if self._begun:
-            return self._thread.call(partial(self._guarded, work))
-        nothing = threading.Event()
-        nothing.set()
-        return nothing
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """In the thread: `work`, unless the logger is left out already."""
-        if self._retired:
-            self._draining.clear()
-            self._figures.clear()
+    def _put(self, what: Figure | Callable[[], None]) -> None:
+        if not self._begun:
             return
+        self._waiting.append(what)
+        if not self._draining.is_set():
+            self._draining.set()
+            self._thread.call(self._work)
+
+    def _work(self) -> None:
+        """In the thread: what waits, figures that follow one another at once."""
+        self._draining.clear()
         try:
-            work()
+            figures: list[Figure] = []
+            while self._waiting and not self._retired:
+                what = self._waiting.popleft()
+                if isinstance(what, Figure):
+                    figures.append(what)
+                    continue
+                self._log(figures)
+                figures = []
+                what()
+            self._log(figures)
         except Exception as exc:  # whatever a package raises
             from utils.observers import mask_secrets
 
@@ -193,14 +190,8 @@ class Attached:
                 self._name,
                 said,
             )
-
-    def _drain(self) -> None:
-        """Logs the figures that wait."""
-        self._draining.clear()
-        waiting = []
-        while self._figures:
-            waiting.append(self._figures.popleft())
-        self._log(waiting)
+        if self._retired:
+            self._waiting.clear()
 
     def _log(self, figures: Sequence[Figure]) -> None:
         new = [figure for figure in figures if self._is_new(figure.key, figure.t)]
@@ -237,7 +228,7 @@ class Attached:
             self._catch_up(earlier())
 
     def _catch_up(self, recorded: Sequence[Recorded]) -> None:
-        figures = []
+        figures: list[Figure] = []
         for key, value, t in recorded:
             if isinstance(value, list):
                 self._log(figures)

@@ -31,18 +31,21 @@ class Subject(NamedTuple):
 
     Attributes:
         config: its configuration, without passwords.
-        folder: its folder.
-        group: what its seeds have in common: `ALG/MAP`.
+        folder: its folder, `.../ALG/MAP/ID`.
     """
 
     config: Mapping[str, Any]
     folder: Path
-    group: str
+
+    @property
+    def group(self) -> str:
+        """What its seeds have in common: `ALG/MAP`."""
+        return "/".join(self.folder.parts[-3:-1])
 
     @property
     def name(self) -> str:
         """`ALG/MAP/ID`."""
-        return f"{self.group}/{self.folder.name}"
+        return "/".join(self.folder.parts[-3:])
 
 
 class RunLogger(ABC):
