@@ -30,7 +30,7 @@ __all__ = ["FAILED", "FINISHED", "INTERRUPTED", "Attached", "attach", "check", "
 LOGGERS: dict[str, type[RunLogger]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 # Keys of other programs that mean `loggers: [NAME]`.
 SWITCHES = {"use_tensorboard": "tensorboard"}
-_END_WAIT = 15.0  # [s] that the end of a run waits for a logger
+_END_WAIT = 30.0  # [s] that the end of a run waits for a logger
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Attached:
         self._put(lambda: self._logger.flush())
 
     def close(self, status: str) -> None:
-        """Ends it, within 15 s."""
+        """Ends it, within 30 s."""
         if not self._begun:
             return
         self._put(lambda: self._logger.close(status))
