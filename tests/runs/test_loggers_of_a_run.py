@@ -13,6 +13,8 @@ import utils.loggers as loggers
 from main import main
 from utils.elsewhere import recall
 
+pytestmark = pytest.mark.slow  # half a minute: three large packages, four runs
+
 SETTINGS = (
     *("t_max=600", "seed=1", "test_interval=100", "test_nepisode=4", "log_interval=100"),
     *("runner_log_interval=100", "learner_log_interval=100", "batch_size=8", "use_cuda=False"),
@@ -97,7 +99,7 @@ def test_tensorboard_has_the_settings_as_hyper_parameters(events):
     plugins = events(1).PluginTagToContent("hparams")
     read = {tag: HParamsPluginData.FromString(content) for tag, content in plugins.items()}
     started = read["_hparams_/session_start_info"].session_start_info.hparams
-    assert started["lr"].number_value == 0.0005
+    assert started["lr"].number_value == 0.001
     assert started["env_args.episode_limit"].number_value == 20
     assert started["mixer"].string_value == "vdn"
     shown = read["_hparams_/experiment"].experiment.metric_infos

@@ -49,10 +49,10 @@ class WandB(RunLogger):
                 disable_git=True,
                 disable_code=True,
             ),
-            **{"group": self.run.group, "project": _project(), **options, "mode": mode},
+            **{**self._usual(), **options, "mode": mode},
         )
-        if offline:
-            _log.info("W&B is %s; to upload: wandb sync %s", mode, Path(self._run.dir).parent)
+        if mode == "offline":
+            _log.info("W&B is offline; to upload: wandb sync %s", Path(self._run.dir).parent)
         return run_id, offline or known is None
 
     def figures(self, figures: Sequence[Figure]) -> None:
@@ -80,10 +80,12 @@ class WandB(RunLogger):
         self._run.summary["status"] = status
         self._run.finish(exit_code=0 if status == FINISHED else 1)
 
+    def _usual(self) -> dict[str, str]:
+        return {
+            "project": os.environ.get("WANDB_PROJECT") or "murmuration",
+            "group": os.environ.get("WANDB_RUN_GROUP") or self.run.group,
+        }
+
 
 def _usual_mode(wandb: Any) -> str:
     return "online" if wandb.api.api_key else "offline"
-
-
-def _project() -> str:
-    return os.environ.get("WANDB_PROJECT") or "murmuration"
