@@ -281,7 +281,8 @@ def test_who_stands_in_the_way_moves_first(bodies, actions, prey, after):
     env.step(np.array([actions]))
     assert tuple(where(env)) == after
     free = np.flatnonzero(~env._occupied[0])
-    assert len(free) == 22 and not set(free) & set(env._cells[0].tolist())
+    assert len(free) == 22
+    assert not set(free) & set(env._cells[0].tolist())
 
 
 def test_prey_moves_before_it_is_judged():
