@@ -166,8 +166,8 @@ class PredatorPrey(VectorEnv):
         else:
             order = draws[:, : self.n_agents].argsort(axis=1)
             for turn in range(self.n_agents):
-                body = order[:, turn]
-                self._move(numbers, body, actions[numbers, body])
+                predator = order[:, turn]
+                self._move(numbers, predator, actions[numbers, predator])
             captured = self._judge(rows)
             places = draws[:, self.n_agents :]
         for prey in range(self.n_prey):
