@@ -186,6 +186,10 @@ def _key(job: Job) -> str:
     )
 
 
+class AtWork(UserError):
+    """Another process has a folder."""
+
+
 class RunProcess:
     """A run of a sweep as a process of this machine; its start and end are noted in its folder.
 
@@ -195,7 +199,7 @@ class RunProcess:
         patience: seconds to wait for another process that has the run at work.
 
     Raises:
-        UserError: another process has the run at work.
+        AtWork: another process has the run at work.
     """
 
     def __init__(
@@ -209,7 +213,7 @@ class RunProcess:
         self._ended: int | None = None
         run.folder.mkdir(parents=True, exist_ok=True)
         # The run inherits the lock and holds it even where the launcher is killed.
-        with _lock(run.folder / _LOCK, patience) as lock, open(run.log, "ab") as log:
+        with lock_file(run.folder / _LOCK, patience) as lock, open(run.log, "ab") as log:
             self._child = Child(run.job.command(run.folder), log, env, [lock.fileno()])
             run.note("start", pid=self._child.pid, **about)
 
@@ -238,8 +242,15 @@ class RunProcess:
         return code
 
 
-def _lock(path: Path, patience: float) -> IO[str]:
-    """The file, open and locked until its last holder closes it."""
+def lock_file(path: Path, patience: float) -> IO[str]:
+    """The file, open and locked until its last holder closes it.
+
+    Args:
+        patience: seconds to wait for another process that has it.
+
+    Raises:
+        AtWork: another process has it.
+    """
     file = open(path, "w")  # noqa: SIM115 - whoever asked closes it
     deadline = time.monotonic() + patience
     while True:
@@ -248,7 +259,7 @@ def _lock(path: Path, patience: float) -> IO[str]:
         except BlockingIOError as exc:
             if time.monotonic() >= deadline:
                 file.close()
-                raise UserError(f"{path.parent} is at work in another process") from exc
-            time.sleep(0.5)
+                raise AtWork(f"{path.parent} is at work in another process") from exc
+            time.sleep(0.1)
         else:
             return file
