@@ -338,17 +338,17 @@ def _content(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _own_content(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    checked = checked(content, _KEYS, f"{path}: ")
+    own = checked(content, _KEYS, f"{path}: ")
     for key, kinds, short in (
         ("methods", _METHOD_KEYS, "algorithm"),
         ("tasks", _TASK_KEYS, "environment"),
     ):
-        if key in checked:
-            checked[key] = {
+        if key in own:
+            own[key] = {
                 str(label): _expanded(entry, kinds, short, f"{path}: {key}.{label}.")
-                for label, entry in checked[key].items()
+                for label, entry in own[key].items()
             }
-    return checked
+    return own
 
 
 def _expanded(entry: Any, kinds: Mapping[str, type], short: str, where: str) -> dict[str, Any]:

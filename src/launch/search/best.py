@@ -55,11 +55,14 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def command(search: Search, file: Path) -> list[str]:
+def commands(search: Search, file: Path) -> list[str]:
     """The command lines that train with that file: one for each task, with its first seed."""
     lines = []
     for task in search.experiment.tasks.values():
-        own = {**task.settings, **{k: v for per in task.per_method.values() for k, v in per.items()}}
+        own = {
+            **task.settings,
+            **{k: v for per in task.per_method.values() for k, v in per.items()},
+        }
         settings = [f"{key}={value}" for key, value in own.items()]
         files = f"--config={file} --env-config={task.environment}"
         words = " ".join([*settings, f"seed={task.seeds[0]}"])

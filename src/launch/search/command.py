@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich import box
 from rich.table import Table
 
@@ -26,10 +26,17 @@ from launch.options import (
 )
 from launch.process import Stopped
 from launch.search.best import BEST, commands
-from launch.search.report import write_report
+from launch.search.report import best_first, shown_value, trial_cells, write_report
 from launch.search.spec import Search, read_search
-from launch.search.study import SharedStudy, counted, counts, load_study
-from launch.search.work import Launcher, Worker, counts_in_words
+from launch.search.study import (
+    ASKED,
+    SharedStudy,
+    counted,
+    counts,
+    counts_in_words,
+    load_study,
+)
+from launch.search.work import Launcher, Worker
 from utils.errors import RunFailure, UserError
 
 _COMMANDS = ("status", "report")
@@ -99,9 +106,7 @@ def _start(options: argparse.Namespace, updates: Sequence[str]) -> int:
 
 
 @contextmanager
-def _launcher(
-    search: Search, folder: Path, options: argparse.Namespace
-) -> Iterator[Launcher]:
+def _launcher(search: Search, folder: Path, options: argparse.Namespace) -> Iterator[Launcher]:
     needs = search.experiment.resources
     if options.launcher == "local":
         yield LocalLauncher(machine_of(options), needs, patience=0)
@@ -145,27 +150,20 @@ def _say(text: str) -> None:
 def _status(folder: Path, every: bool) -> int:
     study = load_study(folder)
     trials = counted(study.get_trials(deepcopy=False))
-    maximize = study.user_attrs["asked"]["goal"] == "maximize"
+    maximize = study.user_attrs[ASKED]["goal"] == "maximize"
     states = counts_in_words(counts(study.get_trials(deepcopy=False)))
-    table = Table(
-        title=f"{folder.name}: {states}", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    keys = list(study.user_attrs["asked"]["space"])
-    for head in ("trial", "state", "evaluations", "value", *keys):
-        table.add_column(head, justify="left" if head == "state" else "right", overflow="fold")
+    table = Table(title=f"{folder.name}: {states}", title_justify="left", box=box.SIMPLE_HEAD)
+    for head in ("trial", "state", "evaluations", "value"):
+        table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
+    table.add_column("settings", overflow="fold")
     shown = trials if every else best_first(trials, maximize)[:_SHOWN]
     if not every:
         shown = [*(one for one in trials if not one.state.is_finished()), *shown]
     for trial in shown:
-        table.add_row(*trial_cells(trial, keys))
+        chosen = (f"{key}={shown_value(trial, key)}" for key in trial.params)
+        table.add_row(*trial_cells(trial), ", ".join(chosen))
     console.print(table)
     for trial in trials:
         if "error" in trial.user_attrs:
             _say(f"trial {trial.number} failed: {trial.user_attrs['error']}")
     return 0
-
-
-def best_first(trials: Sequence[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
-    """The complete trials."""
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=maximize)

@@ -42,9 +42,7 @@ class Parameter:
 
     def counts(self, chosen: Mapping[str, Any]) -> bool:
         """Whether it has a value beside those chosen before."""
-        return all(
-            key in chosen and chosen[key] in allowed for key, allowed in self.when.items()
-        )
+        return all(key in chosen and chosen[key] in allowed for key, allowed in self.when.items())
 
     def suggest(self, trial: Trial) -> Any:
         """The value that the sampler chooses for this trial."""
@@ -56,9 +54,15 @@ class Parameter:
                 self.key, values.low, values.high, step=values.step, log=values.log
             )
         assert isinstance(values, FloatDistribution)  # there is no other kind
-        return trial.suggest_float(
-            self.key, values.low, values.high, step=values.step, log=values.log
+        return self.written(
+            trial.suggest_float(self.key, values.low, values.high, step=values.step, log=values.log)
         )
+
+    def written(self, value: Any) -> Any:
+        """A value as a person would write it: 0.1 + 2 * 0.1 is 0.3."""
+        if not isinstance(self.values, FloatDistribution) or self.values.step is None:
+            return value
+        return round(value, _places(self.values.step, self.values.low))
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -79,10 +83,8 @@ class Parameter:
         assert isinstance(values, FloatDistribution)
         if values.step is None:
             return None
-        # Decimal places as they are written: 0.1 + 2 * 0.1 is not 0.3.
-        places = _places(values.step, values.low)
         n_steps = round((values.high - values.low) / values.step)
-        return tuple(round(values.low + i * values.step, places) for i in range(n_steps + 1))
+        return tuple(self.written(values.low + i * values.step) for i in range(n_steps + 1))
 
     def __str__(self) -> str:
         values = self.values
@@ -113,6 +115,12 @@ def suggest(space: Space, trial: Trial) -> dict[str, Any]:
         if parameter.counts(chosen):
             chosen[parameter.key] = parameter.suggest(trial)
     return chosen
+
+
+def written(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trial, from the parameters that Optuna has of it."""
+    by_key = {parameter.key: parameter for parameter in space}
+    return {key: by_key[key].written(value) for key, value in params.items()}
 
 
 def all_points(space: Space) -> Iterator[dict[str, Any]]:

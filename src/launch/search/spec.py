@@ -217,9 +217,7 @@ def _part(
     return found
 
 
-def _trials(
-    wanted: int | None, sampler: Sampler, space: tuple[Parameter, ...], where: str
-) -> int:
+def _trials(wanted: int | None, sampler: Sampler, space: tuple[Parameter, ...], where: str) -> int:
     if sampler.kind != "grid":
         if wanted is None:
             raise ConfigError(f"{where}trials is missing: how many settings are to be tried")

@@ -1,8 +1,9 @@
 """What all processes of a search share: its trials, in Optuna's storage.
 
-A trial belongs to the process that asked for it, which gives signs of life. Where they stop, another
-process marks it as failed and queues its settings again, as a trial that goes on in the same folder;
-so does a process that is told to end. Such a trial and the one that goes on count as one.
+A trial belongs to the process that asked for it, which gives signs of life. Where they stop,
+another process marks it as failed and queues its settings again, as a trial that goes on in the
+same folder; so does a process that is told to end. Such a trial and the one that goes on count as
+one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from launch.folder import AtWork, lock_file
-from launch.search.space import all_points, suggest
-from launch.search.spec import Pruner, Sampler, Search
+from launch.search.space import all_points, suggest, written
+from launch.search.spec import Sampler, Search
 from utils.errors import RunFailure, UserError
 from utils.seeding import derive_seed
 
@@ -155,7 +156,7 @@ class Best(NamedTuple):
 
     number: int
     value: float
-    params: Mapping[str, Any]
+    chosen: Mapping[str, Any]
 
 
 class SharedStudy:
@@ -236,7 +237,7 @@ class SharedStudy:
             self.study.sampler = _sampler(self.search.sampler, trial.number)
             chosen = suggest(self.search.space, trial)
             if "folder" not in trial.user_attrs:
-                trial.set_user_attr("folder", _folder_of(trial.number, chosen, trials))
+                trial.set_user_attr("folder", _folder_of(trial, trials))
             return trial, chosen
 
     def others_at_work(self) -> int:
@@ -286,7 +287,7 @@ class SharedStudy:
         with _storage_errors():
             trial = self.study.best_trial
         assert trial.value is not None  # it is complete
-        return Best(trial.number, trial.value, trial.params)
+        return Best(trial.number, trial.value, written(self.search.space, trial.params))
 
     def prune(self, trial: Trial) -> None:
         """The trial was ended early; its last evaluation counts."""
@@ -348,7 +349,7 @@ class SharedStudy:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """One process at a time asks, so that no trial is begun beyond the number that is wanted."""
+        """One process at a time: no trial is begun beyond the number that is wanted."""
         with lock_file(self.folder / "turn.lock", _TURN_PATIENCE):
             yield
 
@@ -360,12 +361,14 @@ def _difference(key: str, mine: Any, theirs: Any) -> str:
     return "set of runs (settings, tasks or seeds)" if key == "runs" else f"{key} ({theirs})"
 
 
-def _folder_of(number: int, chosen: Mapping[str, Any], trials: list[FrozenTrial]) -> str:
+def _folder_of(trial: Trial, others: list[FrozenTrial]) -> str:
     """The folder of a trial's runs: that of an earlier trial with the same settings, whose runs are
     not repeated.
     """
-    same = (trial for trial in trials if trial.params == chosen and "folder" in trial.user_attrs)
-    return next((trial.user_attrs["folder"] for trial in same), f"{number:04d}")
+    same = (
+        other for other in others if other.params == trial.params and "folder" in other.user_attrs
+    )
+    return next((other.user_attrs["folder"] for other in same), f"{trial.number:04d}")
 
 
 def _sampler(asked: Sampler, number: int) -> optuna.samplers.BaseSampler:
@@ -394,6 +397,11 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
 def counts(trials: list[FrozenTrial]) -> Counter[str]:
     """Trials by state: complete, pruned, failed, running, waiting."""
     words = {TrialState.FAIL: "failed"}
-    return Counter(
-        words.get(trial.state, trial.state.name.lower()) for trial in counted(trials)
-    )
+    return Counter(words.get(trial.state, trial.state.name.lower()) for trial in counted(trials))
+
+
+def counts_in_words(states: Mapping[str, int]) -> str:
+    """`12 trials: 2 running, 10 complete`."""
+    order = ("running", "waiting", "complete", "pruned", "failed")
+    parts = [f"{states[state]} {state}" for state in order if states.get(state)]
+    return f"{sum(states.values())} trials: {', '.join(parts) or 'none'}"

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from launch.process import Process, side_by_side
 from launch.search.best import write_best
 from launch.search.figures import RunFigure, final_value, mean_by_evaluation
 from launch.search.spec import Search, config_of, impossible
-from launch.search.study import SharedStudy, TakenOver, counts
+from launch.search.study import SharedStudy, TakenOver, counts, counts_in_words
 from launch.table import run_table
 from utils.errors import RunFailure
 
@@ -270,7 +270,7 @@ class Worker:
         self.study.complete(mine.trial, value)
         with self.study.turn():
             best = self.study.best()
-            write_best(self.search, self.study.folder, best.number, best.value, best.params)
+            write_best(self.search, self.study.folder, best.number, best.value, best.chosen)
         self._say(f"{mine} complete: {value:.6g} (best: trial {best.number}, {best.value:.6g})")
 
     # --- What is shown ---
@@ -292,10 +292,3 @@ class Worker:
             if run.key in mine.running
         ]
         self._live.update(run_table(rows, title), refresh=True)
-
-
-def counts_in_words(states: Mapping[str, int]) -> str:
-    """`12 trials: 2 running, 10 complete`."""
-    order = ("running", "waiting", "complete", "pruned", "failed")
-    parts = [f"{states[state]} {state}" for state in order if states.get(state)]
-    return f"{sum(states.values())} trials: {', '.join(parts) or 'none'}"
