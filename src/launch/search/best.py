@@ -37,6 +37,7 @@ def write_best(
     )
     settings = nested({**search.settings(), **chosen})
     body = yaml.safe_dump({"inherits": algorithm, **settings}, sort_keys=False)
+    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{BEST}.{os.getpid()}"
     partial.write_text(head + body, encoding="utf-8")
     os.replace(partial, file)

@@ -51,20 +51,24 @@ class RunFigure:
         return None if self._file is None else self._file.metrics.get(self.metric)
 
     def evaluations(self) -> dict[int, float]:
-        """Evaluation -> value, from the first one (1) to the last without a gap; what comes before
-        the first training steps does not count.
+        """Evaluation -> value, without a gap from the first one with a number to the last; what
+        comes before evaluation 1 does not count, and one that is no number is as the one before.
         """
         if self.series is None:
             return {}
         steps, values = self.series
         numbers = (steps // self.interval).tolist()
-        found = dict(zip(numbers, values.tolist(), strict=True))  # the last one of each counts
+        found = {  # the last one of each counts
+            number: value
+            for number, value in zip(numbers, values.tolist(), strict=True)
+            if not math.isnan(value)
+        }
         filled: dict[int, float] = {}
-        value = math.nan
+        first = min((number for number in found if number > 0), default=math.inf)
         for number in range(1, max(numbers, default=0) + 1):
-            value = found.get(number, value)
-            if not math.isnan(value):
-                filled[number] = value
+            if number < first:
+                continue
+            filled[number] = found[number] if number in found else filled[number - 1]
         return filled
 
     def final(self, last: int) -> float:

@@ -92,9 +92,10 @@ def write_report(folder: Path, out: Path) -> Path:
     keys = [key for key in asked["space"] if any(key in trial.params for trial in ranked)]
     importances = _importances(study, ranked, keys)
     pictures = {
-        "history": lambda: drawings.plot_optimization_history(study, target_name=asked["metric"]),
-        "evaluations": lambda: _evaluations(study, asked["metric"]),
+        "history": lambda: drawings.plot_optimization_history(study, target_name=asked["metric"])
     }
+    if any(trial.intermediate_values for trial in trials):
+        pictures["evaluations"] = lambda: _evaluations(study, asked["metric"])
     if importances:
         pictures["importance"] = lambda: drawings.plot_param_importances(
             study, target_name=asked["metric"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from analysis.runs import is_setting
@@ -249,12 +249,18 @@ def _check_space(search: Search, where: str) -> None:
 
 
 def config_of(job: Job) -> dict[str, Any]:
-    """The whole configuration of a run.
+    """The whole configuration of a run, but for its seed.
 
     Raises:
         ConfigError: there is no such configuration.
     """
-    return build_config(job.algorithm, job.environment, job.updates())
+    updates = tuple(update for update in job.updates() if not update.startswith("seed="))
+    return _config(job.algorithm, job.environment, updates)
+
+
+@lru_cache(maxsize=256)
+def _config(algorithm: str, environment: str, updates: tuple[str, ...]) -> dict[str, Any]:
+    return build_config(algorithm, environment, updates)
 
 
 def impossible(job: Job) -> str | None:

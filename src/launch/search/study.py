@@ -276,7 +276,9 @@ class SharedStudy:
             for number, value in values.items():
                 if known.get(number) != value:
                     self._storage.set_trial_intermediate_value(trial._trial_id, number, value)
-            return trial.should_prune()
+            # `trial.should_prune()` would know what `trial.report` was told, which has no second
+            # thoughts: a mean changes when another run begins.
+            return self.study.pruner.prune(self.study, self._storage.get_trial(trial._trial_id))
 
     def complete(self, trial: Trial, value: float) -> None:
         """The trial has its value."""
