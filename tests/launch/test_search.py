@@ -20,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 from PIL import Image
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 
 from launch import process, spec
 from launch.folder import AtWork, SweepRun
@@ -264,6 +265,32 @@ def test_a_storage_that_cannot_be_used_is_one_line(path):
             SharedStudy(search, Path("results"))
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_tables_that_another_process_is_making_are_waited_for(path, monkeypatch):
+    made, refusals = study._storage, [1]
+
+    def making(url, heartbeat):
+        if refusals:
+            refusals.pop()
+            raise IntegrityError("CREATE TABLE", {}, Exception("already exists"))
+        return made(url, heartbeat)
+
+    monkeypatch.setattr(study, "_storage", making)
+    SharedStudy(read(path), Path("results/mine")).close()
+    assert not refusals
+
+
+def test_a_storage_that_fails_ends_the_search_in_one_line(path):
+    def outcome(process):
+        with sqlite3.connect("results/mine/search.db") as database:
+            database.execute("DROP TABLE IF EXISTS trial_values")
+        return slowly(process)
+
+    with pytest.raises(RunFailure) as caught:
+        worked(read(path), Path("results/mine"), Pretended(outcome=outcome))
+    assert str(caught.value).startswith("the storage of the search fails: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_sweep_is_no_search_and_a_search_no_sweep(path):

@@ -26,7 +26,7 @@ from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from launch.folder import AtWork, lock_file
 from launch.search.space import all_points, suggest, written
@@ -37,6 +37,7 @@ from utils.seeding import derive_seed
 PLACE = "search.json"
 ASKED = "asked"
 _SILENT = 3  # signs of life that a process may miss
+_ATTEMPTS = 5  # to open a storage
 _TURN_PATIENCE = 120.0  # [s] for another process that asks for a trial
 _STATES = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -74,19 +75,33 @@ def open_storage(url: str, folder: Path, heartbeat: int | None = None) -> RDBSto
         UserError: it cannot be reached.
     """
     url = os.path.expandvars(url) or f"sqlite:///{folder / 'search.db'}"
-    try:
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        return RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
-            heartbeat_interval=heartbeat,
-            grace_period=None if heartbeat is None else _SILENT * heartbeat,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
-                inherit_intermediate_values=True
-            ),
-        )
-    except (SQLAlchemyError, OptunaError, ImportError) as exc:
-        raise UserError(f"the storage {_shown(url)} cannot be used: {_first_line(exc)}") from exc
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _storage(url, heartbeat)
+        except (IntegrityError, ProgrammingError) as exc:
+            if attempt == _ATTEMPTS - 1:
+                raise UserError(_unusable(url, exc)) from exc
+            time.sleep(1.0)  # another process makes the tables at this moment
+        except (SQLAlchemyError, OptunaError, ImportError) as exc:
+            raise UserError(_unusable(url, exc)) from exc
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _storage(url: str, heartbeat: int | None) -> RDBStorage:
+    sqlite = make_url(url).get_backend_name() == "sqlite"
+    return RDBStorage(
+        url,
+        engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
+        heartbeat_interval=heartbeat,
+        grace_period=None if heartbeat is None else _SILENT * heartbeat,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
+            inherit_intermediate_values=True
+        ),
+    )
+
+
+def _unusable(url: str, exc: BaseException) -> str:
+    return f"the storage {_shown(url)} cannot be used: {_first_line(exc)}"
 
 
 def _shown(url: str) -> str:
