@@ -57,8 +57,11 @@ class SweepRun:
 
     @property
     def results(self) -> Path | None:
-        """The folder of its metrics and checkpoints, once there is one."""
-        return next(iter((self.folder / "sacred").glob("*/*/*")), None)
+        """The folder of its metrics and checkpoints, once there is one: the newest, where one was
+        killed before its first checkpoint and the run began anew.
+        """
+        found = (self.folder / "sacred").glob("*/*/[0-9]*")
+        return max(found, key=lambda path: (len(path.name), path.name), default=None)
 
     def events(self) -> list[dict[str, Any]]:
         """What has happened to it, oldest first."""

@@ -168,8 +168,8 @@ def _submit(sweep: Sweep, todo: Sequence[str], jobs: int) -> int:
             said = [line for line in str(e).splitlines() if "error:" in line] or [str(e)]
             text = said[0].split("error:")[-1].strip()
             raise UserError(
-                f"Slurm refuses the jobs: {text}; what was submitted before stays in the queue, the "
-                "same command submits the rest"
+                f"Slurm refuses the jobs: {text}; what was submitted before stays in the queue, "
+                "the same command submits the rest"
             ) from e
         _note_submitted(sweep, [job.job_id for job in submitted], part)
     return len(packs)

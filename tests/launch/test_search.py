@@ -331,6 +331,17 @@ def test_evaluations_of_a_run(tmp_path):
     assert figure(tmp_path, "b", points, interval=20).evaluations() == {1: 3.0, 2: 5.0}
 
 
+def test_a_run_that_began_anew_counts_with_its_newest_folder(tmp_path):
+    old = figure(tmp_path, "a", [(10, 1.0)])
+    for number in ("2", "10"):
+        again = old.run.folder / "sacred" / "qmix" / "game" / number
+        again.mkdir()
+        line = json.dumps({"t": 10, "key": "return", "value": float(number)})
+        (again / "metrics.jsonl").write_text(f"{line}\n")
+        old.refresh()
+        assert old.evaluations() == {1: float(number)}
+
+
 def test_the_mean_over_runs_goes_as_far_as_all_that_have_begun(tmp_path):
     first = figure(tmp_path, "a", [(10, 1.0), (20, 2.0), (30, 3.0)])
     second = figure(tmp_path, "b", [(11, 3.0), (22, 6.0)])
@@ -516,11 +527,12 @@ def test_a_run_that_somebody_kills_goes_on(path):
 # --- Several processes ---
 
 
-def abandoned(search, folder):
-    """A process dies with a trial at work; the trial and its settings."""
-    process = SharedStudy(search, folder)
-    trial, chosen = process.ask()
-    process._alive.close()  # the system takes the lock of a process that dies
+def abandoned(search, folder, trials=1):
+    """A process dies with trials at work; the last one and its settings."""
+    dying = SharedStudy(search, folder)
+    for _ in range(trials):
+        trial, chosen = dying.ask()
+    dying._alive.close()  # the system takes the lock of a process that dies
     return trial, chosen
 
 
@@ -543,6 +555,16 @@ def test_a_trial_of_a_dead_process_is_taken_over_and_counted_once(path):
     living.close()
     assert other.ask()[1] == chosen
     assert len(counted(load_study(folder).get_trials())) == 2
+
+
+def test_all_trials_of_a_dead_process_are_taken_over(path):
+    search = read(path, trials=3)
+    folder = Path("results/mine")
+    abandoned(search, folder, trials=2)
+    trials = worked(search, folder)
+    assert [trial.state.name for trial in trials] == ["FAIL"] * 2 + ["COMPLETE"] * 3
+    assert [trial.user_attrs["folder"] for trial in trials[2:4]] == ["0000", "0001"]
+    assert list(Path(folder, "processes").iterdir()) == []
 
 
 def test_signs_of_life_decide_where_no_folder_is_shared(path):
@@ -684,3 +706,18 @@ def test_a_report_needs_a_complete_trial(path):
     with pytest.raises(UserError, match=r"no trial of .* is complete: 1 trials: 1 running"):
         main(["report", str(path)])
     study_.close()
+
+
+def test_the_example_of_the_guide_is_valid(path):
+    guide = (ROOT / "docs" / "guide" / "search.md").read_text()
+    path.write_text(re.search(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
+    search = read_search(spec.read(path))
+    assert search.pruner.kind == "median"
+    assert len(search.jobs({"lr": 0.1})) == 2
+    # What the guide says of defaults.
+    short = _search(path, {"trials": 1, "space": {"lr": [0.1]}})
+    assert (short.last, short.heartbeat, short.maximize, short.storage) == (5, 20, True, "")
+    assert (short.sampler.kind, short.sampler.seed, short.sampler.startup_trials) == ("tpe", 0, 10)
+    pruner = short.pruner
+    assert (pruner.kind, pruner.startup_trials, pruner.first_evaluation) == ("none", 5, 1)
+    assert pruner.reduction_factor == 3

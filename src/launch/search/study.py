@@ -189,7 +189,6 @@ class SharedStudy:
         folder.mkdir(parents=True, exist_ok=True)
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         (folder / "processes").mkdir(exist_ok=True)
-        self._alive: IO[str] = lock_file(self._mark(self._id), patience=0)
         self._next_beat = 0.0
         self.mine: dict[int, Trial] = {}
         with self.turn(), _storage_errors():
@@ -206,6 +205,7 @@ class SharedStudy:
                 for point in all_points(search.space):
                     self.study.enqueue_trial(point, skip_if_exists=True)
         note_place(folder, search.storage, folder.name)
+        self._alive: IO[str] = lock_file(self._mark(self._id), patience=0)
 
     def close(self) -> None:
         """This process is at its end; trials that are still its own are queued again."""
@@ -225,8 +225,8 @@ class SharedStudy:
             self.study.set_user_attr(ASKED, mine)
             return
         for key, value in mine.items():
-            if theirs[key] != value:
-                other = _difference(key, value, theirs[key])
+            if theirs.get(key) != value:
+                other = _difference(key, value, theirs.get(key))
                 raise UserError(
                     f"the search in {self.folder} was begun with another {other}; choose another "
                     "folder with --results"
@@ -333,10 +333,14 @@ class SharedStudy:
     def _take_over(self) -> None:
         """Queues the trials of processes that are dead."""
         fail_stale_trials(self.study)
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            owner = trial.user_attrs.get("process")
-            if owner is not None and trial.number not in self.mine and self._is_dead(owner):
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        owners = {trial.user_attrs.get("process") for trial in running} - {None, self._id}
+        dead = {owner for owner in owners if self._is_dead(owner)}
+        for trial in running:
+            if trial.user_attrs.get("process") in dead:
                 self._start_over(trial._trial_id)
+        for owner in dead:
+            self._mark(owner).unlink(missing_ok=True)
 
     def _start_over(self, trial_id: int) -> None:
         try:
@@ -361,7 +365,6 @@ class SharedStudy:
             lock_file(mark, patience=0).close()
         except (AtWork, OSError):
             return False
-        mark.unlink(missing_ok=True)
         return True
 
     @contextmanager
