@@ -26,12 +26,12 @@ seeds: [1]
 settings:
   runner: vector
   batch_size_run: 4
-  t_max: 1000
-  test_interval: 100
+  t_max: 800
+  test_interval: 80
   test_nepisode: 4
-  log_interval: 100
-  save_model_interval: 100
-  epsilon_anneal_time: 500
+  log_interval: 80
+  save_model_interval: 80
+  epsilon_anneal_time: 400
   buffer_size: 200
   use_cuda: false
 metrics: {test_return_mean: Return}
@@ -86,7 +86,7 @@ def checkpoints(pattern="*"):
 def test_twelve_trials_of_two_processes_of_which_one_is_killed(path):
     killed = start("--jobs", "1")
     (run,) = wait_for(checkpoints, killed)
-    other = start("--jobs", "1")
+    other = start("--jobs", "2")
     # The process dies, and the run with it: nothing is written any more.
     killed.kill()
     pid = json.loads((run / "events.jsonl").read_text().splitlines()[0])["pid"]

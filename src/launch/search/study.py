@@ -334,7 +334,7 @@ class SharedStudy:
         """Queues the trials of processes that are dead."""
         fail_stale_trials(self.study)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        owners = {trial.user_attrs.get("process") for trial in running} - {None, self._id}
+        owners = {trial.user_attrs.get("process", self._id) for trial in running} - {self._id}
         dead = {owner for owner in owners if self._is_dead(owner)}
         for trial in running:
             if trial.user_attrs.get("process") in dead:
