@@ -593,6 +593,7 @@ def test_a_process_that_was_stopped_too_long_lets_go(path):
     sleepy._next_beat = 0.0
     assert sleepy.beat() == [trial]
     assert sleepy.mine == {}
+    assert not sleepy.complete(trial, 1.0)
     other.close()
 
 

@@ -295,9 +295,9 @@ class SharedStudy:
             # thoughts: a mean changes when another run begins.
             return self.study.pruner.prune(self.study, self._storage.get_trial(trial._trial_id))
 
-    def complete(self, trial: Trial, value: float) -> None:
-        """The trial has its value."""
-        self._tell(trial, values=value)
+    def complete(self, trial: Trial, value: float) -> bool:
+        """The trial has its value; False: another process has taken it over."""
+        return self._tell(trial, values=value)
 
     def best(self) -> Best:
         """The best of the trials that are complete."""
@@ -320,15 +320,17 @@ class SharedStudy:
             self._start_over(trial._trial_id)
         del self.mine[trial.number]
 
-    def _tell(self, trial: Trial, why: str = "", **result: Any) -> None:
+    def _tell(self, trial: Trial, why: str = "", **result: Any) -> bool:
+        self.mine.pop(trial.number, None)
         try:
             with _storage_errors():
                 if why:
                     trial.set_user_attr("error", why)
                 self.study.tell(trial.number, **result)
         except (TakenOver, ValueError) as exc:  # ValueError: Optuna's for the same
-            _log.warning("trial %d is counted elsewhere: %s", trial.number, exc)
-        del self.mine[trial.number]
+            _log.warning("trial %d was taken over by another process: %s", trial.number, exc)
+            return False
+        return True
 
     def _take_over(self) -> None:
         """Queues the trials of processes that are dead."""

@@ -56,8 +56,9 @@ class _Open:
     Attributes:
         figures: of its runs, by key.
         running: its runs that are at work.
-        why: why it ends before its runs are done: `pruned`, or what failed; None: it does not.
-        lost: another process has taken it over.
+        told: evaluations that the storage knows.
+        pruned, error, lost: why it ends before its runs are done: it is behind, a run failed,
+            another process has taken it over.
     """
 
     trial: Trial
@@ -65,6 +66,7 @@ class _Open:
     sweep: Sweep
     figures: dict[str, RunFigure]
     running: dict[str, Process] = field(default_factory=dict)
+    told: Mapping[int, float] = field(default_factory=dict)
     pruned: bool = False
     error: str = ""
     lost: bool = False
@@ -93,7 +95,7 @@ class Worker:
         self.search, self.study, self.launcher = search, study, launcher
         self._open: list[_Open] = []
         self._todo: deque[_Item] = deque()
-        self._starts: Counter[str] = Counter()
+        self._starts: Counter[tuple[int, str]] = Counter()
         self._failures = 0
         self._next_look = self._next_question = self._next_drawing = 0.0
         self._waiting = False
@@ -142,8 +144,11 @@ class Worker:
             return None
         if process is not None:
             trial.running[run.key] = process
-            self._starts[run.key] += 1
+            self._starts[trial.trial.number, run.key] += 1
         return process
+
+    def _starts_of(self, item: _Item) -> int:
+        return self._starts[item[0].trial.number, item[1].key]
 
     def _ended(self, item: _Item, process: Process, code: int) -> None:
         trial, run = item
@@ -151,7 +156,7 @@ class Worker:
         self.launcher.ended(run)
         if code == 0:
             trial.figures[run.key].over = True
-        elif not trial.ending and code > 128 and self._starts[run.key] < _STARTS:
+        elif not trial.ending and code > 128 and self._starts_of(item) < _STARTS:
             self._todo.append(item)  # it goes on from its checkpoint
         elif not trial.ending:
             self._end(trial, error=run.last_line() or f"exit code {code}")
@@ -207,12 +212,13 @@ class Worker:
         for figure in mine.figures.values():
             figure.refresh()
         values = mean_by_evaluation(list(mine.figures.values()))
-        if values and self._report(mine, values):
+        if values != mine.told and self._report(mine, values):
             self._end(mine, pruned=True)
             self._finish(mine)
 
     def _report(self, mine: _Open, values: Mapping[int, float]) -> bool:
         """Whether the trial is to be pruned."""
+        mine.told = values
         try:
             return self.study.report(mine.trial, values)
         except TakenOver:
@@ -267,7 +273,8 @@ class Worker:
 
     def _complete(self, mine: _Open, value: float) -> None:
         self._failures = 0
-        self.study.complete(mine.trial, value)
+        if not self.study.complete(mine.trial, value):
+            return
         with self.study.turn():
             best = self.study.best()
             write_best(self.search, self.study.folder, best.number, best.value, best.chosen)
