@@ -141,22 +141,25 @@ def _save(draw: Callable[[], Any], file: Path, name: str) -> None:
 def _tidy(figure: Figure, name: str) -> None:
     """Optuna's pictures on white, without grids that cross each other."""
     figure.set_size_inches(8, 4.5)
+    legend = figure.axes[0].get_legend()
+    if legend is not None and name != "history":
+        legend.remove()  # one entry, or one for each of a hundred trials
     for axes in figure.axes:
         axes.set_facecolor("white")
-        axes.set_title("")
+        for place in ("left", "center"):
+            axes.set_title("", loc=place)
         axes.tick_params(colors="black")
         axes.xaxis.label.set_color("black")
         axes.yaxis.label.set_color("black")
-        axes.grid(name in ("history", "evaluations"), color="#e4e4e4")
+        axes.grid(False, which="both")
+        if name in ("history", "evaluations"):
+            axes.grid(True, color="#e4e4e4")
         for spine in axes.spines.values():
             spine.set_color("#999999")
 
 
 def _evaluations(study: optuna.Study, metric: str) -> Any:
     axes = drawings.plot_intermediate_values(study)
-    legend = axes.get_legend()
-    if legend is not None:
-        legend.remove()  # a colour for each of a hundred trials says nothing
     axes.set_xlabel("evaluation")
     axes.set_ylabel(metric)
     return axes
