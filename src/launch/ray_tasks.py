@@ -85,7 +85,11 @@ def ray_launcher(
     _connect(ray, address)
     try:
         _check_room(ray, needs)
-        yield RayLauncher(ray, folder, needs, jobs, files)
+        launcher = RayLauncher(ray, folder, needs, jobs, files)
+        try:
+            yield launcher
+        finally:
+            launcher.token.file.unlink(missing_ok=True)
     finally:
         ray.shutdown()
 
@@ -102,9 +106,10 @@ class RayLauncher:
         self, ray: ModuleType, folder: Path, needs: Resources, jobs: int, files: str
     ) -> None:
         self._ray, self._needs, self._jobs, self._files = ray, needs, jobs, files
-        self._token = Token(folder / _TOKEN, uuid.uuid4().hex)
+        text = uuid.uuid4().hex
+        self.token = Token(folder / f"{_TOKEN}-{text[:8]}", text)
         folder.mkdir(parents=True, exist_ok=True)
-        self._token.file.write_text(self._token.text)
+        self.token.file.write_text(text)
         self._store = _store(ray)
         self._work = _task(ray, needs)
         self._n_active = 0
@@ -119,7 +124,7 @@ class RayLauncher:
             return None
         self._n_active += 1
         told = self._work.remote(
-            run, sweep.folder, self._token, self._files, self._needs, self._store
+            run, sweep.folder, self.token, self._files, self._needs, self._store
         )
         return RayTask(self._ray, run, told)
 
