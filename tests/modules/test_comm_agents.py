@@ -68,7 +68,8 @@ def test_agents_know_of_others_what_they_are_told(alg, settings, monkeypatch):
     monkeypatch.setattr(mac.agent, "say", lambda own: before.said)
     told_the_same = mac.talk(other)
     assert torch.equal(told_the_same.q[:, rest], before.q[:, rest])
-    assert not close(told_the_same.q[:, 1], before.q[:, 1])
+    if alg != "fullcomm":  # which reads its own observation among those of all
+        assert not close(told_the_same.q[:, 1], before.q[:, 1])
 
 
 @forms
@@ -78,8 +79,9 @@ def test_what_an_agent_says_comes_from_its_own_row(alg, settings, monkeypatch):
     talks_of_memory = alg in ("qmix_comm", "maic")
     own = torch.randn(4, N_AGENTS, mac.args.rnn_hidden_dim if talks_of_memory else mac._n_inputs)
     before = mac.agent.say(own).messages
-    own[:, 1] += 1.0
-    after = mac.agent.say(own).messages
+    changed = own.clone()
+    changed[:, 1] += 1.0
+    after = mac.agent.say(changed).messages
     assert torch.equal(after[:, [0, 2]], before[:, [0, 2]])
     assert not torch.equal(after[:, 1], before[:, 1])
 
@@ -139,7 +141,7 @@ def test_codes_are_addressed():
     mac, _ = seeded_mac("ndq", {})
     agent = mac.agent
     codes = torch.arange(18.0).view(1, 3, 3, 2)  # sender, receiver, entry
-    agent.encoder = lambda own: codes.flatten(2)
+    agent.encoder.forward = lambda own: codes.flatten(2)
     agent.eval()
     inputs = torch.zeros(1, N_AGENTS, agent.n_inputs)
     heard = agent.hear(inputs, agent.say(inputs), None)
