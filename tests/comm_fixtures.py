@@ -5,7 +5,7 @@ agents, pairs and steps.
 import math
 
 import torch
-from learner_fixtures import N_AGENTS, N_ACTIONS, OBS, make_args
+from learner_fixtures import N_ACTIONS, N_AGENTS, OBS, make_args
 
 # algorithm -> settings: every form in which agents talk
 FORMS = [
@@ -154,8 +154,7 @@ class Slow:
                 elif i != j:
                     self.sent += d
         reads = [
-            torch.cat([inputs[j], *(codes[i, j] for i in range(N_AGENTS))])
-            for j in range(N_AGENTS)
+            torch.cat([inputs[j], *(codes[i, j] for i in range(N_AGENTS))]) for j in range(N_AGENTS)
         ]
         self.seen = {"mean": means, "code": codes, "read": reads}
         return self.remember(reads)

@@ -80,7 +80,9 @@ class Hint(VectorEnv):
         self._observe(rows)
 
     def _observe(self, rows: np.ndarray) -> None:
-        shown = self._one_hot[self.goals[rows, self._time[rows]]].reshape(len(rows), -1)
+        shown = self._one_hot[self.goals[rows, self._time[rows]]].reshape(
+            len(rows), self.state_size
+        )
         self.state[rows] = shown
         self.obs[rows, 0] = shown
 

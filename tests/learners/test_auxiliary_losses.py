@@ -1,4 +1,4 @@
-"""The losses of agents that talk, against plain loops over episodes, steps and agents; and whom their
+"""The losses of agents that talk, against plain loops over episodes, steps and agents; whom their
 gradients reach.
 """
 
@@ -76,7 +76,9 @@ def slow_losses(learner, batch, per_weight=None):
         weight = 1.0 if per_weight is None else float(per_weight[b])
         online = slow_episode(learner.mac, episode, length)
         target = slow_episode(learner.target_mac, episode, length)
-        kind["qmix_comm" if alg == "state" else alg](learner, episode, online, target, means, weight)
+        kind["qmix_comm" if alg == "state" else alg](
+            learner, episode, online, target, means, weight
+        )
     args = learner.args
     if alg == "masia":
         horizon = range(args.masia_horizon + 1)
@@ -141,7 +143,7 @@ def ndq(learner, episode, online, target, means, weight):
             for i in range(N_AGENTS):
                 for mu, m in zip(seen[t]["mean"][i, j], seen[t]["code"][i, j], strict=True):
                     compact += mu**2 / 2
-                    entropy -= math.log(math.exp(-float(m) ** 2 / 2) / math.sqrt(2 * math.pi))
+                    entropy -= math.log(math.exp(-(float(m) ** 2) / 2) / math.sqrt(2 * math.pi))
         means.add("expressiveness_loss", args.ndq_weight * surprise, weight)
         means.add("compactness_loss", args.ndq_weight * args.ndq_beta * compact, weight)
         means.add("entropy_loss", args.ndq_weight * args.ndq_entropy_weight * entropy, weight)
@@ -299,7 +301,8 @@ class Small(AuxiliaryLoss):
     """A loss of one's own: the size of all messages."""
 
     def losses(self, rows, online, target):
-        return {"size_loss": 0.1 * rows.mean(online.said.messages[rows.steps.cur].pow(2).flatten(1))}
+        sizes = online.said.messages[rows.steps.cur].pow(2)
+        return {"size_loss": 0.1 * rows.mean(sizes.flatten(1))}
 
 
 def test_a_loss_of_ones_own(monkeypatch):

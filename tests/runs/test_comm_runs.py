@@ -1,5 +1,5 @@
-"""Whole runs of agents that talk: they train, a resumed run equals an uninterrupted one, saved models
-evaluate, and what was said is counted.
+"""Whole runs of agents that talk: they train, a resumed run equals an uninterrupted one, what was
+said is counted.
 """
 
 import json

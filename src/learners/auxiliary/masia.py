@@ -1,5 +1,5 @@
-"""MASIA's losses: the aggregated messages hold the state and foresee themselves and the reward (Guan
-et al. 2022).
+"""MASIA's losses: aggregated messages hold the state and foresee themselves and the reward (Guan et
+al. 2022).
 """
 
 from __future__ import annotations
@@ -118,8 +118,10 @@ class MASIALoss(AuxiliaryLoss):
             if acted.any():
                 missed = (self.reward(latent[acted]) - rewards[at[acted]]).pow(2)
                 reward = reward + (weights[at[acted]] * missed).mean()
-        return {
-            "state_loss": args.masia_weight * (weights * state_errors.mean(-1, keepdim=True)).mean(),
-            "prediction_loss": args.masia_weight * args.masia_prediction_weight * prediction,
-            "reward_loss": args.masia_weight * args.masia_reward_weight * reward,
+        state = (weights * state_errors.mean(-1, keepdim=True)).mean()
+        losses = {
+            "state_loss": state,
+            "prediction_loss": args.masia_prediction_weight * prediction,
+            "reward_loss": args.masia_reward_weight * reward,
         }
+        return {name: args.masia_weight * loss for name, loss in losses.items()}

@@ -1,4 +1,4 @@
-"""Networks of agents that talk to one another: what they say, who hears it, what they make of it."""
+"""Networks of agents that talk to one another: what they say, and what they make of it."""
 
 from modules.comm.agent import CommAgent
 from modules.comm.fullcomm import FullCommAgent

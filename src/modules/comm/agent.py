@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 
 def obs_size(input_shape: int, args: SimpleNamespace) -> int:
     """How many of the F entries of an agent's own input are its observation, the first ones."""
-    return (
-        input_shape
-        - args.n_actions * args.obs_last_action
-        - args.n_agents * args.obs_agent_id
-    )
+    return input_shape - args.n_actions * args.obs_last_action - args.n_agents * args.obs_agent_id
 
 
 def broadcast_numbers(n_agents: int, size: int) -> int:

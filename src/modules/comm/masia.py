@@ -18,12 +18,11 @@ from utils.ranges import COUNT, Range
 
 
 class MASIAAgent(TalksOfSight):
-    """Everybody sends what it sees to everybody. Every agent runs the same encoder on all messages:
-    self-attention over the senders, a GRU and a linear layer for each of them, whose outputs side by
-    side are z. Agent i's recurrent network reads [embedding of o_i, w_i z, index of i] with a gate
-    w_i = sigmoid(linear(x_i)).
+    """Everybody sends what it sees to everybody, and everybody encodes it all in the same way.
 
-    x_i is the agent's own input. Its index is no part of the message: who sent it is known.
+    The encoder: self-attention over the senders, then a GRU and a linear layer for each of them,
+    whose outputs side by side are z. Agent i's recurrent network reads [embedding of o_i, w_i z,
+    index of i] with a gate w_i = sigmoid(linear(x_i)). x_i is the agent's own input. Its index is no part of the message: who sent it is known.
 
     The hidden states of the encoder's GRU are those of all senders; every receiver holds all of
     them, and they are stored once, sender by sender.
