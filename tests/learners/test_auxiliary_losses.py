@@ -69,16 +69,14 @@ class Means:
 
 
 def slow_losses(learner, batch, per_weight=None):
-    means, kind = Means(), {"qmix_comm": state, "maic": maic, "ndq": ndq, "masia": masia}
+    means, kind = Means(), {"state": state, "maic": maic, "ndq": ndq, "masia": masia}
     alg = learner.args.auxiliary_loss
     for b, length in enumerate(LENGTHS):
         episode = batch[b : b + 1]
         weight = 1.0 if per_weight is None else float(per_weight[b])
         online = slow_episode(learner.mac, episode, length)
         target = slow_episode(learner.target_mac, episode, length)
-        kind["qmix_comm" if alg == "state" else alg](
-            learner, episode, online, target, means, weight
-        )
+        kind[alg](learner, episode, online, target, means, weight)
     args = learner.args
     if alg == "masia":
         horizon = range(args.masia_horizon + 1)

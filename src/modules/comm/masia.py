@@ -22,7 +22,8 @@ class MASIAAgent(TalksOfSight):
 
     The encoder: self-attention over the senders, then a GRU and a linear layer for each of them,
     whose outputs side by side are z. Agent i's recurrent network reads [embedding of o_i, w_i z,
-    index of i] with a gate w_i = sigmoid(linear(x_i)). x_i is the agent's own input. Its index is no part of the message: who sent it is known.
+    index of i] with a gate w_i = sigmoid(linear(x_i)). x_i is the agent's own input;
+    its index is no part of the message, because who sent it is known.
 
     The hidden states of the encoder's GRU are those of all senders; every receiver holds all of
     them, and they are stored once, sender by sender.
