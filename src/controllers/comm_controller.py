@@ -27,7 +27,8 @@ class CommMAC(NMAC):
         args: as for `BasicMAC`, and what the agent network reads.
 
     Raises:
-        ConfigError: an agent network that sends nothing, or one of its settings.
+        ConfigError: an agent network that sends nothing, one of its settings, or policies in place
+            of action values.
     """
 
     def _build_agents(self, input_shape: int) -> None:
@@ -36,6 +37,11 @@ class CommMAC(NMAC):
             raise ConfigError(
                 f"controller '{self.args.mac}' needs an agent network that sends messages, got "
                 f"agent={self.args.agent}"
+            )
+        if self.args.agent_output_type != "q":
+            raise ConfigError(
+                f"controller '{self.args.mac}' needs agent_output_type=q, got "
+                f"agent_output_type={self.args.agent_output_type}"
             )
         self.sent = SentNumbers()
 

@@ -98,7 +98,8 @@ class QLearner(Learner):
             )
         if args.auxiliary_loss is None:
             return
-        if cls.losses_of is not QLearner.losses_of:
+        own = cls.train is not QLearner.train or cls.losses_of is not QLearner.losses_of
+        if own:
             raise ConfigError(
                 f"learner '{args.learner}' has losses of its own: set auxiliary_loss=null instead "
                 f"of '{args.auxiliary_loss}'"

@@ -291,8 +291,11 @@ def test_the_last_steps_of_short_episodes_have_nothing_to_predict():
 def test_a_loss_that_does_not_fit():
     with pytest.raises(ConfigError, match="needs agent=ndq_rnn, got agent=maic_rnn"):
         make_learner(comm_args("maic", auxiliary_loss="ndq"))
-    with pytest.raises(ConfigError, match="has losses of its own: set auxiliary_loss=null"):
-        make_learner(comm_args("ow_qmix", auxiliary_loss="state"))
+    with pytest.raises(ConfigError, match="needs mac=comm_mac, got mac=n_mac"):
+        make_learner(comm_args("ndq", mac="n_mac"))
+    for alg in ("ow_qmix", "i2q"):
+        with pytest.raises(ConfigError, match="has losses of its own: set auxiliary_loss=null"):
+            make_learner(comm_args(alg, auxiliary_loss="state"))
 
 
 class Small(AuxiliaryLoss):

@@ -178,3 +178,5 @@ def test_wrong_settings():
         make_mac(comm_args("qmix", mac="comm_mac", agent="rnn"))
     with pytest.raises(ConfigError, match="share_params must be one of True, got False"):
         make_mac(comm_args("maic", share_params=False))
+    with pytest.raises(ConfigError, match="needs agent_output_type=q, got agent_output_type=pi_"):
+        make_mac(comm_args("maic", agent_output_type="pi_logits"))

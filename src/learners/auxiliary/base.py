@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from controllers.comm_controller import CommMAC
 from learners.needs import Needs
 from learners.replayed import ReplayedSteps
 from modules.comm.agent import Talk
@@ -28,13 +29,13 @@ class AuxiliaryLoss(ABC):
     Attributes:
         modules: file name stem -> network that only training needs.
         targets: (online, target) pairs of networks, kept equal as the learner's own.
-        needs: what it needs of the settings and the agent network.
+        needs: what it needs of the settings, the controller and the agent network.
         ranges: key -> what values of the keys that only it reads must be.
         of_parts: whether it is the mean over transitions, so that the loss of a batch is the
             weighted mean of those of its episodes.
     """
 
-    needs = Needs()
+    needs = Needs(mac=CommMAC)
     ranges: ClassVar[Mapping[str, Range]] = {}
     of_parts = True
 

@@ -31,7 +31,7 @@ class MAICLoss(AuxiliaryLoss):
         args: `maic_mi_weight`, `maic_entropy_weight`, and what `MAICAgent` reads.
     """
 
-    needs = Needs(agent=MAICAgent)
+    needs = AuxiliaryLoss.needs | Needs(agent=MAICAgent)
     ranges: ClassVar = {"maic_mi_weight": NOT_NEGATIVE, "maic_entropy_weight": NOT_NEGATIVE}
 
     def __init__(self, mac: Any, args: SimpleNamespace) -> None:

@@ -56,7 +56,7 @@ class MASIALoss(AuxiliaryLoss):
             and what `MASIAAgent` reads.
     """
 
-    needs = Needs(agent=MASIAAgent)
+    needs = AuxiliaryLoss.needs | Needs(agent=MASIAAgent)
     ranges: ClassVar = {
         "masia_horizon": NOT_NEGATIVE,
         "masia_weight": NOT_NEGATIVE,

@@ -32,7 +32,7 @@ class NDQLoss(AuxiliaryLoss):
             what `NDQAgent` reads.
     """
 
-    needs = Needs(agent=NDQAgent)
+    needs = AuxiliaryLoss.needs | Needs(agent=NDQAgent)
     ranges: ClassVar = {
         "ndq_weight": NOT_NEGATIVE,
         "ndq_beta": NOT_NEGATIVE,

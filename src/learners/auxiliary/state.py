@@ -18,7 +18,7 @@ from modules.comm.latent import LatentAgent, StateDecoder
 class StateLoss(AuxiliaryLoss):
     """Mean squared error of the state that a decoder makes of the latent (S2Q, section 4.3)."""
 
-    needs = Needs(agent=LatentAgent)
+    needs = AuxiliaryLoss.needs | Needs(agent=LatentAgent)
 
     def __init__(self, mac: Any, args: SimpleNamespace) -> None:
         super().__init__(mac, args)
