@@ -5,6 +5,7 @@ agents, pairs and steps.
 import math
 
 import torch
+import torch.nn.functional as F
 from learner_fixtures import N_ACTIONS, N_AGENTS, OBS, make_args
 
 # algorithm -> settings: every form in which agents talk
@@ -19,6 +20,8 @@ FORMS = [
     ("ndq", {"ndq_test_mean": False, "ndq_cut": 0.3}),
     ("masia", {}),
     ("masia", {"obs_last_action": True, "obs_agent_id": False}),
+    ("t2mac", {}),
+    ("t2mac", {"t2mac_fusion_weight": 1.0, "t2mac_send_probability": 0.55}),
 ]
 SMALL = {
     "qmix_comm": {"encoder_hidden_dim": 7, "latent_dim": 4},
@@ -33,6 +36,7 @@ SMALL = {
         "masia_projection_dim": 5,
         "masia_action_dim": 3,
     },
+    "t2mac": {"t2mac_hidden_dim": 7},
 }
 NOISE = 0.7  # what stands for every random number
 
@@ -189,6 +193,52 @@ class Slow:
                 for i in range(N_AGENTS)
             ]
         )
+
+    def t2mac(self, inputs):
+        agent, args = self.agent, self.args
+        logits_of_own = self.remember(inputs)
+        told, chosen, logits = {}, {}, {}
+        self.sent = 0
+        for i in range(N_AGENTS):
+            numbers, links = (
+                two_layers(agent.message, self.h[i]),
+                two_layers(agent.selector, self.h[i]),
+            )
+            for j in range(N_AGENTS):
+                told[i, j] = F.softplus(numbers[j * N_ACTIONS : (j + 1) * N_ACTIONS])
+                logits[i, j] = links[j]
+                probability = 1 / (1 + math.exp(-float(links[j])))
+                chosen[i, j] = i != j and probability > args.t2mac_send_probability
+                self.sent += N_ACTIONS * chosen[i, j]
+        own = [F.softplus(logit) for logit in logits_of_own]
+        self.seen = {"own": own, "told": told, "logits": logits}
+        q = []
+        for j in range(N_AGENTS):
+            belief, doubt = opinion(own[j])
+            for i in range(N_AGENTS):
+                if chosen[i, j]:
+                    belief, doubt = dempster(belief, doubt, *opinion(told[i, j]))
+            fused = belief * N_ACTIONS / doubt
+            w = args.t2mac_fusion_weight
+            q.append((1 - w) * own[j] + w * fused)
+        return q
+
+
+def two_layers(network, x):
+    return network[2](network[0](x).clamp(min=0))
+
+
+def opinion(evidence):
+    """Beliefs and uncertainty by evidence."""
+    total = sum(float(e) + 1 for e in evidence)
+    return evidence / total, len(evidence) / total
+
+
+def dempster(b, u, b2, u2):
+    """Two opinions as one: the products of what they agree on, without what they contradict."""
+    n = len(b)
+    conflict = sum(float(b[k] * b2[m]) for k in range(n) for m in range(n) if k != m)
+    return (b * b2 + b * u2 + b2 * u) / (1 - conflict), u * u2 / (1 - conflict)
 
 
 def inputs_at(mac, episode, t):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from comm_fixtures import comm_args, same_noise, slow_episode
+from comm_fixtures import comm_args, dempster, opinion, same_noise, slow_episode, two_layers
 from learner_fixtures import (
     LENGTHS,
     N_AGENTS,
@@ -33,6 +33,7 @@ WEIGHTS = {
         "masia_prediction_weight": 0.7,
         "masia_reward_weight": 1.2,
     },
+    "t2mac": {"t2mac_selector_weight": 1.4, "t2mac_least_gain": 0.15},
 }
 algorithms = pytest.mark.parametrize("alg", WEIGHTS)
 
@@ -69,7 +70,8 @@ class Means:
 
 
 def slow_losses(learner, batch, per_weight=None):
-    means, kind = Means(), {"state": state, "maic": maic, "ndq": ndq, "masia": masia}
+    means = Means()
+    kind = {"state": state, "maic": maic, "ndq": ndq, "masia": masia, "t2mac": t2mac}
     alg = learner.args.auxiliary_loss
     for b, length in enumerate(LENGTHS):
         episode = batch[b : b + 1]
@@ -147,10 +149,6 @@ def ndq(learner, episode, online, target, means, weight):
         means.add("entropy_loss", args.ndq_weight * args.ndq_entropy_weight * entropy, weight)
 
 
-def two_layers(network, x):
-    return network[2](network[0](x).clamp(min=0))
-
-
 def masia(learner, episode, online, target, means, weight):
     q, _, seen = online
     args, loss = learner.args, learner.auxiliary
@@ -177,6 +175,28 @@ def masia(learner, episode, online, target, means, weight):
                 means.add(("reward", k), (two_layers(loss.reward, z)[0] - reward) ** 2, weight)
 
 
+def t2mac(learner, episode, online, target, means, weight):
+    q, _, seen = online
+    args = learner.args
+    for t in range(len(q) - 1):
+        total, own = 0.0, seen[t]["own"]
+        for i in range(N_AGENTS):
+            for j in range(N_AGENTS):
+                if i == j:
+                    continue
+                belief, doubt = opinion(own[j])
+                _, less = dempster(belief, doubt, *opinion(seen[t]["told"][i, j]))
+                probability = 1 / (1 + math.exp(-float(seen[t]["logits"][i, j])))
+                worth = doubt - less > args.t2mac_least_gain
+                total -= math.log(probability if worth else 1 - probability)
+                WORTH.append(worth)
+        pairs = N_AGENTS * (N_AGENTS - 1)
+        means.add("selector_loss", args.t2mac_selector_weight * total / pairs, weight)
+
+
+WORTH = []  # what the labels were
+
+
 @algorithms
 @pytest.mark.parametrize("weighted", [False, True])
 def test_losses(alg, weighted, monkeypatch):
@@ -190,6 +210,8 @@ def test_losses(alg, weighted, monkeypatch):
     for name, value in slow.items():
         assert float(fast[name]) == pytest.approx(float(value), rel=2e-4), name
         assert float(value) > 1e-2, name
+    if alg == "t2mac":
+        assert 0.1 < sum(WORTH) / len(WORTH) < 0.9
 
 
 # loss -> the networks that its gradient reaches; of a controller's agent by the parameters' names
@@ -208,6 +230,7 @@ REACHED = {
         "prediction_loss": {*ENCODER, "projection", "predictor", "latent_model"},
         "reward_loss": {*ENCODER, "reward", "latent_model"},
     },
+    "t2mac": {"selector_loss": {"selector"}},
 }
 
 
@@ -278,6 +301,7 @@ def test_who_shares_an_update_among_threads():
         "maic": False,
         "ndq": False,
         "masia": False,
+        "t2mac": True,
     }
 
 

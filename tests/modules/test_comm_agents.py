@@ -5,6 +5,7 @@ import torch
 from comm_fixtures import FORMS, comm_args, form_id, same_noise, slow_episode
 from learner_fixtures import LENGTHS, N_ACTIONS, N_AGENTS, OBS, make_batch, make_mac
 
+from modules.comm.t2mac import fuse, uncertainty
 from utils.errors import ConfigError
 
 forms = pytest.mark.parametrize(("alg", "settings"), FORMS, ids=form_id)
@@ -76,7 +77,7 @@ def test_agents_know_of_others_what_they_are_told(alg, settings, monkeypatch):
 def test_what_an_agent_says_comes_from_its_own_row(alg, settings, monkeypatch):
     mac, _ = seeded_mac(alg, settings)
     same_noise(monkeypatch)
-    talks_of_memory = alg in ("qmix_comm", "maic")
+    talks_of_memory = alg in ("qmix_comm", "maic", "t2mac")
     own = torch.randn(4, N_AGENTS, mac.args.rnn_hidden_dim if talks_of_memory else mac._n_inputs)
     before = mac.agent.say(own).messages
     changed = own.clone()
@@ -134,6 +135,38 @@ def test_links_of_small_weight_are_silent_in_tests():
     said = agent.say(own)
     assert torch.equal(said.seen["weights"], weights)
     assert agent.numbers(said).tolist() == [6 * N_ACTIONS]
+
+
+def test_fusion_by_hand():
+    """Two actions. Evidence (2, 0): beliefs (1/2, 0), uncertainty 1/2. Evidence (0, 6): beliefs
+    (0, 3/4), uncertainty 1/4. Conflict 3/8; fused beliefs (1/8, 3/8) / (5/8), uncertainty 1/5.
+    """
+    one, other = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 6.0])
+    assert float(uncertainty(one)) == 0.5
+    assert float(uncertainty(other)) == 0.25
+    fused = fuse(torch.stack([one, other]), dim=0)
+    assert fused.tolist() == pytest.approx([2.0, 6.0])  # 2 beliefs / uncertainty
+    assert float(uncertainty(fused)) == pytest.approx(0.2)
+
+
+def test_fusion_knows_no_order():
+    """The order and the grouping of sources do not matter, no evidence changes nothing, and more of
+    it makes more certain.
+    """
+    torch.manual_seed(0)
+    a, b, c = 5 * torch.rand(3, 20, 4)
+    together = fuse(torch.stack([a, b, c]), dim=0)
+    assert close(fuse(torch.stack([c, a, b]), dim=0), together)
+    assert close(fuse(torch.stack([fuse(torch.stack([a, b]), dim=0), c]), dim=0), together)
+    assert close(fuse(torch.stack([a, torch.zeros_like(a)]), dim=0), a)
+    assert (uncertainty(together) <= torch.minimum(uncertainty(a), uncertainty(b))).all()
+
+
+def test_without_messages_an_agent_has_its_own_evidence():
+    mac, batch = seeded_mac("t2mac", {"t2mac_send_probability": 1.0, "t2mac_fusion_weight": 1.0})
+    talk = mac.talk(batch)
+    assert close(talk.q, talk.said.seen["evidence"])
+    assert not mac.agent.numbers(talk.said).any()
 
 
 def test_codes_are_addressed():

@@ -38,7 +38,7 @@ def points(run_dir, key):
 
 
 def test_these_algorithms_talk():
-    assert {"fullcomm", "qmix_comm", "maic", "ndq", "masia"} <= set(TALKING)
+    assert {"fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac"} <= set(TALKING)
 
 
 @pytest.mark.parametrize("algorithm", TALKING)

@@ -120,7 +120,7 @@ def test_decentralised_learners_catch_the_prey_where_hunting_alone_costs_nothing
     assert final(run, last=3) >= 2.0
 
 
-@pytest.mark.parametrize("algorithm", ["fullcomm", "qmix_comm", "maic", "ndq", "masia"])
+@pytest.mark.parametrize("algorithm", ["fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac"])
 def test_agents_that_talk_take_the_hint(algorithm, tmp_path):
     (run,) = run_jobs([Job(algorithm, "hint", HINT)], tmp_path)
     assert final(run, last=2) >= 4.5

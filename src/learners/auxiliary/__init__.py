@@ -5,6 +5,7 @@ from learners.auxiliary.maic import MAICLoss
 from learners.auxiliary.masia import MASIALoss
 from learners.auxiliary.ndq import NDQLoss
 from learners.auxiliary.state import StateLoss
+from learners.auxiliary.t2mac import SelectorLoss
 from utils.ranges import Range
 from utils.registry import Registry
 
@@ -15,6 +16,7 @@ register("state")(StateLoss)
 register("maic")(MAICLoss)
 register("ndq")(NDQLoss)
 register("masia")(MASIALoss)
+register("t2mac")(SelectorLoss)
 
 RANGES: dict[str, Range] = {
     key: wanted for loss in REGISTRY.values() for key, wanted in loss.ranges.items()

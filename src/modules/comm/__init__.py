@@ -6,6 +6,7 @@ from modules.comm.latent import LatentAgent
 from modules.comm.maic import MAICAgent
 from modules.comm.masia import MASIAAgent
 from modules.comm.ndq import NDQAgent
+from modules.comm.t2mac import T2MACAgent
 from utils.ranges import Range
 
 AGENTS: dict[str, type[CommAgent]] = {
@@ -14,6 +15,7 @@ AGENTS: dict[str, type[CommAgent]] = {
     "maic_rnn": MAICAgent,
     "ndq_rnn": NDQAgent,
     "masia_rnn": MASIAAgent,
+    "t2mac_rnn": T2MACAgent,
 }
 
 # What the keys that only these networks read must be; learners check them before anything is built.
