@@ -32,6 +32,7 @@ class MAICAgent(TalksOfMemory):
     """
 
     draws = True
+    others: Tensor  # [A, A], 0 on the diagonal, else 1
     ranges: ClassVar[Mapping[str, Range]] = {
         "maic_latent_dim": COUNT,
         "maic_hidden_dim": COUNT,
@@ -50,8 +51,6 @@ class MAICAgent(TalksOfMemory):
         self.key = nn.Linear(d, args.maic_attention_dim)
         others = 1 - torch.eye(args.n_agents)
         self.register_buffer("others", others, persistent=False)
-
-    others: Tensor
 
     def weights(self, hidden: Tensor, z: Tensor) -> Tensor:
         """a_ij, the attention of i to its teammates: hidden [N, A, H], z [N, A, A, D] -> [N, A, A].

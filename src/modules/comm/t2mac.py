@@ -38,9 +38,11 @@ def fuse(evidence: Tensor, dim: int) -> Tensor:
 
 
 class T2MACAgent(TalksOfMemory):
-    """The utilities of agent j are evidence e_j >= 0 for its actions. Agent i makes evidence e_ij
-    for each teammate j and sends it where its selector finds it worth it; j fuses what it gets with
-    its own: Q_j = e_j + w (e*_j - e_j), with e*_j the evidence of all sources together.
+    """Utilities are evidence, one's own and what teammates send.
+
+    Agent i makes evidence e_ij >= 0 for the actions of each teammate j, and sends it where its
+    selector finds it worth it. Agent j fuses what it gets with its own evidence e_j:
+    Q_j = e_j + w (e*_j - e_j), with e*_j the evidence of all sources together.
 
     Args:
         input_shape: F.
