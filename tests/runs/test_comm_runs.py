@@ -7,11 +7,10 @@ import json
 import pytest
 import torch
 from comm_fixtures import SMALL
-from run_fixtures import StopAt, finish, start_run
+from run_fixtures import assert_goes_on, finish, start_run
 
 from utils.config import list_configs, load_file
 from utils.config_files import CONFIG_DIR
-from utils.observers import Interrupted
 
 TALKING = [
     name
@@ -53,16 +52,7 @@ def test_resumed_run_equals_the_uninterrupted_one(algorithm, tmp_path):
     assert min(sent) > 0
     assert len(points(tmp_path / "whole", "test_numbers_sent_mean")) > 3
 
-    half = start(algorithm, tmp_path / "parts")
-    half.stop = StopAt(half.runner, 80)
-    with pytest.raises(Interrupted):
-        finish(half)
-    rest = start(algorithm, tmp_path / "parts")
-    torch.manual_seed(99)  # whatever happened in between
-    rest.load(tmp_path / "parts" / "checkpoints" / str(half.runner.t_env))
-    finish(rest)
-    whole, parts = (tmp_path / name / "metrics.jsonl" for name in ("whole", "parts"))
-    assert parts.read_bytes() == whole.read_bytes()
+    assert_goes_on(lambda run_dir: start(algorithm, run_dir), tmp_path, stop_at=80)
 
 
 @pytest.mark.parametrize("algorithm", ["masia", "maic"])

@@ -33,7 +33,7 @@ class LatentModel(nn.Module):
     def __init__(self, size: int, args: SimpleNamespace) -> None:
         super().__init__()
         width = args.masia_hidden_dim
-        self.action = nn.Linear(args.n_actions, args.masia_action_dim)
+        self.action = Linear(args.n_actions, args.masia_action_dim)
         self.of_actions = hypernet(args.n_agents * args.masia_action_dim, width, width)
         self.of_latent = hypernet(size, width, width)
         self.of_both = hypernet(2 * width, width, size)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from modules.layers import GRU
+from modules.layers import GRU, LEAKY, Linear
 from modules.recurrent import RNNAgent
 from utils.ranges import Range, check_ranges, one_of
 
@@ -226,7 +226,7 @@ def gaussian(parameters: Tensor, least_variance: float) -> tuple[Tensor, Tensor]
 
 def leaky(n_in: int, n_hidden: int, n_out: int, norm: bool = False) -> nn.Sequential:
     """A network with one hidden layer and a leaky ReLU; `norm`: a LayerNorm before it."""
-    middle = [nn.LayerNorm(n_hidden)] if norm else []
-    return nn.Sequential(
-        nn.Linear(n_in, n_hidden), *middle, nn.LeakyReLU(), nn.Linear(n_hidden, n_out)
-    )
+    first: list[nn.Module] = [Linear(n_in, n_hidden, rectify=True, slope=LEAKY)]
+    if norm:
+        first = [Linear(n_in, n_hidden), nn.LayerNorm(n_hidden), nn.LeakyReLU(LEAKY)]
+    return nn.Sequential(*first, Linear(n_hidden, n_out))

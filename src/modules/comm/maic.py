@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modules.comm.agent import Remember, Said, TalksOfMemory, gaussian, leaky
+from modules.layers import Linear
 from utils.ranges import COUNT, POSITIVE, PROBABILITY, Range, one_of
 
 
@@ -47,8 +48,8 @@ class MAICAgent(TalksOfMemory):
         h, d, width = args.rnn_hidden_dim, args.maic_latent_dim, args.maic_hidden_dim
         self.model = leaky(h, width, 2 * args.n_agents * d, norm=True)
         self.message = leaky(h + d, width, args.n_actions)
-        self.query = nn.Linear(h, args.maic_attention_dim)
-        self.key = nn.Linear(d, args.maic_attention_dim)
+        self.query = Linear(h, args.maic_attention_dim)
+        self.key = Linear(d, args.maic_attention_dim)
         others = 1 - torch.eye(args.n_agents)
         self.register_buffer("others", others, persistent=False)
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modules.comm.agent import Remember, Said, TalksOfSight
-from modules.layers import GRU
+from modules.layers import GRU, Linear
 from utils.ranges import COUNT, Range
 
 
@@ -51,13 +51,13 @@ class MASIAAgent(TalksOfSight):
             n_remembered=args.masia_encoder_dim,
         )
         self.n_sent = input_shape - n_index
-        self.query = nn.Linear(input_shape, args.masia_attention_dim)
-        self.key = nn.Linear(input_shape, args.masia_attention_dim)
-        self.value = nn.Linear(input_shape, args.masia_encoder_dim)
+        self.query = Linear(input_shape, args.masia_attention_dim)
+        self.key = Linear(input_shape, args.masia_attention_dim)
+        self.value = Linear(input_shape, args.masia_encoder_dim)
         self.encoder_rnn = GRU(args.masia_encoder_dim, args.masia_encoder_dim)
-        self.latent = nn.Linear(args.masia_encoder_dim, args.masia_latent_dim)
-        self.gate = nn.Linear(input_shape, self.latent_size)
-        self.embedding = nn.Linear(self.n_sent, args.masia_obs_dim)
+        self.latent = Linear(args.masia_encoder_dim, args.masia_latent_dim)
+        self.gate = Linear(input_shape, self.latent_size)
+        self.embedding = Linear(self.n_sent, args.masia_obs_dim)
 
     def say(self, own: Tensor) -> Said:
         """What the agents see, [N, A, 1, F less the index]."""
