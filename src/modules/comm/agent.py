@@ -226,7 +226,9 @@ def gaussian(parameters: Tensor, least_variance: float) -> tuple[Tensor, Tensor]
 
 def leaky(n_in: int, n_hidden: int, n_out: int, norm: bool = False) -> nn.Sequential:
     """A network with one hidden layer and a leaky ReLU; `norm`: a LayerNorm before it."""
-    first: list[nn.Module] = [Linear(n_in, n_hidden, rectify=True, slope=LEAKY)]
-    if norm:
-        first = [Linear(n_in, n_hidden), nn.LayerNorm(n_hidden), nn.LeakyReLU(LEAKY)]
+    first: list[nn.Module] = (
+        [Linear(n_in, n_hidden), nn.LayerNorm(n_hidden), nn.LeakyReLU(LEAKY)]
+        if norm
+        else [Linear(n_in, n_hidden, rectify=True, slope=LEAKY)]
+    )
     return nn.Sequential(*first, Linear(n_hidden, n_out))
