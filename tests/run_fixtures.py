@@ -6,9 +6,13 @@ import logging
 import signal
 from types import SimpleNamespace
 
+import pytest
+import torch
+
 from training import Training
 from utils.config import build_config, check_config, set_seed
 from utils.logging import Logger
+from utils.observers import Interrupted
 from utils.seeding import seed_globals
 
 
@@ -45,3 +49,23 @@ def finish(training):
     finally:
         training.close()
         training.logger.close()
+
+
+def assert_goes_on(start, folder, stop_at):
+    """A run that is told to stop and is resumed writes the same metrics as the one in
+    `folder / "whole"`.
+
+    Args:
+        start: run_dir -> the `Training` of the run.
+        stop_at: step from which on it is told to stop.
+    """
+    half = start(folder / "parts")
+    half.stop = StopAt(half.runner, stop_at)
+    with pytest.raises(Interrupted):
+        finish(half)
+    rest = start(folder / "parts")
+    torch.manual_seed(99)  # whatever happened in between
+    rest.load(folder / "parts" / "checkpoints" / str(half.runner.t_env))
+    finish(rest)
+    whole, parts = (folder / name / "metrics.jsonl" for name in ("whole", "parts"))
+    assert parts.read_bytes() == whole.read_bytes()

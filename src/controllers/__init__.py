@@ -2,6 +2,7 @@
 
 from controllers.actor_controller import ActorMAC
 from controllers.basic_controller import BasicMAC
+from controllers.comm_controller import CommMAC
 from controllers.dac_controller import DACMAC
 from controllers.f2a2_controller import F2A2MAC
 from controllers.maddpg_controller import MADDPGMAC
@@ -19,3 +20,4 @@ register("dac_mac")(DACMAC)
 register("actor_mac")(ActorMAC)
 register("maddpg_mac")(MADDPGMAC)
 register("f2a2_mac")(F2A2MAC)
+register("comm_mac")(CommMAC)

@@ -17,9 +17,12 @@ from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.basic_controller import ALL, BasicMAC
 from controllers.n_controller import NMAC
+from controllers.sent_numbers import SentNumbers
 from modules.agents import REGISTRY as AGENTS
+from modules.comm.agent import broadcast_numbers
+from modules.comm.latent import LatentEncoder
 from modules.s2q.agent import S2QAgent
-from modules.s2q.encoder import LatentDecoder, LatentEncoder
+from modules.s2q.decoder import LatentDecoder
 from modules.stacks import FirstOf, copy_first
 from utils.errors import ConfigError, UserError
 
@@ -74,6 +77,7 @@ class S2QMAC(NMAC):
         self.encoder = LatentEncoder(args.n_agents * args.rnn_hidden_dim, args)
         self.decoder = LatentDecoder(args)
         self.chosen: Tensor | None = None
+        self.sent = SentNumbers()
 
     # -- acting ------------------------------------------------------------------------------------
     def init_hidden(self, batch_size: int) -> None:
@@ -84,6 +88,7 @@ class S2QMAC(NMAC):
         )
         self.encoder_hidden: Tensor | None = None
         self.fixed: Tensor | None = None
+        self.sent.start(batch_size, hidden.device)
 
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = ALL, test_mode: bool = False
@@ -97,7 +102,13 @@ class S2QMAC(NMAC):
             self.chosen = self._draw(ep_batch, t_ep, bs, avail, values)
             index = self.chosen[None, ..., None].expand(1, *values.q.shape[1:])
             q = values.q.gather(0, index).squeeze(0)
+        if self.args.s2q_comm:
+            self.sent.add(bs, broadcast_numbers(self.n_agents, self.args.rnn_hidden_dim))
         return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)
+
+    def episode_figures(self) -> dict[str, Tensor]:
+        """Figures of the episodes under way, [B] each: with `s2q_comm` what the agents sent."""
+        return self.sent.figures() if self.args.s2q_comm else {}
 
     def forward(
         self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL

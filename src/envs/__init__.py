@@ -89,6 +89,7 @@ def register_vector(name: str) -> Callable[[Callable[..., VectorEnv]], Callable[
 register_vector("matrix_game")(Lazy("envs.matrix_game", "MatrixGame"))
 register_vector("predator_prey")(Lazy("envs.predator_prey", "PredatorPrey"))
 register_vector("switching_wind")(Lazy("envs.switching_wind", "SwitchingWind"))
+register_vector("hint")(Lazy("envs.hint", "Hint"))
 register_vector("sc2sim")(Lazy("envs.starcraft.env", "SC2Sim"))
 register_vector("sc2sim_v2")(Lazy("envs.starcraft.v2", "SC2SimV2"))
 register_vector("spread")(Lazy("envs.particle.spread", "Spread"))

@@ -215,7 +215,8 @@ class Learner:
 
         A GPU has one queue, and is not faster by being asked twice.
         """
-        return max(1, self.args.learner_threads) if self.args.device == "cpu" else 1
+        alone = not self.shares_updates or self.args.device != "cpu"
+        return 1 if alone else max(1, self.args.learner_threads)
 
     # -- optimisation ------------------------------------------------------------------------------
     def optimise(

@@ -33,6 +33,10 @@ class Losses(NamedTuple):
     figures: dict[str, Tensor]
     errors: dict[str, Tensor]
 
+    def plus(self, more: dict[str, Tensor]) -> Losses:
+        """With further losses, scalars by name, which are logged, too."""
+        return Losses(sum(more.values(), self.loss), {**self.figures, **more}, self.errors)
+
 
 def in_parts(
     losses_of: Callable[[EpisodeBatch, Tensor | None], Losses],

@@ -18,9 +18,13 @@ from torch import Tensor
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
+from learners.auxiliary import RANGES as AUXILIARY_RANGES
+from learners.auxiliary import REGISTRY as AUXILIARY_LOSSES
+from learners.auxiliary import AuxiliaryLoss
 from learners.base import Learner, make_optimiser, parts_of
 from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
+from modules.comm import RANGES as COMM_RANGES
 from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import REGISTRY as MIXERS
 from utils.errors import ConfigError
@@ -33,6 +37,9 @@ class QLearner(Learner):
     Without a mixer and without parameter sharing the agents learn as if each were alone: nothing of
     an agent's loss, gradient or clipping depends on another agent's data or weights.
 
+    `auxiliary_loss` names what is minimised beside the TD loss (`learners.auxiliary`): losses on
+    what agents that talk to one another say.
+
     A subclass may replace `build_targets` (where targets come from), `targets_of` (what they are),
     `losses_of` (all that an update minimises) and `td_losses` (how errors count).
 
@@ -42,7 +49,12 @@ class QLearner(Learner):
     """
 
     shares_updates = True
-    ranges: ClassVar = {"hysteretic_beta": PROBABILITY, **MIXER_RANGES}
+    ranges: ClassVar = {
+        "hysteretic_beta": PROBABILITY,
+        **MIXER_RANGES,
+        **COMM_RANGES,
+        **AUXILIARY_RANGES,
+    }
     # What is searched for the culprit if an update is not finite: name -> its figure.
     figures_checked: ClassVar = {"targets": "target_mean", "q": "q_taken_mean"}
 
@@ -56,8 +68,20 @@ class QLearner(Learner):
         if self.mixer is not None:
             self.modules["mixer"] = self.mixer
             self.params += list(self.mixer.parameters())
+        self.auxiliary: AuxiliaryLoss | None = None
+        if args.auxiliary_loss is not None:
+            self._add_auxiliary_loss(AUXILIARY_LOSSES[args.auxiliary_loss](mac, args))
+        if getattr(getattr(mac, "agent", None), "draws", False):
+            self.shares_updates = False  # several threads would draw in any order
         self.build_targets()
         self.optimiser = make_optimiser(self.params, args)
+
+    def _add_auxiliary_loss(self, loss: AuxiliaryLoss) -> None:
+        self.auxiliary = loss
+        self.modules |= loss.modules
+        self.params += [param for each in loss.modules.values() for param in each.parameters()]
+        self.targets += loss.targets
+        self.shares_updates = self.shares_updates and loss.of_parts
 
     @classmethod
     def check_settings(cls, args: SimpleNamespace) -> None:
@@ -72,6 +96,15 @@ class QLearner(Learner):
                 "hysteretic_beta is for independent learners: set mixer=null instead of "
                 f"'{args.mixer}'"
             )
+        if args.auxiliary_loss is None:
+            return
+        own = cls.train is not QLearner.train or cls.losses_of is not QLearner.losses_of
+        if own:
+            raise ConfigError(
+                f"learner '{args.learner}' has losses of its own: set auxiliary_loss=null instead "
+                f"of '{args.auxiliary_loss}'"
+            )
+        AUXILIARY_LOSSES[args.auxiliary_loss].needs.check_settings(args)
 
     def build_targets(self) -> None:
         """The networks that the targets come from, and the parameters of those that are trained for
@@ -94,10 +127,17 @@ class QLearner(Learner):
     def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
         """The loss of some episodes, the mean over their transitions."""
         rows = ReplayedSteps.of(batch, self.mac, per_weight)
-        q = rows.unroll(self.mac)
+        if self.auxiliary is None:
+            q = rows.unroll(self.mac)
+            with torch.no_grad():
+                targets = self.targets_of(rows, q, rows.unroll(self.target_mac))
+            return self.losses_to(rows, q, targets)
+        online = rows.talk(self.mac)
         with torch.no_grad():
-            targets = self.targets_of(rows, q, rows.unroll(self.target_mac))
-        return self.losses_to(rows, q, targets)
+            target = rows.talk(self.target_mac)
+            targets = self.targets_of(rows, online.q, target.q)
+        losses = self.losses_to(rows, online.q, targets)
+        return losses.plus(self.auxiliary.losses(rows, online, target))
 
     def targets_of(self, rows: ReplayedSteps, q: Tensor, target_q: Tensor) -> Tensor:
         """Targets of the values of the actions taken, [M, 1 or A]; q and target_q [N, A, U]."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.unroll import sequence_inputs, unroll
+from modules.comm.agent import Talk
 from utils.errors import ConfigError
 from utils.rl_utils import build_q_lambda_targets, build_td_lambda_targets
 
@@ -57,6 +58,10 @@ class ReplayedSteps:
     def unroll(self, mac: Any) -> Tensor:
         """Outputs of a controller that reads the same inputs, [N, A, U]."""
         return unroll(mac, self.batch, self.steps, self.inputs)
+
+    def talk(self, mac: Any) -> Talk:
+        """What communicating agents that read the same inputs compute and say."""
+        return mac.talk(self.batch, self.steps, self.inputs)
 
     def unroll_hidden(self, mac: Any) -> tuple[Tensor, Tensor]:
         """Hidden states [N, A, H] and values [N, A, U] of a controller's agent network; see

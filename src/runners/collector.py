@@ -244,6 +244,9 @@ class Collector:
                 f"environment '{args.env}', number {bad}: the rewards of an episode of "
                 f"{lengths[bad]} steps sum up to {returns[bad]}, every reward must be finite"
             )
+        # Controllers written for PyMARL have no figures of their own.
+        for key, figure in getattr(self.mac, "episode_figures", dict)().items():
+            info[key] = figure.double().cpu().numpy()
         self.seconds["acting"] += seconds_acting
         self.seconds["environment"] += tick() - started - seconds_acting
         return batch, _Episodes(ok, returns[ok], lengths[ok], {k: v[ok] for k, v in info.items()})

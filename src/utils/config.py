@@ -69,7 +69,14 @@ _log = logging.getLogger(__name__)
 # --- Types ---
 
 # Keys whose default is null but that are not free: their type when they are set.
-_NULLABLE = {"name": str, "env_config": str, "seed": int, "env": str, "mixer": str}
+_NULLABLE = {
+    "name": str,
+    "env_config": str,
+    "seed": int,
+    "env": str,
+    "mixer": str,
+    "auxiliary_loss": str,
+}
 _WORDS = {
     bool: "True or False",
     int: "an int",

@@ -80,6 +80,7 @@ CASES = [
         {"penalty": 0.5, "grid_size": 4, "n_prey": 2, "episode_limit": 12},
         "truncated",
     ),
+    Case("hint", {"n_actors": 3, "episode_limit": 4}, "truncated"),
     Case("switching_wind", {"episode_limit": 9, "switch_every": 3}, "truncated"),
     Case("spread", {"map_name": "spread3_mix", "episode_limit": 5}, "truncated"),
     Case("rover_tower", {"n_pairs": 3, "n_landmarks": 2, "episode_limit": 5}, "truncated"),

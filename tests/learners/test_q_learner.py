@@ -22,7 +22,8 @@ from learner_fixtures import (
 from learners.base import make_optimiser
 from utils.errors import ConfigError, Diverged
 
-ALGORITHMS = ("iql", "iql_ns", "hysteretic", "distributed_q", "vdn", "qmix", "qatten", "qplex")
+INDEPENDENT = ("iql", "iql_ns", "hysteretic", "distributed_q")
+ALGORITHMS = (*INDEPENDENT, "vdn", "qmix", "qatten", "qplex", "fullcomm")
 TARGETS = (
     {"double_q": True, "q_lambda": False, "td_lambda": 0.6},
     {"double_q": False, "q_lambda": False, "td_lambda": 0.6},

@@ -66,6 +66,10 @@ RUNS = {
         )
     },
     **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q")},
+    **{
+        name: (name, "predator_prey", VALUES)
+        for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac")
+    },
     **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg")},
     "mamt": ("mamt", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),
     "mamt_random": (

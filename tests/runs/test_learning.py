@@ -30,6 +30,14 @@ HUNT = {
     "seed": 1,
 }  # fmt: skip
 
+# A guide and an actor with three goals.
+HINT = {
+    "runner": "vector", "batch_size_run": 8, "env_args.n_actors": 1, "env_args.n_goals": 3,
+    "batch_size": 32, "updates_per_collection": 4, "lr": 0.002, "target_update_interval": 80,
+    "epsilon_anneal_time": 3000, "t_max": 4800, "test_interval": 600, "test_nepisode": 40,
+    "save_model": False, "use_cuda": False, "seed": 1,
+}  # fmt: skip
+
 
 def final(run_dir, metric="test_return_mean", last=1):
     """Mean of a figure over the last evaluations."""
@@ -110,3 +118,15 @@ def test_decentralised_learners_catch_the_prey_where_hunting_alone_costs_nothing
     hunt = {**HUNT, "scenario": "predator_prey", "epsilon_anneal_time": 20000}
     (run,) = run_jobs([Job("dac", "predator_prey", hunt)], tmp_path)
     assert final(run, last=3) >= 2.0
+
+
+@pytest.mark.parametrize("algorithm", ["fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac"])
+def test_agents_that_talk_take_the_hint(algorithm, tmp_path):
+    (run,) = run_jobs([Job(algorithm, "hint", HINT)], tmp_path)
+    assert final(run, last=2) >= 4.5
+
+
+def test_agents_that_cannot_talk_guess(tmp_path):
+    """One goal in three, 5 times: 1.67, with a standard error of 0.12 over 80 episodes."""
+    (run,) = run_jobs([Job("qmix", "hint", HINT)], tmp_path)
+    assert final(run, last=2) <= 2.2

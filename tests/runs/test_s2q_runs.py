@@ -6,10 +6,9 @@ import json
 
 import pytest
 import torch
-from run_fixtures import StopAt, finish, start_run
+from run_fixtures import assert_goes_on, finish, start_run
 
 from utils.config import list_configs
-from utils.observers import Interrupted
 
 SMALL = [
     *(
@@ -71,16 +70,7 @@ def test_every_algorithm_trains(algorithm, tmp_path):
 )
 def test_resumed_run_equals_the_uninterrupted_one(algorithm, settings, tmp_path):
     finish(start(algorithm, tmp_path / "whole", *settings))
-    half = start(algorithm, tmp_path / "parts", *settings)
-    half.stop = StopAt(half.runner, 100)
-    with pytest.raises(Interrupted):
-        finish(half)
-    rest = start(algorithm, tmp_path / "parts", *settings)
-    torch.manual_seed(99)  # whatever happened in between
-    rest.load(tmp_path / "parts" / "checkpoints" / str(half.runner.t_env))
-    finish(rest)
-    whole, parts = (tmp_path / name / "metrics.jsonl" for name in ("whole", "parts"))
-    assert parts.read_bytes() == whole.read_bytes()
+    assert_goes_on(lambda run_dir: start(algorithm, run_dir, *settings), tmp_path, stop_at=100)
 
 
 @pytest.mark.parametrize("algorithm", ["s2q", "s2q_comm"])

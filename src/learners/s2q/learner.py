@@ -25,10 +25,10 @@ from learners.needs import Needs
 from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
 from learners.s2q.first_value import FirstValue
+from modules.comm.latent import LatentEncoder
 from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import REGISTRY as MIXERS
 from modules.s2q.agent import S2QAgent
-from modules.s2q.encoder import LatentEncoder
 from utils.ranges import NOT_NEGATIVE, POSITIVE, PROBABILITY, one_of
 
 # What is searched for the culprit if an update is not finite: name -> its figure.

@@ -4,6 +4,7 @@ from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.policy_agent import PolicyAgent
+from modules.comm import AGENTS as COMM_AGENTS
 from modules.dac.agent import DACAgent
 from modules.recurrent import RNNAgent
 from modules.s2q.agent import S2QAgent
@@ -19,5 +20,7 @@ register("mlp")(MLPAgent)
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
 register("dac_rnn")(DACAgent)
+# Those that talk to one another: with mac=comm_mac.
+REGISTRY.update(COMM_AGENTS)
 # One feed-forward policy per agent, for the actor-critic learners.
 register("mlp_policy")(PolicyAgent)

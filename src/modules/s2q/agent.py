@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from modules.layers import linear
+from modules.comm.latent import MERGES, ReadsLatent
 from modules.recurrent import Agent, RNNAgent
-from utils.ranges import NOT_NEGATIVE, Range, check_ranges, one_of
+from utils.ranges import NOT_NEGATIVE, Range, check_ranges
 
 
 class _Stacked(Agent):
@@ -47,7 +46,7 @@ class _Stacked(Agent):
         return [n * self.n_agents for n in sizes] if self._shared else sizes
 
 
-class S2QAgent(RNNAgent, _Stacked):
+class S2QAgent(ReadsLatent, RNNAgent, _Stacked):
     """Utilities of the K + 1 sub-value functions of S2Q, each fc1 - ReLU - GRU - fc2.
 
     With `args.s2q_comm` the head also reads a message z that is the same for all agents:
@@ -65,18 +64,15 @@ class S2QAgent(RNNAgent, _Stacked):
 
     ranges: ClassVar[Mapping[str, Range]] = {
         "s2q_k": NOT_NEGATIVE,
-        "s2q_comm_merge": one_of("concat", "add"),
+        "s2q_comm_merge": MERGES,
     }
 
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
         check_ranges(vars(args), self.ranges)
         super().__init__(input_shape, args)
         self.comm = args.s2q_comm
-        self.concat = args.s2q_comm_merge == "concat"
-        if self.comm and self.concat:
-            self.fc2 = linear(self.hidden_dim + args.latent_dim, args.n_actions, self.groups)
-        elif self.comm:
-            self.fc_message = linear(args.latent_dim, self.hidden_dim, self.groups)
+        if self.comm:
+            self.build_head(args, args.s2q_comm_merge)
 
     def init_hidden(self) -> Tensor:
         """Hidden states before the first step, [K + 1, H]."""
@@ -98,14 +94,11 @@ class S2QAgent(RNNAgent, _Stacked):
             [K + 1, N, A, U].
         """
         rows = self.to_rows(hidden)
-        if self.comm:
-            assert message is not None
-            z = self.to_rows(message.unsqueeze(1).expand(-1, self.n_agents, -1))
-            if self.concat:
-                rows = torch.cat([rows, z.expand(*rows.shape[:-1], -1)], dim=-1)
-            else:
-                rows = rows + self.fc_message(z)
-        return self.from_rows(self.fc2(rows))
+        if not self.comm:
+            return self.from_rows(self.fc2(rows))
+        assert message is not None
+        z = self.to_rows(message.unsqueeze(1).expand(-1, self.n_agents, -1))
+        return self.from_rows(self.head_of_rows(rows, z))
 
     def step(
         self, inputs: Tensor, hidden: Tensor, message: Tensor | None = None
