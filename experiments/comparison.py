@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 
 from analysis import plots, published
-from analysis.aggregate import FinalRow, Method, curves, final_table
+from analysis.aggregate import FinalRow, curves, final_table
+from analysis.bootstrap import Method
 from analysis.report import markdown_table
 from analysis.runs import WALL_CLOCK_KEY, Run, load_runs
 from experiments.spec import Experiment

@@ -1,133 +1,22 @@
-"""Many seeds to one number or one curve: interquartile mean with a stratified bootstrap interval.
-
-Source of the method: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice", NeurIPS 2021: percentile bootstrap that resamples the runs of every task separately,
-interquartile mean over all runs and tasks.
-"""
+"""Many seeds to one curve or one row of a table, with the estimates of `analysis.bootstrap`."""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from analysis.bootstrap import DEFAULT, STATISTICS, Method, interval, iqm
 from analysis.runs import WALL_CLOCK_KEY, Run, Series, group_runs, natural_key
 from utils.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 Task = tuple[str, str]
-
-
-def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Interquartile mean: `scipy.stats.trim_mean(x, 0.25)`, the mean without the floor(n / 4)
-    lowest and highest.
-
-    With fewer than 4 values nothing is cut: it is the plain mean. With 4 it is the mean of the
-    middle 2, with 5 of the middle 3, with 8 of the middle 4.
-    """
-    return stats.trim_mean(x, 0.25, axis=axis)
-
-
-STATISTICS: dict[str, Callable[..., np.ndarray]] = {
-    "iqm": iqm,
-    "mean": np.mean,
-    "median": np.median,
-}
-STATISTIC_NAMES = {"iqm": "interquartile mean", "mean": "mean", "median": "median"}
-
-
-@dataclass(frozen=True)
-class Method:
-    """How seeds become one number with an interval.
-
-    Attributes:
-        statistic: a key of `STATISTICS`.
-        confidence: coverage of the interval.
-        resamples: number of bootstrap resamples.
-        seed: of the bootstrap; equal data and seed give equal intervals.
-    """
-
-    statistic: str = "iqm"
-    confidence: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.statistic not in STATISTICS:
-            raise UserError(f"unknown statistic '{self.statistic}'; known: {', '.join(STATISTICS)}")
-        if not 0 < self.confidence < 1:
-            raise UserError(f"the confidence must lie between 0 and 1, not {self.confidence}")
-        if self.resamples < 1:
-            raise UserError(
-                f"the number of bootstrap resamples must be positive, not {self.resamples}"
-            )
-
-    @property
-    def percent(self) -> str:
-        """The confidence in words: `95%`."""
-        return f"{100 * self.confidence:g}%"
-
-
-DEFAULT = Method()
-
-
-def interval(
-    strata: Sequence[np.ndarray], method: Method = DEFAULT
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Point estimate over all runs and its percentile bootstrap interval, runs resampled within
-    their stratum.
-
-    A stratum is a task: the runs of one task never stand in for those of another. Within a stratum
-    whole runs are resampled, the same ones for every column. A stratum of a single run has nothing
-    to resample and stays as it is.
-
-    Args:
-        strata: arrays [n_i, ...] with the runs of one task each along the first axis; the other
-            axes are equal.
-
-    Returns:
-        (centre, low, high), each [...]; low and high are NaN where no stratum has two runs.
-    """
-    statistic = STATISTICS[method.statistic]
-    strata = [np.asarray(x, dtype=np.float64) for x in strata]
-    centre = np.asarray(statistic(np.concatenate(strata, axis=0), axis=0))
-    several = [x for x in strata if len(x) > 1]
-    single = [np.moveaxis(x, 0, -1) for x in strata if len(x) == 1]
-    if not several:
-        return centre, np.full_like(centre, np.nan), np.full_like(centre, np.nan)
-
-    def pooled(*samples: np.ndarray, axis: int) -> np.ndarray:
-        # Samples are [..., resamples, n_i], axis is the last; single runs [..., 1] are the same in
-        # every resample.
-        shape = samples[0].shape[:-1]
-        fixed = [np.broadcast_to(x[..., None, :], (*shape, 1)) for x in single]
-        return statistic(np.concatenate([*samples, *fixed], axis=axis), axis=axis)
-
-    n_runs = sum(map(len, strata))
-    result = stats.bootstrap(
-        several,
-        pooled,
-        n_resamples=method.resamples,
-        batch=max(
-            1, int(1e7) // max(1, centre.size * n_runs)
-        ),  # at most about 80 MB of resampled values at a time
-        vectorized=True,
-        axis=0,
-        confidence_level=method.confidence,
-        method="percentile",
-        rng=np.random.default_rng(method.seed),
-    )
-    return (
-        centre,
-        np.asarray(result.confidence_interval.low),
-        np.asarray(result.confidence_interval.high),
-    )
 
 
 @dataclass(frozen=True, eq=False)

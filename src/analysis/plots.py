@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator
 
-from analysis.aggregate import DEFAULT, STATISTIC_NAMES, Curve, Method
+from analysis.aggregate import Curve
+from analysis.bootstrap import DEFAULT, STATISTIC_NAMES, Method
 
 # Okabe and Ito's palette for all kinds of colour vision, without yellow, which is too light for
 # lines on white.

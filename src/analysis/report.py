@@ -23,7 +23,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import aggregate, marl_eval, plots
-from analysis.aggregate import DEFAULT, STATISTIC_NAMES, STATISTICS, FinalRow, Method, Task
+from analysis.aggregate import FinalRow, Task
+from analysis.bootstrap import DEFAULT, STATISTIC_NAMES, STATISTICS, Method
 from analysis.runs import Run, group_runs, load_runs, warn_about_mixtures
 from utils.errors import UserError
 from utils.registry import nearest

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import logging
@@ -93,7 +94,7 @@ class Run:
         seed = self.config.get("seed")
         return seed if isinstance(seed, int) else None  # files may hold anything
 
-    @property
+    @functools.cached_property  # asked for once for each run, group and figure
     def task(self) -> tuple[str, str]:
         """(environment, map). Without `env_args.map_name` the map is `env_args.key` (EPyMARL), else
         the name of the environment's config file.

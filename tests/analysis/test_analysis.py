@@ -14,7 +14,8 @@ from sacred import Experiment
 from sacred.observers import FileStorageObserver
 
 from analysis import aggregate, marl_eval, plots, published, report
-from analysis.aggregate import Method, curves, final_table, interval, iqm
+from analysis.aggregate import curves, final_table
+from analysis.bootstrap import Method, interval, iqm
 from analysis.runs import Run, Series, group_runs, load_runs, natural_key, warn_about_mixtures
 from utils.errors import UserError
 
