@@ -150,11 +150,22 @@ def _common_range(members: Sequence[Series]) -> tuple[int, int, bool]:
     return start, end, not (together_start.all() and together_end.all())
 
 
+_RATE = re.compile(r"(^|_)(won|win|wins|solved|success)(_|$)")
+_REWARDING = re.compile(r"(^|_)(returns?|rewards?|scores?)(_|$)")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether the metric says by its name that runs with higher values are better: returns and
+    shares of won episodes. Of a loss or the length of episodes nothing is known.
+    """
+    return bool(_RATE.search(metric) or _REWARDING.search(metric)) and "std" not in metric
+
+
 def is_rate(metric: str, runs: Sequence[Run]) -> bool:
     """Whether the metric is a share of won episodes, to be shown in percent: by its name and values
     within 0..1.
     """
-    if not re.search(r"(^|_)(won|win|wins|solved|success)(_|$)", metric):
+    if not _RATE.search(metric):
         return False
     found = [series.values for run in runs if (series := run.metrics.get(metric)) is not None]
     return all(np.nanmin(v, initial=0.0) >= 0 and np.nanmax(v, initial=0.0) <= 1 for v in found)
@@ -271,26 +282,14 @@ def aggregate_table(
         rows: of `final_table`.
         scale: as in `curves`.
     """
-    tasks = list(dict.fromkeys(row.task for row in rows))
     result = []
-    for label in dict.fromkeys(row.label for row in rows):
-        members = {row.task: row for row in rows if row.label == label}
-        if len(members) < len(tasks):
-            missing = ", ".join(task[1] for task in tasks if task not in members)
-            _log.warning(
-                "'%s' has no runs on %s: left out of the aggregate over all maps", label, missing
-            )
-            continue
-        strata = []
-        for task in tasks:
-            zero, one = scale[task] if scale is not None else (0.0, 1.0)
-            strata.append((np.asarray(members[task].finals) - zero) / (one - zero))
+    for label, parts in complete_rows(rows).items():
+        strata = scaled(parts, scale)
         finals = np.concatenate(strata)
         _, low, high = interval(strata, method)
         iqm_, mean, median = (
             float(STATISTICS[key](finals, axis=0)) for key in ("iqm", "mean", "median")
         )
-        parts = members.values()
         result.append(
             FinalRow(
                 ("all", "all maps"),
@@ -310,6 +309,35 @@ def aggregate_table(
             )
         )
     return result
+
+
+def complete_rows(rows: Sequence[FinalRow]) -> dict[str, list[FinalRow]]:
+    """Label -> its rows, one for each task of `rows` and in the same order for all; groups that
+    lack a task are left out with a warning.
+    """
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    found = {}
+    for label in dict.fromkeys(row.label for row in rows):
+        members = {row.task: row for row in rows if row.label == label}
+        if len(members) == len(tasks):
+            found[label] = [members[task] for task in tasks]
+            continue
+        missing = ", ".join(task[1] for task in tasks if task not in members)
+        _log.warning(
+            "'%s' has no runs on %s: left out of the aggregate over all maps", label, missing
+        )
+    return found
+
+
+def scaled(
+    rows: Sequence[FinalRow], scale: Mapping[Task, tuple[float, float]] | None
+) -> list[np.ndarray]:
+    """The rows' final values, an array for each, with `scale` as in `curves`."""
+    found = []
+    for row in rows:
+        low, high = scale[row.task] if scale is not None else (0.0, 1.0)
+        found.append((np.asarray(row.finals) - low) / (high - low))
+    return found
 
 
 def _final_row(
