@@ -94,8 +94,8 @@ def compare(
         method: its statistic plays no part here.
 
     Returns:
-        The comparison, or None where less than two groups have runs on all maps, or more than
-        `GROUPS_AT_MOST`.
+        The comparison, or None where no group has runs on all maps, where there is one group on
+        one map, or more groups than `GROUPS_AT_MOST`.
     """
     groups = {label: scaled(found, scale) for label, found in complete_rows(rows).items()}
     if len(groups) > GROUPS_AT_MOST:
@@ -105,11 +105,12 @@ def compare(
             len(groups),
         )
         return None
-    if len(groups) < 2:
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    if not groups or len(groups) == len(tasks) == 1:
         return None
     improvement, mean_ranks = _pairs(groups, method)
     return Comparison(
-        list(dict.fromkeys(row.task for row in rows)),
+        tasks,
         list(groups),
         {label: sum(map(len, strata)) for label, strata in groups.items()},
         scale is not None,
@@ -188,14 +189,12 @@ def _pairs(
         for i, (label, strata) in enumerate(groups.items())
     }
     improvement: dict[tuple[str, str], Estimate] = {}
-    rank = {label: 1.0 for label in labels}
+    rank = dict.fromkeys(labels, 1.0)
     ranks = {label: np.ones(method.resamples) for label in labels}
     for i, x in enumerate(labels):
         for y in labels[i + 1 :]:
             values, found = [], []
-            for a, b, of_a, of_b in zip(
-                groups[x], groups[y], counts[x], counts[y], strict=True
-            ):
+            for a, b, of_a, of_b in zip(groups[x], groups[y], counts[x], counts[y], strict=True):
                 won = better(a, b)
                 values.append(won.mean())
                 found.append(np.einsum("rm,rm->r", of_a @ won, of_b) / won.size)
