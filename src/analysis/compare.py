@@ -78,6 +78,11 @@ class Comparison:
     ranks: dict[str, np.ndarray]
     mean_ranks: dict[str, Estimate]
 
+    @property
+    def ranking(self) -> list[str]:
+        """The groups from the best mean rank to the worst."""
+        return sorted(self.labels, key=lambda label: self.mean_ranks[label].value)
+
 
 def compare(
     rows: Sequence[FinalRow],
@@ -85,7 +90,8 @@ def compare(
     scale: Mapping[Task, tuple[float, float]] | None = None,
     method: Method = DEFAULT,
 ) -> Comparison | None:
-    """Compares the groups that have runs on all maps.
+    """Compares the groups that have runs on all maps; where these are less than two, all groups on
+    the maps that all of them have.
 
     Args:
         rows: of `final_table`.
@@ -97,6 +103,7 @@ def compare(
         The comparison, or None where no group has runs on all maps, where there is one group on
         one map, or more groups than `GROUPS_AT_MOST`.
     """
+    rows = _comparable(rows)
     groups = {label: scaled(found, scale) for label, found in complete_rows(rows).items()}
     if len(groups) > GROUPS_AT_MOST:
         _log.warning(
@@ -120,6 +127,18 @@ def compare(
         rank_probabilities(groups),
         mean_ranks,
     )
+
+
+def _comparable(rows: Sequence[FinalRow]) -> Sequence[FinalRow]:
+    """The rows on maps over which at least two groups can be compared, or all."""
+    tasks: dict[str, set[Task]] = {}
+    for row in rows:
+        tasks.setdefault(row.label, set()).add(row.task)
+    everything = set().union(*tasks.values())
+    if len(tasks) < 2 or sum(mine == everything for mine in tasks.values()) > 1:
+        return rows
+    shared = set.intersection(*tasks.values())
+    return [row for row in rows if row.task in shared] if shared else rows
 
 
 def aggregates(strata: Strata, method: Method = DEFAULT) -> dict[str, Estimate]:

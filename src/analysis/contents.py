@@ -83,23 +83,26 @@ def _metric(found: Findings, material: Material) -> Section:
     section.parts.append(_figure(found, "curves", f"{name}: learning curves", shown, material))
     section.parts.append(final_table(found.rows, method, found.rate))
     if found.comparison is not None:
-        section.sections.append(
-            Section(_compared_title(found.comparison), _compared(found, material))
-        )
+        section.sections.append(_compared(found, found.comparison, material))
     if found.reach:
         section.sections.append(Section("Sample efficiency", _efficiency(found, material)))
     return section
 
 
 def _figure(
-    found: Findings, kind: str, title: str, shown: Sequence[dict[str, Any]], material: Material
+    found: Findings,
+    kind: str,
+    title: str,
+    shown: Sequence[dict[str, Any]],
+    material: Material,
+    width: str = "",
 ) -> Figure:
     return Figure(
         title,
         material.pictures.get((found.metric, kind), ()),
         shown if material.html else (),
         interactive.legend(found.labels) if kind in ("curves", "profiles") else (),
-        wide=len(shown) == 1 and kind != "curves",
+        width,
     )
 
 
@@ -122,6 +125,8 @@ def final_table(rows: Sequence[FinalRow], method: Method, rate: bool) -> Table:
                 "; ".join(row.notes),
             ]
         )
+    if not any(row.notes for row in rows):
+        head, body = head[:-1], [line[:-1] for line in body]
     return Table(head, body)
 
 
@@ -141,71 +146,94 @@ def cells(row: FinalRow, method: Method, rate: bool) -> list[str]:
 # --- Groups compared ---
 
 
-def _compared_title(comparison: Comparison) -> str:
-    n = len(comparison.tasks)
-    return f"Groups compared over {n} maps" if n > 1 else "Groups compared"
-
-
-def _compared(found: Findings, material: Material) -> list[Part]:
-    comparison, method = found.comparison, material.options.method
-    assert comparison is not None
-    n_runs, labels = comparison.n_runs, comparison.labels
+def _compared(found: Findings, comparison: Comparison, material: Material) -> Section:
+    method = material.options.method
+    n, labels = len(comparison.tasks), comparison.labels
     parts: list[Part] = [
         f"Scores are {score_words(comparison)}. Intervals are {method.percent} bootstrap "
         "intervals, runs being resampled map by map."
     ]
+    tasks = list(dict.fromkeys(row.task for row in found.rows if row.task[0] != "all"))
+    if n < len(tasks):
+        names = ", ".join(title_of(task, tasks) for task in comparison.tasks)
+        parts.append(f"All groups have runs on these maps only: {names}.")
     left_out = [label for label in found.labels if label not in labels]
     if left_out:
         parts.append(f"Without runs on all maps, and left out: {', '.join(left_out)}.")
-    statistics = interactive.aggregates(comparison)
-    parts.append(_figure(found, "aggregates", "Aggregates", statistics, material))
+    shown = interactive.aggregates(comparison)
+    parts.append(_figure(found, "aggregates", "Aggregates", shown, material, "small"))
+    parts.append(_aggregate_table(comparison, method))
+    section = Section(f"Groups compared over {n} maps" if n > 1 else "Groups compared", parts)
+    shown = [interactive.profiles(comparison, found.labels)]
+    section.sections.append(
+        Section(
+            "Performance profiles",
+            [
+                "A profile is the share of a group's runs whose score lies above a threshold.",
+                _figure(found, "profiles", "Performance profiles", shown, material, "wide"),
+                _profile_table(comparison, method),
+            ],
+        )
+    )
+    if len(labels) > 1:
+        section.sections += [
+            _improvement(found, comparison, material),
+            _ranks(found, comparison, material),
+        ]
+    return section
+
+
+def _aggregate_table(comparison: Comparison, method: Method) -> Table:
     head, unit = ["Group", "Runs"], "" if comparison.normalised else " (%)"
     for name in AGGREGATES.values():
         head += [f"{name}{unit}", f"{method.percent} interval"]
     text = _score if comparison.normalised else _percent
     body = [
         [
-            *(label, str(n_runs[label])),
+            *(label, str(comparison.n_runs[label])),
             *(cell for one in estimates.values() for cell in _estimate(one, text)),
         ]
         for label, estimates in comparison.aggregates.items()
     ]
-    parts.append(Table(head, body))
-    shown = [interactive.profiles(comparison, found.labels)]
-    parts.append(_figure(found, "profiles", "Performance profiles", shown, material))
-    parts.append(
-        "A performance profile is the share of a group's runs whose score lies above a threshold."
-    )
-    parts.append(_profile_table(comparison, method))
-    if len(labels) < 2:
-        return parts
-    shown = [interactive.improvement(comparison)]
-    parts.append(_figure(found, "improvement", "Probability of improvement", shown, material))
-    parts.append(
-        "The probability of improvement is that of a run of X to be better than a run of Y on a "
-        "map drawn at random; ties count half. The difference is clear where the interval does not "
-        "hold 50 %."
-    )
+    return Table(head, body)
+
+
+def _improvement(found: Findings, comparison: Comparison, material: Material) -> Section:
+    title, shown = "Probability of improvement", [interactive.improvement(comparison)]
     body = [[x, y, *_estimate(one, _percent)] for (x, y), one in comparison.improvement.items()]
-    parts.append(Table(["X", "Y", "P(X better) (%)", f"{method.percent} interval"], body))
-    shown = [interactive.ranks(comparison)]
-    parts.append(_figure(found, "ranks", "Ranks", shown, material))
-    parts.append(
-        "A group's rank on a map is its place when one run of each group is drawn; ties are broken "
-        "at random."
+    interval = f"{material.options.method.percent} interval"
+    return Section(
+        title,
+        [
+            "This is the probability that a run of X is better than a run of Y on a map drawn at "
+            "random; ties count half. Where the interval does not hold 50 %, the difference is "
+            "clear.",
+            _figure(found, "improvement", title, shown, material, "wide"),
+            Table(["X", "Y", "P(X better) (%)", interval], body),
+        ],
     )
-    head = ["Group", "Mean rank", f"{method.percent} interval"]
-    head += [f"Rank {k + 1} (%)" for k in range(len(labels))]
-    ordered = sorted(labels, key=lambda label: comparison.mean_ranks[label].value)
+
+
+def _ranks(found: Findings, comparison: Comparison, material: Material) -> Section:
+    shown = [interactive.ranks(comparison)]
+    head = ["Group", "Mean rank", f"{material.options.method.percent} interval"]
+    head += [f"Rank {k + 1} (%)" for k in range(len(comparison.labels))]
     body = [
         [
             *(label, *_estimate(comparison.mean_ranks[label])),
             *(_percent(float(share)) for share in comparison.ranks[label]),
         ]
-        for label in ordered
+        for label in comparison.ranking
     ]
-    parts.append(Table(head, body))
-    return parts
+    return Section(
+        "Ranks",
+        [
+            "A group's rank on a map is its place when one run of each group is drawn; ties are "
+            "broken at random. The table has the mean over maps.",
+            _figure(found, "ranks", "Ranks", shown, material, "wide"),
+            Table(head, body),
+        ],
+    )
 
 
 def score_words(comparison: Comparison) -> str:
@@ -329,8 +357,8 @@ def _settings(material: Material) -> list[Part]:
         parts.append("All runs have the same settings.")
     common = [[f"`{key}`", _short(value)] for key, value in settings.common.items()]
     if common:
-        parts.append(f"{len(common)} settings are the same in all runs:")
-        parts.append(Table(["Key", "Value"], common, folded="Settings of all runs"))
+        title = f"{len(common)} settings are the same in all runs"
+        parts.append(Table(["Key", "Value"], common, folded=title))
     return parts
 
 
@@ -366,6 +394,7 @@ def _reading(material: Material) -> list[str]:
         "runs, map by map where several maps are put together. With few runs (under about 5) they "
         "are narrower than they claim.",
         "A curve uses, at each step, the runs that reach it; nothing is extrapolated.",
+        "Steps are those of the longest run, and a range where runs differ by more than 1 %. "
         "Wall clock and steps/s are means per run. `final.csv` and `statistics.csv` have the same "
         "numbers unrounded, win rates as shares.",
     ]
@@ -424,7 +453,8 @@ def _estimate(estimate: Estimate, text: Callable[[float], str] = number) -> list
 def _range(estimate: Estimate, text: Callable[[float], str]) -> str:
     if math.isnan(estimate.low):
         return "-"
-    return f"{text(estimate.low)} to {text(estimate.high)}"
+    low, high = text(estimate.low), text(estimate.high)
+    return low if low == high == "never" else f"{low} to {high}"
 
 
 def _seed(seed: int | None) -> str:
@@ -450,7 +480,7 @@ def _seeds(seeds: Sequence[int | None]) -> str:
 
 def _steps(steps: Sequence[int]) -> str:
     low, high = min(steps), max(steps)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{high:,}" if high - low <= 0.01 * high else f"{low:,} to {high:,}"
 
 
 def _duration(seconds: float) -> str:

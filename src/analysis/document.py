@@ -34,14 +34,15 @@ class Figure:
         files: the same figure as pictures.
         plots: the same figure as Plotly's dictionaries, one for each panel.
         legend: label, colour and dash pattern (`solid` or lengths) of each group.
-        wide: a panel takes the whole width of the page.
+        width: of a panel: empty for a third of a wide page, `small` for a quarter, `wide` for as
+            much as there is room.
     """
 
     title: str
     files: Sequence[Path] = ()
     plots: Sequence[dict[str, Any]] = ()
     legend: Sequence[tuple[str, str, str]] = ()
-    wide: bool = False
+    width: str = ""
 
 
 @dataclass
@@ -91,6 +92,8 @@ def _part(part: Part) -> Iterator[str]:
     elif isinstance(part, list):
         yield from (f"- {point}" for point in part)
     elif isinstance(part, Table):
+        if part.folded:
+            yield from (f"{part.folded}:", "")
         yield from markdown_table(part.head, part.rows)
     elif isinstance(part, Film):
         yield f"[{part.title}]({part.file.as_posix()}){f' ({part.note})' if part.note else ''}"

@@ -141,7 +141,7 @@ def profiles(comparison: Comparison, labels: Sequence[str]) -> Figure:
 
 def ranks(comparison: Comparison) -> Figure:
     """Probability of every rank, as stacked bars."""
-    labels = sorted(comparison.labels, key=lambda label: comparison.mean_ranks[label].value)
+    labels = comparison.ranking
     data = [
         {
             "type": "bar",

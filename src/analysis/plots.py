@@ -358,7 +358,7 @@ def draw_intervals(
     Args:
         look: name -> look; by default all are of the first colour.
         percent: values are shares, drawn as percent.
-        middle: where a line is drawn across.
+        middle: where a line is drawn across an axis from 0 to 1.
     """
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
     n_columns = min(size.columns(len(panels)), 2 if len(panels) == 4 else 3)
@@ -372,6 +372,8 @@ def draw_intervals(
         figure = Figure(figsize=(width, height + 0.2 * size.scale), layout="constrained")
         axes = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
         for i, (ax, (title, rows)) in enumerate(zip(axes, panels.items(), strict=False)):
+            ax.use_sticky_edges = False
+            ax.margins(x=0.06)
             for k, (name, (value, low, high)) in enumerate(rows.items()):
                 colour = look[name][0] if look else PALETTE[0]
                 if math.isfinite(low):
@@ -385,6 +387,8 @@ def draw_intervals(
             ax.set_ylim(len(rows) - 0.4, -0.6)
             ax.tick_params(axis="y", length=0)
             ax.grid(visible=False, axis="y")
+            if middle is not None:
+                ax.set_xlim(-0.03 * factor, 1.03 * factor)
             ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             ax.set_title(textwrap.fill(title, size.letters(width / n_columns - 0.4)))
         for ax in axes[len(panels) :]:
@@ -410,7 +414,9 @@ def draw_profiles(
     factor = 100.0 if percent else 1.0
     with mpl.rc_context(size.style()):
         texts = {label: label for label in profiles}
-        figure, (ax,) = _panels(width, 0.6 * width, 1, 1, texts, note, size)
+        figure, (ax,) = _panels(
+            width, (0.6 if width < 5 else 0.42) * width, 1, 1, texts, note, size
+        )
         for layer, (label, one) in enumerate(profiles.items()):
             colour, dash = look[label]
             x = factor * one.thresholds

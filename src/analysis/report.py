@@ -283,9 +283,8 @@ def _figures(found: Findings, method: Method, style: Style) -> dict[str, Figure]
             middle=0.5,
             size=size,
         )
-        order = sorted(comparison.labels, key=lambda label: comparison.mean_ranks[label].value)
         figures["ranks"] = plots.draw_ranks(
-            {label: comparison.ranks[label] for label in order},
+            {label: comparison.ranks[label] for label in comparison.ranking},
             note=f"one run of each group; {n} {'map' if n == 1 else 'maps'}",
             size=size,
         )

@@ -41,13 +41,15 @@
     const { data, layout } = isDark() ? darkened(figure) : figure;
     const shown = data.map((trace) => ({ ...trace, visible: !hidden.has(trace.legendgroup) }));
     const look = { ...layout, autosize: true };
-    if (matchMedia("(pointer: coarse)").matches) look.dragmode = false; // a finger scrolls
+    const touched = matchMedia("(pointer: coarse)").matches;
+    if (touched) look.dragmode = false; // a finger scrolls
     if (printing) {
       const wide = place.parentElement.classList.contains("wide");
       Object.assign(look, { autosize: false, width: wide ? paper.whole : paper.half });
     }
     Plotly.react(place, shown, look, {
       displaylogo: false,
+      displayModeBar: touched ? false : "hover",
       responsive: true,
       modeBarButtonsToRemove: ["lasso2d", "select2d"],
       toImageButtonOptions: { format: "svg", filename: "figure" },
@@ -71,6 +73,7 @@
     },
     { rootMargin: "600px" },
   );
+  redraw(); // the samples of the legends
   places.forEach((place) => watcher.observe(place));
 
   // Theme and paper
