@@ -178,20 +178,24 @@ def normalisation(runs: Sequence[Run], metric: str) -> dict[Task, tuple[float, f
     Raises:
         UserError: a task on which all values are equal.
     """
-    scale: dict[Task, tuple[float, float]] = {}
-    for task in {run.task for run in runs}:
-        found = [
-            s.values for run in runs if run.task == task and (s := run.finite(metric)) is not None
-        ]
-        if found:
-            low, high = float(min(v.min() for v in found)), float(max(v.max() for v in found))
-            if low == high:
-                raise UserError(
-                    f"{metric} is {low:g} throughout on {task[1]}: it cannot be normalised over "
-                    "tasks"
-                )
-            scale[task] = (low, high)
+    scale = value_ranges(runs, metric)
+    for task, (low, high) in scale.items():
+        if low == high:
+            raise UserError(
+                f"{metric} is {low:g} throughout on {task[1]}: it cannot be normalised over tasks"
+            )
     return scale
+
+
+def value_ranges(runs: Sequence[Run], metric: str) -> dict[Task, tuple[float, float]]:
+    """Lowest and highest finite value of the metric per task, over all runs and steps."""
+    ranges: dict[Task, tuple[float, float]] = {}
+    for run in runs:
+        if (series := run.finite(metric)) is not None:
+            low, high = ranges.get(run.task, (math.inf, -math.inf))
+            found = float(series.values.min()), float(series.values.max())
+            ranges[run.task] = min(low, found[0]), max(high, found[1])
+    return ranges
 
 
 @dataclass(frozen=True)

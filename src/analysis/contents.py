@@ -156,7 +156,10 @@ def _compared(found: Findings, comparison: Comparison, material: Material) -> Se
     tasks = list(dict.fromkeys(row.task for row in found.rows if row.task[0] != "all"))
     if n < len(tasks):
         names = ", ".join(title_of(task, tasks) for task in comparison.tasks)
-        parts.append(f"All groups have runs on these maps only: {names}.")
+        parts.append(
+            "The comparison is over the maps on which all groups have runs and not all results "
+            f"are equal: {names}."
+        )
     left_out = [label for label in found.labels if label not in labels]
     if left_out:
         parts.append(f"Without runs on all maps, and left out: {', '.join(left_out)}.")

@@ -140,14 +140,18 @@ def _compare(
     options: Options,
 ) -> None:
     """Groups against each other, and the steps that they need."""
-    scale = None
+    scale, rows = None, found.rows
     if not found.rate:
-        try:
-            scale = aggregate.normalisation(members, found.metric)
-        except UserError as error:
-            _log.warning("%s: groups are not compared", error)
-            return
-    found.comparison = compare(found.rows, scale=scale, method=options.method)
+        # Where all values are equal, nothing can be scaled, and nothing compared.
+        ranges = aggregate.value_ranges(members, found.metric)
+        scale = {task: (low, high) for task, (low, high) in ranges.items() if low < high}
+        rows = [row for row in rows if row.task in scale]
+        having = {
+            label: [run for run in group if run.task in scale] for label, group in having.items()
+        }
+    if not rows:
+        return
+    found.comparison = compare(rows, scale=scale, method=options.method)
     found.reach = reach_table(
         *(having, found.metric, options.levels),
         scale=scale,
