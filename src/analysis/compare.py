@@ -90,8 +90,8 @@ def compare(
     scale: Mapping[Task, tuple[float, float]] | None = None,
     method: Method = DEFAULT,
 ) -> Comparison | None:
-    """Compares the groups that have runs on all maps; where these are less than two, all groups on
-    the maps that all of them have.
+    """Compares groups over the maps that all of them have. Where not all groups have runs on all
+    maps, some of both are left out: what is compared has the largest number of groups times maps.
 
     Args:
         rows: of `final_table`.
@@ -100,8 +100,8 @@ def compare(
         method: its statistic plays no part here.
 
     Returns:
-        The comparison, or None where no group has runs on all maps, where there is one group on
-        one map, or more groups than `GROUPS_AT_MOST`.
+        The comparison, or None where no two groups share a map, where there is one group on one
+        map, or where there are more groups than `GROUPS_AT_MOST`.
     """
     rows = _comparable(rows)
     groups = {label: scaled(found, scale) for label, found in complete_rows(rows).items()}
@@ -129,16 +129,20 @@ def compare(
     )
 
 
-def _comparable(rows: Sequence[FinalRow]) -> Sequence[FinalRow]:
-    """The rows on maps over which at least two groups can be compared, or all."""
+def _comparable(rows: Sequence[FinalRow]) -> list[FinalRow]:
+    """The rows of the groups and maps that are compared."""
     tasks: dict[str, set[Task]] = {}
     for row in rows:
         tasks.setdefault(row.label, set()).add(row.task)
-    everything = set().union(*tasks.values())
-    if len(tasks) < 2 or sum(mine == everything for mine in tasks.values()) > 1:
-        return rows
-    shared = set.intersection(*tasks.values())
-    return [row for row in rows if row.task in shared] if shared else rows
+    blocks = []
+    for maps in (*tasks.values(), set.intersection(*tasks.values())):
+        labels = [label for label, mine in tasks.items() if maps <= mine]
+        if maps and len(labels) >= min(2, len(tasks)):
+            blocks.append((len(labels) * len(maps), len(maps), labels, maps))
+    if not blocks:
+        return []
+    _, _, labels, maps = max(blocks, key=lambda block: block[:2])
+    return [row for row in rows if row.label in labels and row.task in maps]
 
 
 def aggregates(strata: Strata, method: Method = DEFAULT) -> dict[str, Estimate]:

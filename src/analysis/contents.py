@@ -157,12 +157,11 @@ def _compared(found: Findings, comparison: Comparison, material: Material) -> Se
     if n < len(tasks):
         names = ", ".join(title_of(task, tasks) for task in comparison.tasks)
         parts.append(
-            "The comparison is over the maps on which all groups have runs and not all results "
-            f"are equal: {names}."
+            f"The comparison is over these maps, where not all results are equal: {names}."
         )
     left_out = [label for label in found.labels if label not in labels]
     if left_out:
-        parts.append(f"Without runs on all maps, and left out: {', '.join(left_out)}.")
+        parts.append(f"Groups without runs on all of them are left out: {', '.join(left_out)}.")
     shown = interactive.aggregates(comparison)
     parts.append(_figure(found, "aggregates", "Aggregates", shown, material, "small"))
     parts.append(_aggregate_table(comparison, method))

@@ -35,6 +35,7 @@ from utils.registry import nearest
 _log = logging.getLogger(__name__)
 
 DEFAULT_METRICS = ("test_return_mean", "test_battle_won_mean")
+WITHOUT_TESTS = "return_mean"  # of runs that have neither of them
 
 
 @dataclass
@@ -101,7 +102,7 @@ def write_report(
             `final.csv`, `statistics.csv`, `marl_eval.json` and `report.md`, which shows them all
             together with every warning.
         metrics: scalars to report; None: the test return, and the test win rate where it was
-            recorded.
+            recorded, or else the training return.
         options: what is computed.
         style: how figures look.
         with_html: `report.html`, too: the whole report as one file.
@@ -116,7 +117,11 @@ def write_report(
     with _collected_warnings() as warnings:
         wanted = list(dict.fromkeys(metrics)) if metrics else list(DEFAULT_METRICS)
         exported = [name for names in marl_eval.METRICS.values() for name in names]
+        paths = list(paths)
         everything = load_runs(paths, {*wanted, *exported})
+        if not metrics and not _having(wanted, everything):
+            wanted = [WITHOUT_TESTS]
+            everything = load_runs(paths, {*wanted, *exported})
         runs = _training_runs(everything)
         wanted = _recorded(wanted, runs, explicit=bool(metrics))
         groups = group_runs(runs, options.by)
@@ -183,12 +188,17 @@ def _recorded(wanted: Sequence[str], runs: Sequence[Run], explicit: bool) -> lis
     Raises:
         UserError: an explicitly wanted one is missing, or none is there.
     """
-    found = [metric for metric in wanted if any(run.finite(metric) is not None for run in runs)]
+    found = _having(wanted, runs)
     if found and (not explicit or len(found) == len(wanted)):
         return found
     missing = next(metric for metric in wanted if metric not in found)
     known = {name for run in load_runs([run.path for run in runs]) for name in run.metrics}
     raise UserError(f"no run has the metric '{missing}'; {nearest(missing, known)}".rstrip("; "))
+
+
+def _having(metrics: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Those of the metrics that at least one run has."""
+    return [metric for metric in metrics if any(run.finite(metric) is not None for run in runs)]
 
 
 def _file_name(metric: str) -> str:
@@ -455,7 +465,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAMES",
         help="metrics, comma-separated (default: test_return_mean, and test_battle_won_mean where "
-        "recorded)",
+        "recorded; of runs without both, return_mean)",
     )
     parser.add_argument(
         "--out", default="results/report", help="folder for the report (default: %(default)s)"

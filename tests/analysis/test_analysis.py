@@ -890,6 +890,15 @@ def test_maps_without_a_metric_have_no_panel(tmp_path, caplog):
     ]
 
 
+def test_runs_without_tests_are_reported_by_the_training_return(tmp_path):
+    write_run(tmp_path / "runs" / "1", [(0, "return_mean", 1.0), (5, "return_mean", 3.0)])
+    made = report.write_report([tmp_path / "runs"], tmp_path / "out")
+    assert [row.finals for row in made.tables["return_mean"]] == [[2.0]]
+    write_run(tmp_path / "more" / "1", [(0, "loss", 1.0)])
+    with pytest.raises(UserError, match="no run has the metric 'return_mean'; known: loss"):
+        report.write_report([tmp_path / "more"], tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
