@@ -1,7 +1,8 @@
 """What a sweep of many runs costs: `python benchmarks/sweeps.py [RUNS]`, 10,000 by default.
 
 Writes the folders that so many runs leave, then measures `sweep status`, starting the sweep anew
-where everything is done, and `report`: seconds, and the most memory that each took.
+where everything is done, and `report --html`: seconds, seconds of computing, and the most memory
+that each took.
 """
 
 from __future__ import annotations
@@ -77,13 +78,18 @@ def _write(run, base, state, n_points):
 
 
 def _measure(*words):
-    """Seconds and megabytes of a command."""
-    start = time.monotonic()
+    """Seconds, seconds of computing, and megabytes of a command."""
+    start, before = time.monotonic(), _computed()
     command = [sys.executable, str(ROOT / "src" / "main.py"), *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     # Of the largest child so far: commands are measured from the smallest to the largest.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
-    return time.monotonic() - start, peak
+    return time.monotonic() - start, _computed() - before, peak
+
+
+def _computed():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main():
@@ -93,10 +99,13 @@ def main():
         fake_sweep(folder, n_runs)
         for words in (
             ("sweep", "status", str(folder)),
-            ("report", str(folder), "--out", str(Path(place) / "report")),
+            ("report", str(folder), "--html", "--out", str(Path(place) / "report")),
         ):
-            seconds, memory = _measure(*words)
-            print(f"{words[0]} of {n_runs} runs: {seconds:.1f} s, {memory:.0f} MB")
+            seconds, computed, memory = _measure(*words)
+            print(
+                f"{words[0]} of {n_runs} runs: {seconds:.1f} s, of which {computed:.1f} s of "
+                f"computing, {memory:.0f} MB"
+            )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from importlib import import_module
 from pathlib import Path
 
 from analysis import plots, published
-from analysis.aggregate import FinalRow, Method, curves, final_table
-from analysis.report import markdown_table
+from analysis.aggregate import FinalRow, curves, final_table
+from analysis.bootstrap import Method
+from analysis.document import markdown_table
 from analysis.runs import WALL_CLOCK_KEY, Run, load_runs
 from experiments.spec import Experiment
 from launch.jobs import FinishedRun, Job, console, finished_runs

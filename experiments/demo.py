@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from analysis.report import write_report
+from analysis.report import Style, write_report
 from analysis.runs import Run
 from experiments.comparison import Cells
 from experiments.spec import Experiment
@@ -25,7 +25,10 @@ def draw(experiment: Experiment, cells: Cells, out: Path) -> str:
     """Draws, films, and returns where the pictures are."""
     runs = [run for groups in cells.values() for found in groups.values() for run in found]
     report = write_report(
-        [run.path for run in runs], out=out, metrics=list(experiment.metrics), seeds=True
+        [run.path for run in runs],
+        out=out,
+        metrics=list(experiment.metrics),
+        style=Style(seeds=True),
     )
     files = list(report.files)
     if FILMED in cells:

@@ -20,7 +20,8 @@ import torch
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.aggregate import Method, curves
+from analysis.aggregate import curves
+from analysis.bootstrap import Method
 from analysis.runs import Run
 from controllers.s2q_controller import S2QMAC
 from envs.matrix_game import ONE_STATE

@@ -1,133 +1,22 @@
-"""Many seeds to one number or one curve: interquartile mean with a stratified bootstrap interval.
-
-Source of the method: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice", NeurIPS 2021: percentile bootstrap that resamples the runs of every task separately,
-interquartile mean over all runs and tasks.
-"""
+"""Many seeds to one curve or one row of a table, with the estimates of `analysis.bootstrap`."""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from analysis.bootstrap import DEFAULT, STATISTICS, Method, interval, iqm
 from analysis.runs import WALL_CLOCK_KEY, Run, Series, group_runs, natural_key
 from utils.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 Task = tuple[str, str]
-
-
-def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Interquartile mean: `scipy.stats.trim_mean(x, 0.25)`, the mean without the floor(n / 4)
-    lowest and highest.
-
-    With fewer than 4 values nothing is cut: it is the plain mean. With 4 it is the mean of the
-    middle 2, with 5 of the middle 3, with 8 of the middle 4.
-    """
-    return stats.trim_mean(x, 0.25, axis=axis)
-
-
-STATISTICS: dict[str, Callable[..., np.ndarray]] = {
-    "iqm": iqm,
-    "mean": np.mean,
-    "median": np.median,
-}
-STATISTIC_NAMES = {"iqm": "interquartile mean", "mean": "mean", "median": "median"}
-
-
-@dataclass(frozen=True)
-class Method:
-    """How seeds become one number with an interval.
-
-    Attributes:
-        statistic: a key of `STATISTICS`.
-        confidence: coverage of the interval.
-        resamples: number of bootstrap resamples.
-        seed: of the bootstrap; equal data and seed give equal intervals.
-    """
-
-    statistic: str = "iqm"
-    confidence: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.statistic not in STATISTICS:
-            raise UserError(f"unknown statistic '{self.statistic}'; known: {', '.join(STATISTICS)}")
-        if not 0 < self.confidence < 1:
-            raise UserError(f"the confidence must lie between 0 and 1, not {self.confidence}")
-        if self.resamples < 1:
-            raise UserError(
-                f"the number of bootstrap resamples must be positive, not {self.resamples}"
-            )
-
-    @property
-    def percent(self) -> str:
-        """The confidence in words: `95%`."""
-        return f"{100 * self.confidence:g}%"
-
-
-DEFAULT = Method()
-
-
-def interval(
-    strata: Sequence[np.ndarray], method: Method = DEFAULT
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Point estimate over all runs and its percentile bootstrap interval, runs resampled within
-    their stratum.
-
-    A stratum is a task: the runs of one task never stand in for those of another. Within a stratum
-    whole runs are resampled, the same ones for every column. A stratum of a single run has nothing
-    to resample and stays as it is.
-
-    Args:
-        strata: arrays [n_i, ...] with the runs of one task each along the first axis; the other
-            axes are equal.
-
-    Returns:
-        (centre, low, high), each [...]; low and high are NaN where no stratum has two runs.
-    """
-    statistic = STATISTICS[method.statistic]
-    strata = [np.asarray(x, dtype=np.float64) for x in strata]
-    centre = np.asarray(statistic(np.concatenate(strata, axis=0), axis=0))
-    several = [x for x in strata if len(x) > 1]
-    single = [np.moveaxis(x, 0, -1) for x in strata if len(x) == 1]
-    if not several:
-        return centre, np.full_like(centre, np.nan), np.full_like(centre, np.nan)
-
-    def pooled(*samples: np.ndarray, axis: int) -> np.ndarray:
-        # Samples are [..., resamples, n_i], axis is the last; single runs [..., 1] are the same in
-        # every resample.
-        shape = samples[0].shape[:-1]
-        fixed = [np.broadcast_to(x[..., None, :], (*shape, 1)) for x in single]
-        return statistic(np.concatenate([*samples, *fixed], axis=axis), axis=axis)
-
-    n_runs = sum(map(len, strata))
-    result = stats.bootstrap(
-        several,
-        pooled,
-        n_resamples=method.resamples,
-        batch=max(
-            1, int(1e7) // max(1, centre.size * n_runs)
-        ),  # at most about 80 MB of resampled values at a time
-        vectorized=True,
-        axis=0,
-        confidence_level=method.confidence,
-        method="percentile",
-        rng=np.random.default_rng(method.seed),
-    )
-    return (
-        centre,
-        np.asarray(result.confidence_interval.low),
-        np.asarray(result.confidence_interval.high),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,11 +150,22 @@ def _common_range(members: Sequence[Series]) -> tuple[int, int, bool]:
     return start, end, not (together_start.all() and together_end.all())
 
 
+_RATE = re.compile(r"(^|_)(won|win|wins|solved|success)(_|$)")
+_REWARDING = re.compile(r"(^|_)(returns?|rewards?|scores?)(_|$)")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether the metric says by its name that runs with higher values are better: returns and
+    shares of won episodes. Of a loss or the length of episodes nothing is known.
+    """
+    return bool(_RATE.search(metric) or _REWARDING.search(metric)) and "std" not in metric
+
+
 def is_rate(metric: str, runs: Sequence[Run]) -> bool:
     """Whether the metric is a share of won episodes, to be shown in percent: by its name and values
     within 0..1.
     """
-    if not re.search(r"(^|_)(won|win|wins|solved|success)(_|$)", metric):
+    if not _RATE.search(metric):
         return False
     found = [series.values for run in runs if (series := run.metrics.get(metric)) is not None]
     return all(np.nanmin(v, initial=0.0) >= 0 and np.nanmax(v, initial=0.0) <= 1 for v in found)
@@ -278,20 +178,24 @@ def normalisation(runs: Sequence[Run], metric: str) -> dict[Task, tuple[float, f
     Raises:
         UserError: a task on which all values are equal.
     """
-    scale: dict[Task, tuple[float, float]] = {}
-    for task in {run.task for run in runs}:
-        found = [
-            s.values for run in runs if run.task == task and (s := run.finite(metric)) is not None
-        ]
-        if found:
-            low, high = float(min(v.min() for v in found)), float(max(v.max() for v in found))
-            if low == high:
-                raise UserError(
-                    f"{metric} is {low:g} throughout on {task[1]}: it cannot be normalised over "
-                    "tasks"
-                )
-            scale[task] = (low, high)
+    scale = value_ranges(runs, metric)
+    for task, (low, high) in scale.items():
+        if low == high:
+            raise UserError(
+                f"{metric} is {low:g} throughout on {task[1]}: it cannot be normalised over tasks"
+            )
     return scale
+
+
+def value_ranges(runs: Sequence[Run], metric: str) -> dict[Task, tuple[float, float]]:
+    """Lowest and highest finite value of the metric per task, over all runs and steps."""
+    ranges: dict[Task, tuple[float, float]] = {}
+    for run in runs:
+        if (series := run.finite(metric)) is not None:
+            low, high = ranges.get(run.task, (math.inf, -math.inf))
+            found = float(series.values.min()), float(series.values.max())
+            ranges[run.task] = min(low, found[0]), max(high, found[1])
+    return ranges
 
 
 @dataclass(frozen=True)
@@ -382,26 +286,14 @@ def aggregate_table(
         rows: of `final_table`.
         scale: as in `curves`.
     """
-    tasks = list(dict.fromkeys(row.task for row in rows))
     result = []
-    for label in dict.fromkeys(row.label for row in rows):
-        members = {row.task: row for row in rows if row.label == label}
-        if len(members) < len(tasks):
-            missing = ", ".join(task[1] for task in tasks if task not in members)
-            _log.warning(
-                "'%s' has no runs on %s: left out of the aggregate over all maps", label, missing
-            )
-            continue
-        strata = []
-        for task in tasks:
-            zero, one = scale[task] if scale is not None else (0.0, 1.0)
-            strata.append((np.asarray(members[task].finals) - zero) / (one - zero))
+    for label, parts in complete_rows(rows).items():
+        strata = scaled(parts, scale)
         finals = np.concatenate(strata)
         _, low, high = interval(strata, method)
         iqm_, mean, median = (
             float(STATISTICS[key](finals, axis=0)) for key in ("iqm", "mean", "median")
         )
-        parts = members.values()
         result.append(
             FinalRow(
                 ("all", "all maps"),
@@ -421,6 +313,35 @@ def aggregate_table(
             )
         )
     return result
+
+
+def complete_rows(rows: Sequence[FinalRow]) -> dict[str, list[FinalRow]]:
+    """Label -> its rows, one for each task of `rows` and in the same order for all; groups that
+    lack a task are left out with a warning.
+    """
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    found = {}
+    for label in dict.fromkeys(row.label for row in rows):
+        members = {row.task: row for row in rows if row.label == label}
+        if len(members) == len(tasks):
+            found[label] = [members[task] for task in tasks]
+            continue
+        missing = ", ".join(task[1] for task in tasks if task not in members)
+        _log.warning(
+            "'%s' has no runs on %s: left out of the aggregate over all maps", label, missing
+        )
+    return found
+
+
+def scaled(
+    rows: Sequence[FinalRow], scale: Mapping[Task, tuple[float, float]] | None
+) -> list[np.ndarray]:
+    """The rows' final values, an array for each, with `scale` as in `curves`."""
+    found = []
+    for row in rows:
+        low, high = scale[row.task] if scale is not None else (0.0, 1.0)
+        found.append((np.asarray(row.finals) - low) / (high - low))
+    return found
 
 
 def _final_row(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from analysis.aggregate import tasks_of
+from analysis.progress import tracked
 from analysis.runs import WALL_CLOCK_KEY, Episodes, Run, group_runs
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def export(runs: Sequence[Run], by: Sequence[str] = ("name",), last: int = 5) ->
         len(set(s)) == len(s) and None not in s and set(s) == set(seeds[0]) for s in seeds
     )
     result: dict[str, Any] = {}
-    for (task, label), members in cells.items():
+    for (task, label), members in tracked(list(cells.items()), "marl-eval's JSON"):
         algorithm = (
             result.setdefault(task[0], {})
             .setdefault(task[1], {})

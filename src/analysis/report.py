@@ -1,5 +1,5 @@
-"""`python src/main.py report PATH...`: learning curves, tables and marl-eval's JSON from any number
-of runs.
+"""`python src/main.py report PATH...`: learning curves, tables and comparisons of groups from any
+number of runs, as Markdown and as one HTML file; and marl-eval's JSON.
 """
 
 from __future__ import annotations
@@ -22,98 +22,148 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis import aggregate, marl_eval, plots
-from analysis.aggregate import DEFAULT, STATISTIC_NAMES, STATISTICS, FinalRow, Method, Task
-from analysis.runs import Run, group_runs, load_runs, warn_about_mixtures
+from analysis import contents, html, marl_eval, overview, plots
+from analysis.aggregate import FinalRow
+from analysis.bootstrap import DEFAULT, STATISTICS, Method
+from analysis.document import markdown
+from analysis.findings import LEVELS, Findings, Options, find
+from analysis.progress import tracked
+from analysis.runs import Run, group_runs, load_runs, settings_by_cell, warn_about_mixtures
 from utils.errors import UserError
 from utils.registry import nearest
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_METRICS = ("test_return_mean", "test_battle_won_mean")
-ALL_MAPS = "All maps"
-_STATISTIC_HEADS = {"iqm": "IQM", "mean": "Mean", "median": "Median"}
+WITHOUT_TESTS = "return_mean"  # of runs that have neither of them
 
 
 @dataclass
 class Report:
-    """What `write_report` made: the files, and the tables by metric (values of rates are shares,
-    not percent).
+    """What `write_report` made: the files, and what was found out by metric (values of rates are
+    shares, not percent).
     """
 
     files: list[Path] = field(default_factory=list)
-    tables: dict[str, list[FinalRow]] = field(default_factory=dict)
-    rates: set[str] = field(default_factory=set)
+    found: dict[str, Findings] = field(default_factory=dict)
     method: Method = DEFAULT
+
+    @property
+    def tables(self) -> dict[str, list[FinalRow]]:
+        """Final results by metric."""
+        return {metric: found.rows for metric, found in self.found.items()}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the figures of a report look.
+
+    Attributes:
+        formats: of `plots.FORMATS`.
+        size: a key of `plots.SIZES`.
+        seeds: single runs as thin lines; None: for groups of few runs.
+        ylim: limits of the y axis as drawn (percent for rates).
+    """
+
+    formats: Sequence[str] = ("png", "pdf")
+    size: str = "screen"
+    seeds: bool | None = None
+    ylim: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for kind in self.formats:
+            if kind not in plots.FORMATS:
+                known = ", ".join(plots.FORMATS)
+                raise UserError(f"there is no figure format '{kind}'; known: {known}")
+        if self.size not in plots.SIZES:
+            known = ", ".join(plots.SIZES)
+            raise UserError(f"there is no figure size '{self.size}'; known: {known}")
+        if self.ylim is not None and not self.ylim[0] < self.ylim[1]:
+            raise UserError(
+                f"the lower limit of the y axis must lie below the upper one, not "
+                f"{self.ylim[0]:g} and {self.ylim[1]:g}"
+            )
 
 
 def write_report(
     paths: Iterable[str | Path],
     out: str | Path = "results/report",
     *,
-    by: Sequence[str] = ("name",),
     metrics: Sequence[str] | None = None,
-    last: int = 5,
-    method: Method = DEFAULT,
-    seeds: bool | None = None,
-    over_maps: bool = False,
-    ylim: tuple[float, float] | None = None,
-    points: int = 300,
+    options: Options | None = None,
+    style: Style | None = None,
+    with_html: bool = False,
 ) -> Report:
     """Reads runs and writes figures, tables and the marl-eval export into one folder.
 
     Args:
         paths: run directories, folders above them, glob patterns.
-        out: folder for `curves_METRIC.png` and `.pdf`, `final.csv`, `marl_eval.json` and
-            `report.md`, which shows them all together with every warning.
-        by: config keys whose values make the groups (curves).
+        out: folder for `curves_METRIC.png` and `.pdf`, the figures that compare groups,
+            `final.csv`, `statistics.csv`, `marl_eval.json` and `report.md`, which shows them all
+            together with every warning.
         metrics: scalars to report; None: the test return, and the test win rate where it was
-            recorded.
-        last: how many last evaluations of a run its final result averages.
-        method: statistic over the seeds and its interval.
-        seeds: single runs as thin lines; None: for groups of few runs.
-        over_maps: adds a panel and rows over all maps, maps being the strata; metrics other than
-            rates are normalised per map to the range from the lowest to the highest value recorded.
-        ylim: limits of the y axis as drawn (percent for rates).
-        points: largest number of steps on the common grid of a curve.
+            recorded, or else the training return.
+        options: what is computed.
+        style: how figures look.
+        with_html: `report.html`, too: the whole report as one file.
 
     Raises:
         UserError: no runs, an unknown metric or config key, a folder that cannot be written.
+        MissingPackage: the page needs a package that is not installed.
     """
     out = Path(out)
-    if last < 1:
-        raise UserError(f"the number of last evaluations must be positive, not {last}")
-    if points < 2:
-        raise UserError(f"a curve needs at least 2 points, not {points}")
-    if ylim is not None and not ylim[0] < ylim[1]:
-        raise UserError(
-            f"the lower limit of the y axis must lie below the upper one, not {ylim[0]:g} and "
-            f"{ylim[1]:g}"
-        )
+    options, style = options or Options(), style or Style()
+    script = html.plotly_script() if with_html else ""
     with _collected_warnings() as warnings:
         wanted = list(dict.fromkeys(metrics)) if metrics else list(DEFAULT_METRICS)
         exported = [name for names in marl_eval.METRICS.values() for name in names]
-        runs = load_runs(paths, {*wanted, *exported})
+        paths = list(paths)
+        everything = load_runs(paths, {*wanted, *exported})
+        if not metrics and not _having(wanted, everything):
+            wanted = [WITHOUT_TESTS]
+            everything = load_runs(paths, {*wanted, *exported})
+        runs = _training_runs(everything)
         wanted = _recorded(wanted, runs, explicit=bool(metrics))
-        groups = group_runs(runs, by)
-        warn_about_mixtures(groups)
-        report = Report(method=method)
-        options = _Options(by, last, method, seeds, over_maps, ylim, points, bool(metrics))
-        figures = {metric: _one_metric(groups, metric, options, report) for metric in wanted}
-        exchange = marl_eval.export(runs, by, last)
+        groups = group_runs(runs, options.by)
+        cells = settings_by_cell(groups)
+        warn_about_mixtures(groups, cells)
+        report = Report(method=options.method)
+        for metric in wanted:
+            report.found[metric] = find(groups, metric, options, explicit=bool(metrics))
+        figures = {
+            (metric, kind): figure
+            for metric, found in report.found.items()
+            for kind, figure in _figures(found, options.method, style).items()
+        }
+        exchange = marl_eval.export(runs, options.by, options.last)
         try:
             out.mkdir(parents=True, exist_ok=True)
             pictures = {}
-            for metric, figure in figures.items():
-                pictures[metric] = plots.save(figure, out / f"curves_{_file_name(metric)}")
-                report.files += pictures[metric]
+            for key, figure in tracked(list(figures.items()), "figures"):
+                stem = out / f"{key[1]}_{_file_name(key[0])}"
+                pictures[key] = plots.save(figure, stem, style.formats, plots.SIZES[style.size])
+                report.files += pictures[key]
             report.files.append(_write_csv(out / "final.csv", report))
+            report.files.append(_write_statistics(out / "statistics.csv", report.found))
             if exchange:
                 report.files.append(out / "marl_eval.json")
                 report.files[-1].write_text(json.dumps(exchange) + "\n", encoding="utf-8")
+            document = contents.document(
+                contents.Material(
+                    *(runs, groups, report.found, options, style.seeds, pictures),
+                    costs=overview.costs(groups),
+                    settings=overview.compare_settings(cells),
+                    films=overview.films(group_runs(everything, options.by)),
+                    warnings=warnings,
+                    exported=bool(exchange),
+                    html=with_html,
+                )
+            )
             report.files.append(out / "report.md")
-            text = _markdown(report, runs, pictures, warnings, by, last)
-            report.files[-1].write_text(text, encoding="utf-8")
+            report.files[-1].write_text(markdown(document), encoding="utf-8")
+            if with_html:
+                report.files.append(out / "report.html")
+                report.files[-1].write_text(html.page(document, script), encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"the report cannot be written to {out}: {error.strerror or error}"
@@ -121,78 +171,15 @@ def write_report(
     return report
 
 
-@dataclass(frozen=True)
-class _Options:
-    """The arguments of `write_report` that every metric needs."""
-
-    by: Sequence[str]
-    last: int
-    method: Method
-    seeds: bool | None
-    over_maps: bool
-    ylim: tuple[float, float] | None
-    points: int
-    explicit: (
-        bool  # the metrics were asked for by name: a map without one of them is worth a warning
-    )
-
-
-def _one_metric(
-    groups: Mapping[str, Sequence[Run]], metric: str, options: _Options, report: Report
-) -> Figure:
-    """The figure of one metric; its table goes into `report`."""
-    method, points = options.method, options.points
-    having = {
-        label: [run for run in group if run.finite(metric) is not None]
-        for label, group in groups.items()
-    }
-    members = [run for group in having.values() for run in group]
-    recorded = {run.task for run in members}
-    lacking = [run for label, group in groups.items() for run in group if run not in having[label]]
-    for run in lacking:
-        if run.task in recorded:
-            _log.warning("%s has no %s: left out there", run.path, metric)
-    for task in aggregate.tasks_of([run for run in lacking if run.task not in recorded]):
-        if options.explicit:
-            _log.warning("no run on %s has the metric %s: no panel", task[1], metric)
-    rate = aggregate.is_rate(metric, members)
-    rows = aggregate.final_table(members, metric, by=options.by, last=options.last, method=method)
-    tasks = aggregate.tasks_of(members)
-    panels: dict[str, list[aggregate.Curve]] = {}
-    for task in tasks:
-        panels[_title(task, tasks)] = [
-            aggregate.curves(here, metric, label=label, method=method, points=points)
-            for label, group in having.items()
-            if (here := [run for run in group if run.task == task])
-        ]
-    if options.over_maps and len(tasks) > 1:
-        scale = None if rate else aggregate.normalisation(members, metric)
-        all_rows = aggregate.aggregate_table(rows, scale=scale, method=method)
-        title = ALL_MAPS if rate else f"{ALL_MAPS} (0 to 1 per map)"
-        if all_rows:
-            panels[title] = [
-                aggregate.curves(
-                    having[row.label],
-                    metric,
-                    label=row.label,
-                    method=method,
-                    points=points,
-                    scale=scale,
-                )
-                for row in all_rows
-            ]
-        rows += all_rows
-    report.tables[metric] = rows
-    if rate:
-        report.rates.add(metric)
-    return plots.draw(
-        panels,
-        ylabel=plots.in_words(metric, rate),
-        method=method,
-        seeds=options.seeds,
-        percent=rate,
-        ylim=options.ylim,
-    )
+def _training_runs(runs: Sequence[Run]) -> list[Run]:
+    """The runs without evaluations of finished policies, unless there is nothing else."""
+    kept = [run for run in runs if not run.is_evaluation]
+    if kept and len(kept) < len(runs):
+        _log.warning(
+            "%d of %d runs evaluate a checkpoint and train nothing: only their films count",
+            *(len(runs) - len(kept), len(runs)),
+        )
+    return kept or list(runs)
 
 
 def _recorded(wanted: Sequence[str], runs: Sequence[Run], explicit: bool) -> list[str]:
@@ -201,7 +188,7 @@ def _recorded(wanted: Sequence[str], runs: Sequence[Run], explicit: bool) -> lis
     Raises:
         UserError: an explicitly wanted one is missing, or none is there.
     """
-    found = [metric for metric in wanted if any(run.finite(metric) is not None for run in runs)]
+    found = _having(wanted, runs)
     if found and (not explicit or len(found) == len(wanted)):
         return found
     missing = next(metric for metric in wanted if metric not in found)
@@ -209,9 +196,9 @@ def _recorded(wanted: Sequence[str], runs: Sequence[Run], explicit: bool) -> lis
     raise UserError(f"no run has the metric '{missing}'; {nearest(missing, known)}".rstrip("; "))
 
 
-def _title(task: Task, tasks: Sequence[Task]) -> str:
-    """The map's name, with the environment's where two environments have a map of that name."""
-    return task[1] if sum(other[1] == task[1] for other in tasks) == 1 else f"{task[0]}: {task[1]}"
+def _having(metrics: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Those of the metrics that at least one run has."""
+    return [metric for metric in metrics if any(run.finite(metric) is not None for run in runs)]
 
 
 def _file_name(metric: str) -> str:
@@ -241,7 +228,7 @@ def _collected_warnings() -> Iterator[list[str]]:
     # Figures and tables read the same runs: what is wrong with one of them is said once.
     modules = [
         logging.getLogger(f"analysis.{name}")
-        for name in ("runs", "aggregate", "marl_eval", "report")
+        for name in ("runs", "aggregate", "compare", "findings", "marl_eval", "report")
     ]
     for module in modules:
         module.addFilter(first_time)
@@ -254,55 +241,67 @@ def _collected_warnings() -> Iterator[list[str]]:
             module.removeFilter(first_time)
 
 
+# --- Figures ---
+
+
+def _figures(found: Findings, method: Method, style: Style) -> dict[str, Figure]:
+    """Kind -> figure of a metric."""
+    size, rate = plots.SIZES[style.size], found.rate
+    name = plots.in_words(found.metric, rate)
+    figures = {
+        "curves": plots.draw(
+            found.panels,
+            ylabel=name,
+            method=method,
+            seeds=style.seeds,
+            percent=rate,
+            ylim=style.ylim,
+            size=size,
+        )
+    }
+    comparison = found.comparison
+    if comparison is None:
+        return figures
+    look = plots.looks(found.labels)
+    n = len(comparison.tasks)
+    note = f"{method.percent} stratified bootstrap intervals; {n} {'map' if n == 1 else 'maps'}"
+    score = name if rate else f"{name}, 0 to 1 on each map"
+    figures["aggregates"] = plots.draw_intervals(
+        {
+            title: {label: comparison.aggregates[label][key] for label in comparison.labels}
+            for key, title in contents.AGGREGATES.items()
+        },
+        xlabel=score,
+        note=note,
+        look=look,
+        percent=rate,
+        size=size,
+    )
+    figures["profiles"] = plots.draw_profiles(
+        comparison.profiles, xlabel=score, note=note, look=look, percent=rate, size=size
+    )
+    if comparison.improvement:
+        figures["improvement"] = plots.draw_intervals(
+            {
+                "Probability of improvement": {
+                    f"{x} over {y}": one for (x, y), one in comparison.improvement.items()
+                }
+            },
+            xlabel="P(X is better than Y) (%)",
+            note=note,
+            percent=True,
+            middle=0.5,
+            size=size,
+        )
+        figures["ranks"] = plots.draw_ranks(
+            {label: comparison.ranks[label] for label in comparison.ranking},
+            note=f"one run of each group; {n} {'map' if n == 1 else 'maps'}",
+            size=size,
+        )
+    return figures
+
+
 # --- Tables ---
-
-
-def _number(value: float, rate: bool = False) -> str:
-    """A number for reading: percent with one decimal, else four significant digits."""
-    if math.isnan(value):
-        return "-"
-    if rate:
-        return f"{100 * value:.1f}"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _interval(row: FinalRow, rate: bool) -> str:
-    return "-" if math.isnan(row.low) else f"{_number(row.low, rate)} to {_number(row.high, rate)}"
-
-
-def _seed(seed: int | None) -> str:
-    return "?" if seed is None else str(seed)
-
-
-def _steps(steps: Sequence[int]) -> str:
-    low, high = min(steps), max(steps)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "-"
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
-
-
-def _heads(method: Method) -> list[str]:
-    """Column heads: the chosen statistic with its interval, and the others."""
-    others = [_STATISTIC_HEADS[key] for key in ("iqm", "mean") if key != method.statistic]
-    return [
-        "Map",
-        "Group",
-        _STATISTIC_HEADS[method.statistic],
-        f"{method.percent} interval",
-        *others,
-    ]
-
-
-def _cells(row: FinalRow, method: Method, rate: bool) -> list[str]:
-    others = [_number(row.value(key), rate) for key in ("iqm", "mean") if key != method.statistic]
-    centre = _number(row.value(method.statistic), rate)
-    return [row.task[1], row.label, centre, _interval(row, rate), *others]
 
 
 def _write_csv(path: Path, report: Report) -> Path:
@@ -354,7 +353,7 @@ def _write_csv(path: Path, report: Report) -> Path:
                 ]
                 cells += [
                     len(row.seeds),
-                    " ".join(map(_seed, row.seeds)),
+                    " ".join("?" if seed is None else str(seed) for seed in row.seeds),
                     " ".join(map(repr, row.finals)),
                 ]
                 cells += [" ".join(map(str, row.evaluations)), min(row.steps), max(row.steps)]
@@ -363,92 +362,56 @@ def _write_csv(path: Path, report: Report) -> Path:
     return path
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return lines + [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-    ]
+def _write_statistics(path: Path, found: Mapping[str, Findings]) -> Path:
+    """Groups compared and sample efficiency as one CSV, one number with its interval a line."""
+    head = ["metric", "statistic", "environment", "map", "group", "compared_with", "at"]
+    head += ["value", "low", "high"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        for metric, one in found.items():
+            for line in _statistics(one):
+                writer.writerow([metric, *("" if _is_nan(cell) else cell for cell in line)])
+    return path
 
 
-def _markdown(
-    report: Report,
-    runs: Sequence[Run],
-    pictures: Mapping[str, Sequence[Path]],
-    warnings: Sequence[str],
-    by: Sequence[str],
-    last: int,
-) -> str:
-    method = report.method
-    lines = [
-        "# Report",
-        "",
-        f"{len(runs)} runs, grouped by {', '.join(f'`{key}`' for key in by)}.",
-        "",
-    ]
-    for metric, rows in report.tables.items():
-        rate = metric in report.rates
-        png, pdf = pictures[metric]
-        lines += [f"## {plots.in_words(metric, rate)} (`{metric}`)", ""]
-        lines += [f"![{metric}]({png.name})", "", f"[PDF]({pdf.name})", ""]
-        head = [*_heads(method), "Min", "Max", "Seeds", "Steps", "Wall clock", "Steps/s", "Notes"]
-        body = []
-        for row in rows:
-            names = ", ".join(map(_seed, row.seeds))
-            body.append(
-                [
-                    *_cells(row, method, rate),
-                    _number(min(row.finals), rate),
-                    _number(max(row.finals), rate),
-                    f"{len(row.seeds)}: {names}"
-                    if row.task[0] != "all"
-                    else f"{len(row.seeds)} runs",
-                    _steps(row.steps),
-                    _duration(row.wall_clock),
-                    _number(row.steps_per_second),
-                    "; ".join(row.notes),
-                ]
-            )
-        lines += [*markdown_table(head, body), ""]
-    lines += ["## How to read this", ""]
-    lines += [
-        f"- The final result of a run is the mean of its last {last} evaluations (of all, where it "
-        "has fewer).",
-        f"- Lines, and what the interval belongs to: the {STATISTIC_NAMES[method.statistic]} over "
-        "runs. The "
-        "interquartile mean drops the floor(n/4) lowest and highest of n runs: with fewer than 4 "
-        "it is the plain mean.",
-        f"- Intervals: {method.percent}, percentile bootstrap, {method.resamples} resamples of "
-        "whole runs, map by map "
-        "where several maps are put together. With few runs (under about 5) they are narrower than "
-        "they claim.",
-        "- A curve uses, at each step, the runs that reach it; nothing is extrapolated.",
-        "- Wall clock and steps/s are means per run. `final.csv` has the same numbers unrounded, "
-        "win rates as shares.",
-        "- `marl_eval.json`: marl-eval's format; `absolute_metrics` hold the episodes of the last "
-        f"{last} evaluations, "
-        "not those of a re-evaluated best policy.",
-        "",
-    ]
-    if warnings:
-        lines += ["## Warnings", "", *(f"- {message}" for message in warnings), ""]
-    lines += ["## Runs", ""]
-    body = [[str(run.path), run.name, *run.task, _seed(run.seed), run.status] for run in runs]
-    lines += markdown_table(["Folder", "Algorithm", "Environment", "Map", "Seed", "Status"], body)
-    return "\n".join(lines) + "\n"
+def _is_nan(cell: object) -> bool:
+    return isinstance(cell, float) and math.isnan(cell)
+
+
+def _statistics(found: Findings) -> Iterator[tuple[object, ...]]:
+    everywhere = ("all", "all maps")
+    if (comparison := found.comparison) is not None:
+        for label, estimates in comparison.aggregates.items():
+            for key, one in estimates.items():
+                yield (key, *everywhere, label, "", "", *one)
+        for label, profile in comparison.profiles.items():
+            lines = (profile.thresholds, profile.share, profile.low, profile.high)
+            for at, *numbers in zip(*(line.tolist() for line in lines), strict=True):
+                yield ("profile", *everywhere, label, "", at, *numbers)
+        for (x, y), one in comparison.improvement.items():
+            yield ("probability_of_improvement", *everywhere, x, y, "", *one)
+        for label, estimate in comparison.mean_ranks.items():
+            yield ("mean_rank", *everywhere, label, "", "", *estimate)
+        for label, shares in comparison.ranks.items():
+            for k, share in enumerate(shares.tolist(), start=1):
+                yield ("rank", *everywhere, label, "", k, share, "", "")
+    for reach in found.reach:
+        yield ("steps_to", *reach.task, reach.label, "", reach.level, *reach.steps)
+        yield ("runs_that_reach", *reach.task, reach.label, "", reach.level, reach.reached, "", "")
 
 
 def _print_tables(report: Report, console: Console) -> None:
     short = EngFormatter(sep="")
-    for metric, rows in report.tables.items():
-        rate = metric in report.rates
+    for metric, found in report.found.items():
+        rows, rate = found.rows, found.rate
         table = Table(
             title=plots.in_words(metric, rate),
             title_justify="left",
             title_style="bold",
             box=box.SIMPLE_HEAD,
         )
-        for i, head in enumerate(_heads(report.method)):
+        for i, head in enumerate(contents.heads(report.method)):
             table.add_column(
                 head, justify="right" if i > 1 else "left", no_wrap=i > 1, overflow="fold"
             )
@@ -458,7 +421,7 @@ def _print_tables(report: Report, console: Console) -> None:
         for row in rows:
             if previous not in (None, row.task):
                 table.add_section()
-            cells = _cells(row, report.method, rate)
+            cells = contents.cells(row, report.method, rate)
             cells[0] = cells[0] if row.task != previous else ""
             cells[1] += " *" if row.notes else ""
             table.add_row(
@@ -485,11 +448,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python src/main.py report",
-        description="Learning curves (PNG, PDF), tables of final results (Markdown, CSV) and "
-        "marl-eval's JSON from "
-        "runs of this project or of PyMARL, PyMARL2 and EPyMARL.",
-        epilog="examples:  report results/sacred    report 'results/sacred/q*/3m' --by name,lr "
-        "--metric loss",
+        description="Learning curves, final results with intervals, groups compared over maps, "
+        "sample efficiency, cost and settings of runs of this project or of PyMARL, PyMARL2 and "
+        "EPyMARL: figures, Markdown, CSV, marl-eval's JSON, and one HTML file to send around.",
+        epilog="examples:  report results/sacred --html    report 'results/sacred/q*/3m' --by "
+        "name,lr --metric loss    report results/sacred --format pdf --size column",
     )
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="a run, a folder above runs, or a glob pattern"
@@ -502,10 +465,35 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAMES",
         help="metrics, comma-separated (default: test_return_mean, and test_battle_won_mean where "
-        "recorded)",
+        "recorded; of runs without both, return_mean)",
     )
     parser.add_argument(
         "--out", default="results/report", help="folder for the report (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="also write report.html, one file with interactive figures that needs no network",
+    )
+    parser.add_argument(
+        "--format",
+        default="png,pdf",
+        metavar="KINDS",
+        help=f"of the figures, comma-separated: {', '.join(plots.FORMATS)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        default="screen",
+        choices=list(plots.SIZES),
+        help="of the figures: column (3.3 in, one of a paper's two columns), text (6.75 in, across "
+        "both), slide (12 in, large letters) (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--levels",
+        default=",".join(f"{100 * level:g}" for level in LEVELS),
+        metavar="PERCENT",
+        help="for the steps that groups need: percent of won episodes, or of the range of the "
+        "metric on a map (default: %(default)s)",
     )
     parser.add_argument(
         "--last",
@@ -554,6 +542,14 @@ def _names(text: str, option: str) -> list[str]:
     return names
 
 
+def _levels(text: str) -> list[float]:
+    try:
+        levels = [float(name) / 100 for name in _names(text, "--levels")]
+    except ValueError as error:
+        raise UserError(f"report: --levels takes numbers in percent, not '{text}'") from error
+    return levels
+
+
 def main(argv: Sequence[str]) -> int:
     """Writes the report that the arguments ask for and prints its tables.
 
@@ -571,14 +567,22 @@ def main(argv: Sequence[str]) -> int:
     report = write_report(
         args.paths,
         args.out,
-        by=_names(args.by, "--by"),
         metrics=metrics,
-        last=args.last,
-        method=Method(args.statistic, args.confidence, args.resamples),
-        seeds={"auto": None, "on": True, "off": False}[args.seeds],
-        over_maps=args.over_maps,
-        ylim=tuple(args.ylim) if args.ylim else None,
-        points=args.points,
+        options=Options(
+            by=_names(args.by, "--by"),
+            last=args.last,
+            method=Method(args.statistic, args.confidence, args.resamples),
+            over_maps=args.over_maps,
+            points=args.points,
+            levels=_levels(args.levels),
+        ),
+        style=Style(
+            formats=_names(args.format, "--format"),
+            size=args.size,
+            seeds={"auto": None, "on": True, "off": False}[args.seeds],
+            ylim=tuple(args.ylim) if args.ylim else None,
+        ),
+        with_html=args.html,
     )
     console = Console()
     _print_tables(report, console)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import logging
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis import published
+from analysis.progress import tracked
 from analysis.published import Points
 from utils.errors import UserError
 from utils.registry import nearest
@@ -27,6 +29,8 @@ _log = logging.getLogger(__name__)
 # Files that make a folder a run. Sacred writes run.json as soon as a run starts: a run that died at
 # once is seen too.
 _RUN_FILES = ("metrics.jsonl", "info.json", "run.json")
+
+_MANY = 100  # runs take a second to read
 
 LAST_STEP = int(np.iinfo(np.int64).max)
 
@@ -93,7 +97,7 @@ class Run:
         seed = self.config.get("seed")
         return seed if isinstance(seed, int) else None  # files may hold anything
 
-    @property
+    @functools.cached_property  # asked for once for each run, group and figure
     def task(self) -> tuple[str, str]:
         """(environment, map). Without `env_args.map_name` the map is `env_args.key` (EPyMARL), else
         the name of the environment's config file.
@@ -121,6 +125,11 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """All config values with dotted keys."""
         return dict(flatten(self.config))
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether the run evaluated a checkpoint instead of training."""
+        return self.config.get("evaluate") is True
 
     def finite(self, metric: str) -> Series | None:
         """The finite points of a metric, or None where there are none; points left out are warned
@@ -158,7 +167,8 @@ def load_runs(paths: Iterable[str | Path], keys: Iterable[str] | None = None) ->
     names = [str(path) for path in paths]
     keys = None if keys is None else frozenset(keys)
     folders = find_runs(names)
-    runs = [run for folder in folders if (run := _tried(folder, keys)) is not None]
+    shown = tracked(folders, "reading runs") if len(folders) >= _MANY else folders
+    runs = [run for folder in shown if (run := _tried(folder, keys)) is not None]
     if not runs:
         found = (
             f"{len(folders)} run folder(s) found, none with readable metrics"
@@ -233,14 +243,36 @@ def group_runs(runs: Iterable[Run], by: Sequence[str] = ("name",)) -> dict[str, 
     return dict(sorted(groups.items(), key=lambda item: natural_key(item[0])))
 
 
-def warn_about_mixtures(groups: Mapping[str, Sequence[Run]]) -> None:
+Values = dict[str, list[str]]  # a setting's dotted key -> the values of some runs, each once
+
+
+def settings_by_cell(
+    groups: Mapping[str, Sequence[Run]],
+) -> dict[tuple[str, tuple[str, str]], Values]:
+    """(group, task) -> the settings of its runs."""
+    return {
+        (label, task): _settings([run for run in group if run.task == task])
+        for label, group in groups.items()
+        for task in sorted({run.task for run in group})
+    }
+
+
+def warn_about_mixtures(
+    groups: Mapping[str, Sequence[Run]],
+    cells: Mapping[tuple[str, tuple[str, str]], Values] | None = None,
+) -> None:
     """Warns where the runs of a curve are not repetitions: different settings, a seed twice,
     unfinished runs.
+
+    Args:
+        cells: `settings_by_cell(groups)`, if it is at hand.
     """
+    cells = cells if cells is not None else settings_by_cell(groups)
     for label, group in groups.items():
         for task in sorted({run.task for run in group}):
             members = [run for run in group if run.task == task]
-            differing = _differing_settings(members)
+            settings = cells[label, task]
+            differing = {key: values for key, values in settings.items() if len(values) > 1}
             if differing:
                 shown = ", ".join(
                     f"{key} ({' / '.join(values)})" for key, values in differing.items()
@@ -264,6 +296,7 @@ def warn_about_mixtures(groups: Mapping[str, Sequence[Run]]) -> None:
             _log.warning("%s has status %s: kept, its curve may be short", run.path, run.status)
 
 
+@functools.cache
 def is_setting(key: str) -> bool:
     """Whether runs with other values of this key are another experiment."""
     return not _NOT_SETTINGS.search(key)
@@ -295,13 +328,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
+def _settings(runs: Sequence[Run]) -> Values:
     values: dict[str, dict[str, None]] = {}
     for run in runs:
-        for key, value in run.settings().items():
+        for key, value in flatten(run.config):
             if is_setting(key):
                 values.setdefault(key, {})[str(value)] = None
-    return {key: list(seen) for key, seen in values.items() if len(seen) > 1}
+    return {key: list(seen) for key, seen in values.items()}
 
 
 def _tried(folder: Path, keys: frozenset[str] | None) -> Run | None:

@@ -14,7 +14,9 @@ from sacred import Experiment
 from sacred.observers import FileStorageObserver
 
 from analysis import aggregate, marl_eval, plots, published, report
-from analysis.aggregate import Method, curves, final_table, interval, iqm
+from analysis.aggregate import curves, final_table
+from analysis.bootstrap import Method, interval, iqm
+from analysis.findings import Options
 from analysis.runs import Run, Series, group_runs, load_runs, natural_key, warn_about_mixtures
 from utils.errors import UserError
 
@@ -758,15 +760,11 @@ def test_report_writes_everything(tree, tmp_path, capsys):
         )
         == 0
     )
-    assert sorted(path.name for path in out.iterdir()) == [
-        "curves_test_battle_won_mean.pdf",
-        "curves_test_battle_won_mean.png",
-        "curves_test_return_mean.pdf",
-        "curves_test_return_mean.png",
-        "final.csv",
-        "marl_eval.json",
-        "report.md",
-    ]
+    kinds = ("aggregates", "curves", "improvement", "profiles", "ranks")
+    metrics = ("test_battle_won_mean", "test_return_mean")
+    names = [f"{kind}_{m}.{end}" for kind in kinds for m in metrics for end in ("pdf", "png")]
+    tables = ["final.csv", "marl_eval.json", "report.md", "statistics.csv"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names + tables)
     for metric in ("test_return_mean", "test_battle_won_mean"):
         image = picture(out / f"curves_{metric}.png")
         assert min(image.shape[:2]) > 300
@@ -780,7 +778,7 @@ def test_report_writes_everything(tree, tmp_path, capsys):
     assert "curves_test_return_mean.png" in printed
     text = (out / "report.md").read_text()
     assert "12 runs, grouped by `name`." in text
-    assert "![test_return_mean](curves_test_return_mean.png)" in text
+    assert "![Test return: learning curves](curves_test_return_mean.png)" in text
     assert text.count("9: no readable config.json: run left out") == 1
 
     runs = load_runs([tree])
@@ -809,7 +807,7 @@ def test_report_writes_everything(tree, tmp_path, capsys):
     assert float(row["wall_clock_s"]) == 23.0
     assert int(row["steps_max"]) == max(run.metrics["test_return_mean"].t[-1] for run in members)
     assert f"| {100 * sum(finals) / 3:.1f} |" in text
-    assert "| 6 runs |" in text
+    assert "| all maps | qmix |" in text
     everything = next(
         r for r in rows if r["metric"] == "test_battle_won_mean" and r["map"] == "all maps"
     )
@@ -821,7 +819,12 @@ def test_report_writes_everything(tree, tmp_path, capsys):
 
 def test_report_is_deterministic(tree, tmp_path):
     for name in ("a", "b"):
-        report.write_report([tree / "qmix"], tmp_path / name, method=Method(resamples=100))
+        report.write_report(
+            [tree],
+            tmp_path / name,
+            options=Options(method=Method(resamples=100)),
+            style=report.Style(formats=plots.FORMATS),
+        )
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -830,11 +833,9 @@ def test_report_options(tree, tmp_path):
     made = report.write_report(
         [tree / "qmix"],
         tmp_path / "out",
-        by=["name", "env_args.seed"],
         metrics=["test_battle_won_mean"],
-        method=Method("median", 0.8, 50),
-        last=2,
-        seeds=True,
+        options=Options(by=["name", "env_args.seed"], method=Method("median", 0.8, 50), last=2),
+        style=report.Style(seeds=True),
     )
     assert list(made.tables) == ["test_battle_won_mean"]
     assert [row.label for row in made.tables["test_battle_won_mean"]][:3] == [
@@ -887,6 +888,15 @@ def test_maps_without_a_metric_have_no_panel(tmp_path, caplog):
     assert [r.getMessage() for r in caplog.records] == [
         "no run on matrix_game has the metric test_battle_won_mean: no panel"
     ]
+
+
+def test_runs_without_tests_are_reported_by_the_training_return(tmp_path):
+    write_run(tmp_path / "runs" / "1", [(0, "return_mean", 1.0), (5, "return_mean", 3.0)])
+    made = report.write_report([tmp_path / "runs"], tmp_path / "out")
+    assert [row.finals for row in made.tables["return_mean"]] == [[2.0]]
+    write_run(tmp_path / "more" / "1", [(0, "loss", 1.0)])
+    with pytest.raises(UserError, match="no run has the metric 'return_mean'; known: loss"):
+        report.write_report([tmp_path / "more"], tmp_path / "out")
 
 
 @pytest.mark.parametrize(

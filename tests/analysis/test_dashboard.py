@@ -17,6 +17,7 @@ import pytest
 from result_fixtures import learning_curve, write_run
 
 from analysis import aggregate, dashboard, published
+from analysis.bootstrap import Method
 from analysis.dashboard import curves as curves_module
 from analysis.dashboard import figures, files, table
 from analysis.dashboard.commands import commands
@@ -434,7 +435,7 @@ def test_aggregated_curves_are_those_of_the_report(tmp_path):
             assert [curve.label for curve in panel.groups] == ["qmix", "vdn"]
             for curve in panel.groups:
                 group = load_runs([tmp_path / curve.label / panel.task[1]])
-                method = aggregate.Method(statistic)
+                method = Method(statistic)
                 expected = aggregate.curves(group, metric, method=method)
                 for name in ("t", "centre", "low", "high", "n"):
                     np.testing.assert_array_equal(getattr(curve, name), getattr(expected, name))

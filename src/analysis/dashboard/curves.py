@@ -12,7 +12,8 @@ import numpy as np
 from scipy.signal import lfilter
 
 from analysis import aggregate
-from analysis.aggregate import Curve, Method, Task, tasks_of
+from analysis.aggregate import Curve, Task, tasks_of
+from analysis.bootstrap import Method
 from analysis.dashboard.entry import noted
 from analysis.runs import WALL_CLOCK_KEY, Run, Series, group_runs
 from utils.errors import UserError
@@ -29,7 +30,7 @@ class Options:
     Attributes:
         aggregated: one curve for each group instead of one for each run.
         by: config keys that make the groups.
-        statistic: over the runs of a group, a key of `aggregate.STATISTICS`.
+        statistic: over the runs of a group, a key of `bootstrap.STATISTICS`.
         smoothing: weight of the past in an exponential moving average, from 0 to below 1.
         hours: the x axis is the time of training, not environment steps.
         log_x, log_y: logarithmic axes.

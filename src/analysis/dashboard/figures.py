@@ -16,9 +16,9 @@ Figure = dict[str, Any]
 
 POINTS = 1000  # of a line: more than a screen has room for
 _BAND = 0.2  # opacity of an interval
-_INK = {"light": "#1f2933", "dark": "#e4e7eb"}
-_GRID = {"light": "#e4e7eb", "dark": "#323f4b"}
-_LIGHTER = {"#0072B2": "#7D95FF", "#000000": "#FFFFFF", "#D55E00": "#FF7F3F", "#009E73": "#2FC99A"}
+INK = {"light": "#1f2933", "dark": "#e4e7eb"}
+GRID = {"light": "#e4e7eb", "dark": "#323f4b"}
+LIGHTER = {"#0072B2": "#7D95FF", "#000000": "#FFFFFF", "#D55E00": "#FF7F3F", "#009E73": "#2FC99A"}
 _PARTS = {
     "environment": "#0072B2",
     "acting": "#56B4E9",
@@ -31,7 +31,10 @@ def message(text: str, theme: str) -> Figure:
     """An empty figure that says why it is empty."""
     note = {"text": text, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
     hidden = {"visible": False}
-    return {"data": [], "layout": _layout(theme, annotations=[note], xaxis=hidden, yaxis=hidden)}
+    return {
+        "data": [],
+        "layout": plain_layout(theme, annotations=[note], xaxis=hidden, yaxis=hidden),
+    }
 
 
 def curves(
@@ -50,14 +53,14 @@ def curves(
         labels: of all panels, so that a curve has the same colour in each.
         rate: values are shares, shown in percent.
     """
-    look = _looks(labels, theme)
+    look = shown_looks(labels, theme)
     data: list[dict[str, Any]] = []
     for label, series in panel.single:
-        data.append(_line(label, series.t, series.values, look[label], options))
+        data.append(series_line(label, series.t, series.values, look[label], options))
     for curve in panel.groups:
         data += _band(curve, look[curve.label], options)
     several = len(data) > 1
-    layout = _layout(
+    layout = plain_layout(
         theme,
         title={"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}},
         showlegend=several and len(panel.single) <= 12,
@@ -88,14 +91,14 @@ def time_shares(timing: Mapping[str, Series], theme: str) -> Figure:
                 "type": "scatter",
                 "name": name,
                 "x": timing[key].t[keep].tolist(),
-                "y": _plain(timing[key].values[keep]),
+                "y": plain_numbers(timing[key].values[keep]),
                 "stackgroup": "shares",
                 "mode": "lines" if len(keep) > 1 else "markers",
                 "line": {"width": 0.5, "color": _PARTS.get(name, "#CC79A7")},
                 "hovertemplate": "%{y:.0%}",
             }
         )
-    layout = _layout(
+    layout = plain_layout(
         theme,
         hovermode="x unified",
         uirevision="time",
@@ -114,14 +117,14 @@ def returns_over_time(episodes: Episodes, theme: str) -> Figure:
     kept = [kept[i] for i in _thin(len(kept))]
     t = [int(step) for step, _ in kept]
     quantiles = np.stack([np.quantile(v, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)) for _, v in kept])
-    colour = _looks(["x"], theme)["x"][0]
+    colour = shown_looks(["x"], theme)["x"][0]
     data: list[dict[str, Any]] = []
     for low, high, name, opacity in (
         (0, 6, "all episodes", 0.12),
         (1, 5, "80 % of them", 0.2),
         (2, 4, "half of them", 0.3),
     ):
-        data += _between(t, quantiles[:, low], quantiles[:, high], name, colour, opacity)
+        data += between(t, quantiles[:, low], quantiles[:, high], name, colour, opacity)
     data.append(
         {
             "type": "scatter",
@@ -132,7 +135,7 @@ def returns_over_time(episodes: Episodes, theme: str) -> Figure:
             "line": {"color": colour, "width": 2},
         }
     )
-    layout = _layout(
+    layout = plain_layout(
         theme, uirevision="returns", xaxis={"title": {"text": "Environment steps"}}, yaxis={}
     )
     return {"data": data, "layout": layout}
@@ -144,7 +147,7 @@ def histogram(episodes: Episodes, theme: str) -> Figure:
     kept = [(int(t), values) for t, values in kept if len(values)]
     if not kept:
         return message("The run recorded no evaluation episodes.", theme)
-    look = _looks(["last", "first"], theme)
+    look = shown_looks(["last", "first"], theme)
     shown = [("last", kept[-1])] + ([("first", kept[0])] if len(kept) > 1 else [])
     data = [
         {
@@ -157,7 +160,7 @@ def histogram(episodes: Episodes, theme: str) -> Figure:
         }
         for which, (t, values) in shown
     ]
-    layout = _layout(
+    layout = plain_layout(
         theme, barmode="overlay", xaxis={}, yaxis={"title": {"text": "Episodes"}}, showlegend=True
     )
     return {"data": data, "layout": layout}
@@ -166,12 +169,13 @@ def histogram(episodes: Episodes, theme: str) -> Figure:
 # --- Pieces ---
 
 
-def _layout(theme: str, **own: Any) -> dict[str, Any]:
-    axis = {"gridcolor": _GRID[theme], "zeroline": False, "linecolor": _GRID[theme]}
+def plain_layout(theme: str, **own: Any) -> dict[str, Any]:
+    """What all figures have in common, and a figure's own entries."""
+    axis = {"gridcolor": GRID[theme], "zeroline": False, "linecolor": GRID[theme]}
     layout: dict[str, Any] = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": _INK[theme], "family": "system-ui, sans-serif", "size": 12},
+        "font": {"color": INK[theme], "family": "system-ui, sans-serif", "size": 12},
         "margin": {"l": 52, "r": 12, "t": 34, "b": 42},
         "legend": {"orientation": "h", "y": -0.27, "x": 0, "font": {"size": 11}},
         "hoverlabel": {"namelength": -1},
@@ -185,11 +189,11 @@ def _layout(theme: str, **own: Any) -> dict[str, Any]:
     return layout
 
 
-def _looks(labels: Iterable[str], theme: str) -> dict[str, tuple[str, str]]:
+def shown_looks(labels: Iterable[str], theme: str) -> dict[str, tuple[str, str]]:
     """Colour and dash pattern of every label: the report's, the dark ones lighter in the dark."""
     found = {}
     for label, (colour, dash) in looks(list(dict.fromkeys(labels))).items():
-        shown = _LIGHTER.get(str(colour), colour) if theme == "dark" else colour
+        shown = LIGHTER.get(str(colour), colour) if theme == "dark" else colour
         found[label] = str(shown), _plotly_dash(dash)
     return found
 
@@ -206,7 +210,8 @@ def _thin(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, max(0, count - 1), min(count, POINTS)).round().astype(int))
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
+def plain_numbers(values: np.ndarray) -> list[float | None]:
+    """Numbers for JSON, which knows no NaN."""
     return [x if np.isfinite(x) else None for x in values.tolist()]
 
 
@@ -223,15 +228,16 @@ def _x_title(options: Options) -> str:
     return "Hours of training" if options.hours else "Environment steps"
 
 
-def _line(
+def series_line(
     label: str, t: np.ndarray, values: np.ndarray, look: tuple[str, str], options: Options
 ) -> dict[str, Any]:
+    """A series in its colour and dash pattern."""
     keep = _thin(len(t))
     return {
         "type": "scatter",
         "name": label,
         "x": _x(t[keep], options),
-        "y": _plain(values[keep]),
+        "y": plain_numbers(values[keep]),
         "mode": "lines+markers" if len(t) < 2 else "lines",
         "line": {"color": look[0], "dash": look[1], "width": 1.5},
     }
@@ -239,7 +245,7 @@ def _line(
 
 def _band(curve: Curve, look: tuple[str, str], options: Options) -> list[dict[str, Any]]:
     name = f"{curve.label} ({curve.n_runs} {'run' if curve.n_runs == 1 else 'runs'})"
-    line = _line(name, curve.t, curve.centre, look, options)
+    line = series_line(name, curve.t, curve.centre, look, options)
     line["line"]["width"] = 2.5
     line["legendgroup"] = curve.label
     known = np.isfinite(curve.low)
@@ -247,23 +253,23 @@ def _band(curve: Curve, look: tuple[str, str], options: Options) -> list[dict[st
         return [line]
     x = _x(curve.t[known], options)
     low, high = curve.low[known], curve.high[known]
-    band = _between(x, low, high, name, look[0], _BAND)
+    band = between(x, low, high, name, look[0], _BAND)
     for trace in band:
         trace.update(legendgroup=curve.label, showlegend=False)
     return [*band, line]
 
 
-def _between(
+def between(
     x: Sequence[float], low: np.ndarray, high: np.ndarray, name: str, colour: str, opacity: float
 ) -> list[dict[str, Any]]:
     """A band from `low` to `high`."""
     edge = {"type": "scatter", "x": list(x), "mode": "lines", "line": {"width": 0}}
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return [
-        {**edge, "y": _plain(low), "hoverinfo": "skip", "showlegend": False},
+        {**edge, "y": plain_numbers(low), "hoverinfo": "skip", "showlegend": False},
         {
             **edge,
-            "y": _plain(high),
+            "y": plain_numbers(high),
             "name": name,
             "hoverinfo": "skip",
             "fill": "tonexty",

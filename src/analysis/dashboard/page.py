@@ -7,7 +7,7 @@ from typing import Any
 import dash_ag_grid as dag
 from dash import dcc, html
 
-from analysis.aggregate import STATISTIC_NAMES
+from analysis.bootstrap import STATISTIC_NAMES
 from analysis.dashboard import table
 
 Component = Any  # Dash's components have no common type
