@@ -68,7 +68,7 @@ Examples:
 Keys worth knowing:
   t_max               length of training [environment steps]
   seed                seed of all random streams; drawn and recorded if it is not given
-  runner              episode | parallel | vector, with batch_size_run environments
+  runner              episode | parallel | vector | ray, with batch_size_run environments
   use_cuda            train on the GPU
   test_interval, test_nepisode, log_interval, save_model_interval
   scenario            an algorithm's settings for one map, by a name from the list below

@@ -26,9 +26,9 @@ from launch.jobs import console
 from launch.process import side_by_side, thread_environment
 from launch.resources import Resources
 from launch.table import LiveTable
-from utils.errors import MissingPackage, UserError
+from utils.ray_cluster import Demand, check_room, connect, disconnect, import_ray
 
-_SRC = Path(__file__).resolve().parents[1]
+_ASKER = "--launcher ray"
 _TOKEN = ".shared"
 _LOCK_PATIENCE = 120.0  # [s] for a run's process on a node that Ray has given up
 _END_PATIENCE = 120.0  # [s] for the checkpoint of a task that is told to end
@@ -39,17 +39,7 @@ def check() -> None:
     Raises:
         MissingPackage: without Ray.
     """
-    _ray()
-
-
-def _ray() -> ModuleType:
-    try:
-        import ray
-    except ImportError as exc:
-        raise MissingPackage(
-            "--launcher ray needs Ray: pip install -r requirements-ray.txt"
-        ) from exc
-    return ray
+    import_ray(_ASKER)
 
 
 def run_sweep(sweep: Sweep, address: str | None, jobs: int, files: str) -> list[SweepRun]:
@@ -67,37 +57,12 @@ def run_sweep(sweep: Sweep, address: str | None, jobs: int, files: str) -> list[
         Stopped: by SIGINT or SIGTERM; the runs have written checkpoints.
         UserError: there is no such cluster, or it can never have what a run needs.
     """
-    ray = _ray()
-    _connect(ray, address)
+    ray = connect(_ASKER, address or "")
     try:
-        _check_room(ray, sweep.resources)
+        check_room(ray, _demand(sweep.resources), "a run")
         return _run_all(ray, sweep, jobs, files)
     finally:
-        ray.shutdown()
-
-
-def _connect(ray: ModuleType, address: str | None) -> None:
-    if ray.is_initialized():  # a program's own
-        return
-    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": str(_SRC)}}}
-    if address is None:
-        options["include_dashboard"] = False
-    try:
-        ray.init(address=address or "local", log_to_driver=False, **options)
-    except (ConnectionError, ValueError, RuntimeError) as exc:
-        said = str(exc).strip().splitlines()
-        raise UserError(f"no Ray cluster at {address}: {said[0] if said else exc}") from exc
-
-
-def _check_room(ray: ModuleType, needs: Resources) -> None:
-    """Ray itself would wait for such a node without end."""
-    asked = {"CPU": float(needs.cores), "GPU": needs.gpus, **needs.named}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for node in nodes:
-        if all(node.get(name, 0.0) >= amount for name, amount in asked.items()):
-            return
-    wanted = ", ".join(f"{name} {amount:g}" for name, amount in asked.items() if amount)
-    raise UserError(f"no node of the cluster has what a run needs: {wanted}")
+        disconnect()
 
 
 def _run_all(ray: ModuleType, sweep: Sweep, jobs: int, files: str) -> list[SweepRun]:
@@ -181,14 +146,13 @@ class _Task:
             return 1
 
 
+def _demand(needs: Resources) -> Demand:
+    return Demand(needs.cores, needs.gpus, needs.memory, needs.named)
+
+
 def _task(ray: ModuleType, needs: Resources) -> Any:
     """The remote function, with what it needs."""
-    options: dict[str, Any] = {"num_cpus": needs.cores, "num_gpus": needs.gpus, "max_retries": -1}
-    if needs.memory is not None:
-        options["memory"] = needs.memory * 1e9
-    if needs.named:
-        options["resources"] = dict(needs.named)
-    return ray.remote(**options)(work)
+    return ray.remote(**_demand(needs).options(), max_retries=-1)(work)
 
 
 # --- On the nodes ---
@@ -206,7 +170,7 @@ def work(run: SweepRun, folder: Path, token: str, files: str, needs: Resources, 
     Returns:
         The exit code of the run.
     """
-    ray = _ray()
+    ray = import_ray(_ASKER)
     shared = files == "shared" or (files == "auto" and _sees(folder / _TOKEN, token))
     if not shared:
         run = replace(run, folder=_node_folder(run, token))
@@ -288,7 +252,7 @@ def _store(ray: ModuleType) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Store).remote()
+    return ray.remote(**Demand().options(), scheduling_strategy=here)(Store).remote()
 
 
 def pack(folder: Path) -> bytes:
