@@ -14,10 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from envs.multiagentenv import MultiAgentEnv
-from envs.vector_env import EnvSpec, SingleEnv, VectorEnv
+from envs.vector_env import EnvSpec, SingleEnv, VectorEnv, warm_up
 from utils.errors import ConfigError
 from utils.ranges import check_ranges
 from utils.registry import Registry, nearest
@@ -177,23 +175,9 @@ def make_vector_env(
         return RayVectorEnv(*options, **(ray or {}))
     from envs.subproc import SubprocVectorEnv
 
-    warm_up(factory, env_args)
+    if name in VECTOR_REGISTRY:
+        warm_up(VECTOR_REGISTRY[name], env_args)
     return SubprocVectorEnv(*options)
-
-
-def warm_up(factory: Callable[..., MultiAgentEnv], env_args: dict[str, Any]) -> None:
-    """One step of a batched environment, so that what it compiles is on the disk before all its
-    workers ask for it at once.
-    """
-    if not isinstance(factory, Single):
-        return
-    with factory.vector_env(1, **{**env_args, "seed": 0}) as env:
-        env.reset()
-        env.step(
-            np.zeros(*env.spec.action_layout(1))
-            if env.continuous_actions
-            else env.avail_actions.argmax(-1)
-        )
 
 
 def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ from envs.subproc import (
     payload,
     start_message,
 )
-from envs.vector_env import EnvSpec
+from envs.vector_env import EnvSpec, warm_up
 from utils.errors import EnvError, EnvFailure, UserError, raised
 from utils.ray_cluster import Demand, check_room, connect, disconnect, shown_amount
 
@@ -172,10 +172,9 @@ def _build(timeout: float, start: Mapping[str, Any], **rest: Any) -> Share:
     if setup is not None:
         setup()
     factory = pickle.loads(start["factory"])
-    # What an environment compiles is on this node's disk before all its workers ask for it at once.
-    from envs import warm_up
-
-    warm_up(factory, start["env_args"])
+    batched = getattr(factory, "vector_env", None)
+    if batched is not None:
+        warm_up(batched, start["env_args"])
     return Share(
         factory=factory,
         env_args=start["env_args"],
@@ -393,7 +392,7 @@ class RayVectorEnv(AdapterVectorEnv):
             needs = self._demand.times(actor.n_envs)
             text = (
                 f"{actor} ({self._role}) wait for room in the Ray cluster since {waited:.0f} s: "
-                f"{needs or 'any node'}"
+                f"{str(needs) or 'any node'}"
             )
             if waited > self._patience:
                 raise EnvFailure(f"{text}; ray.patience is over")

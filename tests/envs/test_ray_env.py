@@ -40,6 +40,7 @@ from envs.remote import RayVectorEnv  # noqa: E402
 from envs.subproc import SubprocVectorEnv  # noqa: E402
 from utils import ray_cluster  # noqa: E402
 from utils.errors import ConfigError, EnvFailure, EnvQueryFailed, UserError  # noqa: E402
+from utils.observers import Interrupted  # noqa: E402
 from utils.seeding import derive_seed  # noqa: E402
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -94,7 +95,7 @@ def seed_of(b):
 
 # The contract.
 
-SAMPLE = {"matrix_game", "lbf", "spread", "sc2", "gymma"}
+SAMPLE = {"matrix_game", "spread", "sc2"}
 SAMPLED = {
     case.env: case for case in reversed(CASES) if case.env in SAMPLE and "subproc" in case.backends
 }
@@ -106,8 +107,8 @@ def test_contract(name, check, worker_pool):  # noqa: F811 - the fixture
     case = SAMPLED[name]
 
     def make(n_envs, seed):
-        where = {**WHERE, "envs_per_actor": 1}
-        return make_vector_env(case.env, case.env_args, n_envs, seed, "ray", "train_env", ray=where)
+        args = (case.env, case.env_args, n_envs, seed, "ray", "train_env")
+        return make_vector_env(*args, ray=WHERE)
 
     if check in (check_refusals, check_seeding, check_close):
         check(make, case)
@@ -126,14 +127,14 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(values, other.info[name], name)
 
 
-@pytest.mark.parametrize("per_actor", [1, 2, 5])
 @pytest.mark.parametrize(
-    ("factory", "env_args"),
+    ("factory", "env_args", "per_actor"),
     [
-        (ReseedableEnv, {"chance": 0.3, "info_late": True}),
-        (ShiftingEnv, {"length": 3}),
-        (UnevenEnv, {}),
-        (EchoEnv, {}),
+        (ReseedableEnv, {"chance": 0.3, "info_late": True}, 1),
+        (ReseedableEnv, {"chance": 0.3, "info_late": True}, 3),
+        (ShiftingEnv, {"length": 3}, 5),
+        (UnevenEnv, {}, 5),
+        (EchoEnv, {}, 3),
     ],
 )
 def test_episodes_are_those_of_worker_processes(build, factory, env_args, per_actor):
@@ -161,8 +162,8 @@ def test_episodes_are_those_of_worker_processes(build, factory, env_args, per_ac
 
 
 SETTINGS = [
-    "use_cuda=False", "seed=4", "t_max=300", "batch_size_run=3", "batch_size=4", "test_interval=100",
-    "test_nepisode=6", "runner_log_interval=40", "learner_log_interval=40", "rnn_hidden_dim=8",
+    "use_cuda=False", "seed=4", "t_max=300", "batch_size_run=3", "batch_size=4",
+    "test_interval=100", "test_nepisode=6", "runner_log_interval=40", "learner_log_interval=40", "rnn_hidden_dim=8",
     "env_args.grid_size=4", "env_args.episode_limit=10", "ray.envs_per_actor=2",
 ]  # fmt: skip
 
@@ -182,7 +183,7 @@ def test_a_run_is_that_of_worker_processes_and_goes_on_with_either(tmp_path):
     assert metrics("ray") == metrics("parallel")
     ended = run("both", "ray")
     ended.stop = StopAt(ended.runner, 150)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         finish(ended)
     rest = run("both", "parallel")
     rest.load(max((tmp_path / "both" / "checkpoints").glob("[0-9]*")))
@@ -276,7 +277,8 @@ def test_an_environment_that_breaks_is_replaced_where_it_is(build, flag, caplog,
     assert env.failed.tolist() == [False, True, False]
     assert env.obs[[0, 2], 0, 0].tolist() == [2, 2]
     assert env.env_restarts == 1
-    assert f"environment 1 (train_env) is replaced, restart 1: {TROUBLES[kind]}" in caplog.text
+    assert "environment 1 (train_env) is replaced, restart 1: " in caplog.text
+    assert TROUBLES[kind] in caplog.text
     env.env_timeout = 30.0
     env.reset(env.failed.copy())
     env.step(ZEROS)
@@ -294,16 +296,18 @@ def test_an_environment_that_breaks_is_replaced_where_it_is(build, flag, caplog,
 def test_too_many_failures_name_their_cause(build, flag):
     flag.touch()
     env = build(TroubleEnv, flag=str(flag), kind="raise", keep=True, max_env_restarts=1)
+    env.reset()
+    env.step(ZEROS)
+    env.step(ZEROS)
+    assert env.failed.all()
+    env.reset()
+    env.step(ZEROS)
     with pytest.raises(
         EnvFailure,
         match=r"environment [012] \(train_env\) broke 2 times in a row [\s\S]*"
         r"Traceback[\s\S]*ValueError: the dice fell off the table",
     ):
-        for _ in range(2):
-            env.reset()
-            env.step(ZEROS)
-            env.step(ZEROS)
-            assert env.failed.all()
+        env.step(ZEROS)
     with pytest.raises(RuntimeError, match="cannot be used"):
         env.reset()
 
@@ -375,8 +379,8 @@ def test_actors_are_where_their_resources_are(build, cluster):
     [
         (
             {"resources": {"nowhere": 1}},
-            "no node of the Ray cluster has what an actor with envs_per_actor=2 environments needs: "
-            "nowhere 2",
+            "no node of the Ray cluster has what an actor with envs_per_actor=2 environments "
+            "needs: nowhere 2",
         ),
         ({"resources": {"far": 4}}, "no node .* needs: far 8"),
         ({"resources": {"far": 2}}, "cluster has far 8, the environments of this run need far 10"),
