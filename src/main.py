@@ -52,6 +52,7 @@ Usage:
   python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
                                          all runs on a local page, live while they train
   python src/main.py doctor              check the installation
+  python src/main.py doctor --cluster    what every node of a Ray cluster has
   python src/main.py --help
 
 ALG and ENV are names from the lists below or paths of yaml files. KEY is a key of
@@ -129,6 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logger = get_logger()
     try:
+        if argv[:1] == ["doctor"] and "--cluster" in argv:
+            from nodes import main as nodes
+
+            return nodes(argv[1:])
         if argv[:1] == ["doctor"]:
             from doctor import main as doctor
 

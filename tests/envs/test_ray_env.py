@@ -163,7 +163,8 @@ def test_episodes_are_those_of_worker_processes(build, factory, env_args, per_ac
 
 SETTINGS = [
     "use_cuda=False", "seed=4", "t_max=300", "batch_size_run=3", "batch_size=4",
-    "test_interval=100", "test_nepisode=6", "runner_log_interval=40", "learner_log_interval=40", "rnn_hidden_dim=8",
+    "test_interval=100", "test_nepisode=6", "runner_log_interval=40",
+    "learner_log_interval=40", "rnn_hidden_dim=8",
     "env_args.grid_size=4", "env_args.episode_limit=10", "ray.envs_per_actor=2",
 ]  # fmt: skip
 

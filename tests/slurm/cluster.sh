@@ -35,6 +35,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=1,sched_min_interval=200000
 SchedulerType=sched/backfill
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=1
 KillWait=10
 SlurmdTimeout=30
@@ -45,7 +47,8 @@ JobAcctGatherType=jobacct_gather/none
 NodeName=node1 NodeAddr=127.0.0.1 NodeHostname=$host Port=17001 CPUs=$cpus
 NodeName=node2 NodeAddr=127.0.0.1 NodeHostname=$host Port=17002 CPUs=$cpus
 NodeName=node3 NodeAddr=127.0.0.1 NodeHostname=$host Port=17003 CPUs=$cpus
-PartitionName=main Nodes=node1,node2,node3 Default=YES MaxTime=60 State=UP OverSubscribe=NO
+PartitionName=main Nodes=node1,node2,node3 Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=15
+PartitionName=urgent Nodes=node1,node2,node3 MaxTime=60 State=UP PriorityTier=2
 END
     [[ -e $folder/munge.key ]] || dd if=/dev/urandom of="$folder/munge.key" bs=1 count=1024 status=none
     chmod 400 "$folder/munge.key"
@@ -60,7 +63,7 @@ END
     done
     local try
     for ((try = 0; try < 60; try++)); do
-        [[ $(sinfo -h -N -o %T 2>/dev/null | grep -c idle) == 3 ]] && return
+        [[ $(sinfo -h -N -p main -o %T 2>/dev/null | grep -c idle) == 3 ]] && return
         sleep 0.5
     done
     echo "the cluster does not come up; see $folder/log" >&2
