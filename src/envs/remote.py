@@ -606,6 +606,6 @@ def _on(actor: _Actor) -> str:
 def _why(error: Exception) -> str:
     """Ray's own words in one sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    because = [line for line in lines if "because" in line]
-    said = (because or lines or [type(error).__name__])[-1]
+    because = [line for line in lines if "is dead because" in line or "died because" in line]
+    said = (because or lines or [type(error).__name__])[0]
     return said.partition(". ")[0].rstrip(".")

@@ -30,8 +30,6 @@ from test_env_contract import (  # noqa: E402
     CASES,
     CHECKS,
     check_close,
-    check_refusals,
-    check_seeding,
     worker_pool,  # noqa: F401 - a fixture
 )
 
@@ -52,13 +50,13 @@ WHERE = {"address": "", "envs_per_actor": 2, "resources": {}, "patience": 60.0}
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory):
-    """Three nodes on this machine, with which this process is connected."""
+    """Two nodes on this machine, with which this process is connected."""
     game = Installation(tmp_path_factory.mktemp("sc2") / "StarCraftII", maps=["3m"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SC2PATH", str(game.folder))
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # others may fill this machine
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-        for _ in range(2):
-            nodes.add_node(num_cpus=2, resources={"far": 4})
+        nodes.add_node(num_cpus=2, resources={"far": 8})
         ray.init(address=nodes.address, log_to_driver=False)
         yield nodes
         ray.shutdown()
@@ -95,7 +93,7 @@ def seed_of(b):
 
 # The contract.
 
-SAMPLE = {"matrix_game", "spread", "sc2"}
+SAMPLE = {"matrix_game", "sc2"}
 SAMPLED = {
     case.env: case for case in reversed(CASES) if case.env in SAMPLE and "subproc" in case.backends
 }
@@ -110,7 +108,7 @@ def test_contract(name, check, worker_pool):  # noqa: F811 - the fixture
         args = (case.env, case.env_args, n_envs, seed, "ray", "train_env")
         return make_vector_env(*args, ray=WHERE)
 
-    if check in (check_refusals, check_seeding, check_close):
+    if check is check_close:  # an actor takes seconds to start
         check(make, case)
     else:
         check(worker_pool(case, make), case)
@@ -383,7 +381,7 @@ def test_actors_are_where_their_resources_are(build, cluster):
             "no node of the Ray cluster has what an actor with envs_per_actor=2 environments "
             "needs: nowhere 2",
         ),
-        ({"resources": {"far": 4}}, "no node .* needs: far 8"),
+        ({"resources": {"far": 5}}, "no node .* needs: far 10"),
         ({"resources": {"far": 2}}, "cluster has far 8, the environments of this run need far 10"),
     ],
 )

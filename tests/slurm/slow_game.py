@@ -6,7 +6,7 @@ import time
 from envs.matrix_game import MatrixGame
 
 # What a run logs does not depend on it.
-PAUSE = float(os.environ.get("SLOW_GAME_PAUSE", "0.02"))  # [s]
+PAUSE = float(os.environ.get("SLOW_GAME_PAUSE", "0.04"))  # [s]
 
 
 class SlowGame(MatrixGame):
