@@ -33,6 +33,7 @@ from test_env_contract import (  # noqa: E402
     worker_pool,  # noqa: F401 - a fixture
 )
 
+import nodes  # noqa: E402
 from envs import make_vector_env  # noqa: E402
 from envs.remote import RayVectorEnv  # noqa: E402
 from envs.subproc import SubprocVectorEnv  # noqa: E402
@@ -405,6 +406,24 @@ def test_a_checkout_that_nodes_do_not_have_is_one_line(build, monkeypatch):
     monkeypatch.setattr(ray_cluster, "_SRC", "/nowhere")
     with pytest.raises(UserError, match="must be at the same path on every node"):
         build(CountingEnv)
+
+
+# What the nodes have.
+
+
+def test_doctor_asks_every_node(cluster, capsys, monkeypatch):
+    assert nodes.main(["--cluster", "--address", cluster.address]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"{sys.version_info[0]}.{sys.version_info[1]}.") == 2
+    assert said.count("StarCraftII") == 2
+    found = nodes.ask_nodes(cluster.address)
+    assert sorted(node.named.get("far", 0) for node in found) == [0, 8]
+    assert all(node.torch and node.memory > 0 and not node.fault for node in found)
+    monkeypatch.setattr(nodes, "_code", lambda: "other")
+    assert all("has other code there" in node.fault for node in nodes.ask_nodes(cluster.address))
+    monkeypatch.setattr(ray_cluster, "_SRC", "/nowhere")
+    assert nodes.main(["--cluster", "--address", cluster.address]) == 1
+    assert capsys.readouterr().out.count("cannot load") == 2
 
 
 # Whole runs.
