@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Slurm cluster of three nodes on this machine, for tests: one slurmd per node, by name.
+# A Slurm cluster of three nodes of one core on this machine, for tests: one slurmd per node, by name.
 #   cluster.sh start FOLDER | stop FOLDER        (as root; needs Debian's slurm-wlm and munge)
 # FOLDER holds its configuration, state, logs and process ids; SLURM_CONF=FOLDER/slurm.conf makes
 # Slurm's commands use it.
@@ -11,8 +11,7 @@ export SLURM_CONF=$folder/slurm.conf
 
 start() {
     mkdir -p "$folder"/{state,log,spool}
-    local cpus host
-    cpus=$(nproc)
+    local host
     host=$(hostname -s)
     cat >"$SLURM_CONF" <<END
 ClusterName=test
@@ -44,9 +43,9 @@ MpiDefault=none
 JobRequeue=1
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-NodeName=node1 NodeAddr=127.0.0.1 NodeHostname=$host Port=17001 CPUs=$cpus
-NodeName=node2 NodeAddr=127.0.0.1 NodeHostname=$host Port=17002 CPUs=$cpus
-NodeName=node3 NodeAddr=127.0.0.1 NodeHostname=$host Port=17003 CPUs=$cpus
+NodeName=node1 NodeAddr=127.0.0.1 NodeHostname=$host Port=17001 CPUs=1
+NodeName=node2 NodeAddr=127.0.0.1 NodeHostname=$host Port=17002 CPUs=1
+NodeName=node3 NodeAddr=127.0.0.1 NodeHostname=$host Port=17003 CPUs=1
 PartitionName=main Nodes=node1,node2,node3 Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=15
 PartitionName=urgent Nodes=node1,node2,node3 MaxTime=60 State=UP PriorityTier=2
 END
