@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
 ZEROS = np.zeros((3, 3), dtype=int)
 ARRAYS = ("obs", "state", "avail_actions", "reward", "terminated", "truncated", "failed")
-WHERE = {"address": "", "envs_per_actor": 2, "resources": {}, "patience": 60.0}
+WHERE = {"address": "", "envs_per_actor": 2, "resources": {}, "patience": 300.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
