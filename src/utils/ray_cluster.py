@@ -66,7 +66,13 @@ def _start(ray: ModuleType, address: str) -> None:
     # `local`: without an address Ray would look for a cluster first.
     options: dict[str, Any] = {"address": address, "logging_level": "warning"}
     if not address:
-        options = {"address": "local", "logging_level": "error", "include_dashboard": False}
+        options = {
+            "address": "local",
+            "logging_level": "error",
+            "include_dashboard": False,
+            # Ray would give everything else on this machine precedence over its workers.
+            "_system_config": {"worker_niceness": 0},
+        }
     try:
         with _own_signals():
             ray.init(log_to_driver=False, **options)

@@ -55,7 +55,9 @@ def cluster(tmp_path_factory):
     game = Installation(tmp_path_factory.mktemp("sc2") / "StarCraftII", maps=["3m"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SC2PATH", str(game.folder))
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # others may fill this machine
+        # Others may use this machine.
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
         nodes.add_node(num_cpus=2, resources={"far": 8})
         ray.init(address=nodes.address, log_to_driver=False)

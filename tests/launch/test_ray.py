@@ -55,7 +55,9 @@ def test_a_run_goes_on_when_its_node_dies(tmp_path, monkeypatch, files):
     text = SPEC.format(env=SLURM / "slow_game.yaml", plugin=SLURM / "slow_game.py")
     spec.write_text(text)
     results = tmp_path / "results" / "dying"
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # others may fill this machine
+    # Others may use this machine.
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes = [cluster.add_node(num_cpus=2, resources={"game": 2}) for _ in range(2)]
     killed = threading.Event()
