@@ -163,11 +163,19 @@ class EnvActor:
         return share.shown()
 
 
-def _build(timeout: float, start: Mapping[str, Any], **rest: Any) -> Share:
-    preparation = dict(start["preparation"])
-    if not os.path.isdir(preparation.get("dir", "")):
-        preparation.pop("dir", None)  # where the run was started need not exist on this node
-    spawn.prepare(preparation)
+def _build(timeout: float, start: dict[str, Any], **rest: Any) -> Share:
+    """The environments of an actor.
+
+    Args:
+        timeout: see `SubprocVectorEnv`.
+        start: the `start_message` of the process that uses them.
+        rest: for `Share`.
+    """
+    start = {**start, "preparation": dict(start["preparation"])}
+    if not os.path.isdir(start["preparation"].get("dir", "")):
+        # Where the run was started need not exist on this node.
+        start["preparation"].pop("dir", None)
+    spawn.prepare(start["preparation"])
     setup = pickle.loads(start["setup"])
     if setup is not None:
         setup()
@@ -180,6 +188,7 @@ def _build(timeout: float, start: Mapping[str, Any], **rest: Any) -> Share:
         env_args=start["env_args"],
         worker_setup=setup,
         env_timeout=timeout,
+        start=start,
         **rest,
     )
 

@@ -268,6 +268,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         worker_setup: what every worker does first, e.g. load plug-ins; pickled by name.
         env_timeout: seconds; may be changed later on.
         accounts: see `AdapterVectorEnv`.
+        start: the `start_message` of another process, to be handed on as it is.
 
     Raises:
         ConfigError: `factory` or `env_args` cannot be sent to another process.
@@ -287,6 +288,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         worker_setup: Callable[[], None] | None = None,
         env_timeout: float = 120.0,
         accounts: Accounts | None = None,
+        start: dict[str, Any] | None = None,
     ) -> None:
         self.env_timeout = env_timeout
         self._workers: list[_Worker] = []
@@ -294,7 +296,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._memory_fd: int | None = None
         self._usable = True
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._fds, os.getpid())
-        self._start_message = start_message(factory, env_args, worker_setup)
+        self._start_message = start or start_message(factory, env_args, worker_setup)
         super().__init__(factory, env_args, n_envs, seed, role, max_env_restarts, accounts)
 
     @property
