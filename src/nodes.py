@@ -133,7 +133,7 @@ def describe() -> dict[str, Any]:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         torch = ""
-    game = [check.found for check in check_starcraft(game_folder()) if check.state == OK]
+    checks = [check for check in check_starcraft(game_folder()) if check.state == OK]
     return {
         "host": socket.gethostname(),
         "code": _code(),
@@ -141,7 +141,7 @@ def describe() -> dict[str, Any]:
         "torch": torch,
         "gpu_names": _gpu_names(),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-        "starcraft": "; ".join(game),
+        "starcraft": ", ".join(check.found.partition(" in ")[0] for check in checks),
     }
 
 
