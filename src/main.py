@@ -1,5 +1,5 @@
 """Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and `doctor`,
-`report`, `dashboard`, `--help`.
+`report`, `sweep`, `search`, `dashboard`, `--help`.
 
 Worker processes import this file again, so nothing heavy is imported up here.
 """
@@ -49,6 +49,8 @@ Usage:
                                          learning curves and tables
   python src/main.py sweep SPEC.yaml [--launcher local|slurm|ray]
                                          many runs; sweep --help
+  python src/main.py search SPEC.yaml [--launcher local|slurm|ray]
+                                         good settings, found with Optuna; search --help
   python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
                                          all runs on a local page, live while they train
   python src/main.py doctor              check the installation
@@ -146,6 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from launch.sweep import main as sweep
 
             return sweep(argv[1:])
+        if argv[:1] == ["search"]:
+            from launch.search import main as search
+
+            return search(argv[1:])
         if argv[:1] == ["dashboard"]:
             from analysis.dashboard import main as dashboard
 
@@ -233,7 +239,7 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
 def _train(argv: list[str]) -> int:
     from recording import Recorder, find_resume
     from utils.config import describe_config, safe_name, trace_config
-    from utils.observers import mask_secrets
+    from utils.observers import mask_secrets, masked_config
     from utils.registry import nearest
 
     files, words = _take_files(argv)
@@ -262,8 +268,7 @@ def _train(argv: list[str]) -> int:
         origins["seed"] = "the resumed run"
     shown = ""
     if options["--print-config"] or command == "print_config":
-        recorded = {**config, "observers": mask_secrets(config["observers"])}
-        shown = describe_config(recorded, origins)
+        shown = describe_config(masked_config(config), origins)
         options["--print-config"] = False  # Sacred's own does not know where values come from
     if command is not None:
         sys.stdout.write(shown)

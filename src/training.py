@@ -331,10 +331,13 @@ class Training:
         path = self.run_dir / "evaluation.gif"
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0)
         self.log.info("film of the evaluation: %s", path)
+        self.logger.log_film(path, self.runner.t_env)
 
     # -- checkpoints -------------------------------------------------------------------------------
     def save(self) -> None:
         """Writes a checkpoint, unless `save_model` is off."""
+        if hasattr(self.learner, "raise_if_diverged"):
+            self.learner.raise_if_diverged(self.runner.t_env)
         if self.args.save_model:
             self.checkpoint()
 
