@@ -50,11 +50,12 @@ test-slow: $(VENV)/.dev.stamp
 test-long: $(VENV)/.dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m long
 
-# Sweeps on a Slurm and a Ray cluster on this machine: 10 to 20 minutes. Slurm is there after
-# `apt-get install slurm-wlm munge`; its tests are skipped where it is not, or without root.
+# Sweeps and environments on a Slurm and a Ray cluster on this machine. Root gets Slurm from Debian
+# where it is missing; without it, or without root, its tests are skipped.
 test-cluster: $(VENV)/.dev.stamp
+	bash tests/slurm/install.sh
 	$(PY) -m pip install -q -r requirements-slurm.txt -r requirements-ray.txt
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m cluster
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m cluster tests/slurm tests/launch tests/envs/test_ray_env.py
 
 # What of src/ the quick tests reach; what numba compiles counts as not reached.
 coverage: $(VENV)/.dev.stamp

@@ -21,7 +21,7 @@ With seed=S and resume=auto the same command continues what was interrupted.
 Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1) ends the runs of this command cleanly, with a checkpoint each; Ctrl-C once
 more aborts them.
 Exit code: 0 if all runs succeeded, 1 if one failed, 130 after Ctrl-C.
-LAUNCHER=slurm submits the runs to Slurm instead (docs/sweeps.md): THREADS is then how many jobs at once,
+LAUNCHER=slurm submits the runs to Slurm instead (docs/guide/sweeps.md): THREADS is then how many jobs at once,
 GPUS only whether a run has one, HOURS the time limit of a job.
 Environment variables: PYTHON (default: .venv/bin/python, else python3), LOG_DIR (default: results/logs),
 OMP_NUM_THREADS (CPU threads of a run; default with THREADS > 1: processors / THREADS).

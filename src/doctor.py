@@ -63,7 +63,7 @@ def main(argv: Sequence[str] = ()) -> int:
         ConfigError: there are arguments.
     """
     if argv:
-        raise ConfigError(f"doctor takes no arguments, got '{' '.join(argv)}'")
+        raise ConfigError(f"doctor takes no arguments but --cluster, got '{' '.join(argv)}'")
     checks = list(run_checks())
     show(checks)
     return 1 if any(check.fatal for check in checks) else 0
@@ -286,9 +286,7 @@ def _optional() -> Iterator[Check]:
         if group == "starcraft":
             yield _smac()
             yield from _upstream()
-            yield from check_starcraft(
-                Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
-            )
+            yield from check_starcraft(game_folder())
 
 
 def _smac() -> Check:
@@ -319,6 +317,11 @@ def _upstream() -> Iterator[Check]:
             yield Check("starcraft", package, BROKEN, error, install)
         else:
             yield Check("starcraft", package, OK, "from its repository")
+
+
+def game_folder() -> Path:
+    """Where StarCraft II is expected."""
+    return Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
 
 
 def check_starcraft(folder: Path) -> Iterator[Check]:

@@ -54,6 +54,7 @@ Usage:
   python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
                                          all runs on a local page, live while they train
   python src/main.py doctor              check the installation
+  python src/main.py doctor --cluster    what every node of a Ray cluster has
   python src/main.py --help
 
 ALG and ENV are names from the lists below or paths of yaml files. KEY is a key of
@@ -70,7 +71,7 @@ Examples:
 Keys worth knowing:
   t_max               length of training [environment steps]
   seed                seed of all random streams; drawn and recorded if it is not given
-  runner              episode | parallel | vector, with batch_size_run environments
+  runner              episode | parallel | vector | ray, with batch_size_run environments
   use_cuda            train on the GPU
   test_interval, test_nepisode, log_interval, save_model_interval
   scenario            an algorithm's settings for one map, by a name from the list below
@@ -131,6 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logger = get_logger()
     try:
+        if argv[:1] == ["doctor"] and "--cluster" in argv:
+            from nodes import main as nodes
+
+            return nodes(argv[1:])
         if argv[:1] == ["doctor"]:
             from doctor import main as doctor
 

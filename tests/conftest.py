@@ -17,7 +17,7 @@ _start = subprocess.Popen.__init__
 
 def _noting(self, args, *rest, **options):
     _start(self, args, *rest, **options)
-    if "main.py" in str(args):
+    if "src/main.py" in str(args):  # Ray has a main.py, too
         _trainings.append(self)
 
 

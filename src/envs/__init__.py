@@ -10,14 +10,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from envs.multiagentenv import MultiAgentEnv
-from envs.vector_env import EnvSpec, SingleEnv, VectorEnv
+from envs.vector_env import EnvSpec, SingleEnv, VectorEnv, warm_up
 from utils.errors import ConfigError
 from utils.ranges import check_ranges
 from utils.registry import Registry, nearest
@@ -35,7 +33,7 @@ __all__ = [
     "register_vector",
 ]
 
-BACKENDS = ("native", "serial", "subproc")
+BACKENDS = ("native", "serial", "subproc", "ray")
 
 REGISTRY = Registry("environment")
 VECTOR_REGISTRY = Registry("batched environment")
@@ -118,6 +116,7 @@ def make_vector_env(
     worker_setup: Callable[[], None] | None = None,
     env_timeout: float = 120.0,
     max_env_restarts: int = 5,
+    ray: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """B environments side by side.
 
@@ -128,12 +127,14 @@ def make_vector_env(
         n_envs: B.
         seed: of the run.
         backend: "native" (batched; where the environment is not, "serial" with a line in the log),
-            "serial" (in this process) or "subproc" (a process each).
+            "serial" (in this process), "subproc" (a process each) or "ray" (a process each, on the
+            nodes of a Ray cluster).
         role: the stream, e.g. "train_env" or "test_env".
         worker_setup: what worker processes do first, e.g. load the plug-ins that this process has
             loaded already; pickled by name.
         env_timeout: s, how long a worker process may take for one answer.
         max_env_restarts: more failures of one environment in a row than this raise `EnvFailure`.
+        ray: for "ray": `address`, `envs_per_actor`, `resources` and `patience` of `RayVectorEnv`.
 
     Raises:
         UserError: an unknown environment or argument, a value out of range.
@@ -168,25 +169,16 @@ def make_vector_env(
             "faster",
             name,
         )
-        _warm_up(VECTOR_REGISTRY[name], env_args)
+    options = (factory, env_args, n_envs, seed, role, max_env_restarts, worker_setup, env_timeout)
+    if backend == "ray":
+        from envs.remote import RayVectorEnv
+
+        return RayVectorEnv(*options, **(ray or {}))
     from envs.subproc import SubprocVectorEnv
 
-    return SubprocVectorEnv(
-        factory, env_args, n_envs, seed, role, max_env_restarts, worker_setup, env_timeout
-    )
-
-
-def _warm_up(factory: Callable[..., VectorEnv], env_args: dict[str, Any]) -> None:
-    """One step, so that what an environment compiles is on the disk before all its workers ask for
-    it at once.
-    """
-    with factory(1, **{**env_args, "seed": 0}) as env:
-        env.reset()
-        env.step(
-            np.zeros(*env.spec.action_layout(1))
-            if env.continuous_actions
-            else env.avail_actions.argmax(-1)
-        )
+    if name in VECTOR_REGISTRY:
+        warm_up(VECTOR_REGISTRY[name], env_args)
+    return SubprocVectorEnv(*options)
 
 
 def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:

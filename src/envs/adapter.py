@@ -9,6 +9,7 @@ import logging
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,7 @@ class EnvHost:
             EnvError: this environment's sizes differ from `spec`.
         """
         if self.spec != spec:
-            raise EnvError(
-                f"environment {index} has other sizes than environment 0: {self.spec}, {spec}"
-            )
+            raise EnvError(f"it has other sizes than environment 0: {self.spec}, {spec}")
         self.obs, self.state, self.avail_actions = (
             arrays[k][index] for k in ("obs", "state", "avail_actions")
         )
@@ -449,6 +448,21 @@ def _check_avail(rows: np.ndarray, values: Sequence[Any], acting: bool) -> None:
             )
 
 
+@dataclass
+class Accounts:
+    """How often environments broke, and where they stand among those of the run.
+
+    Attributes:
+        replaced: [B], how often each was replaced.
+        in_a_row: [B], how often since it last finished an episode.
+        first: number of the first one in the run.
+    """
+
+    replaced: list[int]
+    in_a_row: list[int]
+    first: int = 0
+
+
 class AdapterVectorEnv(VectorEnv):
     """Base of the backends that hold B `MultiAgentEnv`s: seeds, info, and the accounts of broken
     environments.
@@ -465,6 +479,7 @@ class AdapterVectorEnv(VectorEnv):
         role: which stream, e.g. "train_env".
         max_env_restarts: more failures than this in a row at one place, without an episode
             finished, end the run.
+        accounts: to go on with, where these environments are a part of others; None: new ones.
     """
 
     def __init__(
@@ -475,6 +490,7 @@ class AdapterVectorEnv(VectorEnv):
         seed: int,
         role: str,
         max_env_restarts: int = 5,
+        accounts: Accounts | None = None,
     ) -> None:
         self._factory = factory
         self._env_args = dict(env_args)
@@ -483,8 +499,7 @@ class AdapterVectorEnv(VectorEnv):
         self._max_env_restarts = max_env_restarts
         self._t_env: int | None = None
         self.n_envs = at_least_one("n_envs", n_envs)
-        self._replaced = [0] * n_envs
-        self._in_a_row = [0] * n_envs
+        self._accounts = accounts or Accounts([0] * n_envs, [0] * n_envs)
         # row of self._info_table for each of environment b's info slots
         self._info_rows = [np.zeros(0, dtype=np.intp) for _ in range(n_envs)]
         self._info_table = np.full((INFO_SLOTS, n_envs), np.nan)
@@ -526,8 +541,9 @@ class AdapterVectorEnv(VectorEnv):
         return super()._allocate(layout)
 
     def _host_seed(self, b: int) -> int:
-        seed = derive_seed(self._seed, self._role, b)
-        return derive_seed(seed, "restart", self._replaced[b]) if self._replaced[b] else seed
+        seed = derive_seed(self._seed, self._role, self._accounts.first + b)
+        replaced = self._accounts.replaced[b]
+        return derive_seed(seed, "restart", replaced) if replaced else seed
 
     def _after_step(self, b: int, new_names: Sequence[str]) -> None:
         """Makes environment b's info public and ends its row of failures if an episode is
@@ -544,21 +560,25 @@ class AdapterVectorEnv(VectorEnv):
         rows = self._info_rows[b]
         self._info_table[rows, b] = self._arrays["info_values"][b, : len(rows)]
         if self.terminated[b] or self.truncated[b]:
-            self._in_a_row[b] = 0
+            self._accounts.in_a_row[b] = 0
 
     def _named(self, b: int, error: EnvError) -> EnvError:
         """The error of environment b, with its number; it may be raised in place of the first."""
         name = getattr(self._factory, "name", None) or _name(self._factory)
-        text = f"environment {b} ({self._role}, {name.removesuffix('.__init__')}): {error.line}"
+        number = self._accounts.first + b
+        text = (
+            f"environment {number} ({self._role}, {name.removesuffix('.__init__')}): {error.line}"
+        )
         return type(error)(text, error.detail)
 
     def _drop_episode(self, b: int) -> None:
         """Environment b is broken: if it was running, `failed` says so; its reward and info are
         void.
         """
-        self.failed[b] = self._running[b]
-        self.terminated[b] = self.truncated[b] = self._running[b] = False
-        self.reward[b] = 0.0
+        if self._running[b]:
+            self.failed[b] = True
+            self.terminated[b] = self.truncated[b] = self._running[b] = False
+            self.reward[b] = 0.0
         self._info_rows[b] = np.zeros(0, dtype=np.intp)
         self._info_table[:, b] = np.nan
 
@@ -572,18 +592,19 @@ class AdapterVectorEnv(VectorEnv):
         Raises:
             EnvFailure: it broke more than `max_env_restarts` times in a row.
         """
-        self._replaced[b] += 1
-        self._in_a_row[b] += 1
-        if self._in_a_row[b] > self._max_env_restarts:
+        accounts, number = self._accounts, self._accounts.first + b
+        accounts.replaced[b] += 1
+        accounts.in_a_row[b] += 1
+        if accounts.in_a_row[b] > self._max_env_restarts:
             raise EnvFailure(
-                f"environment {b} ({self._role}) broke {self._in_a_row[b]} times in a row "
+                f"environment {number} ({self._role}) broke {accounts.in_a_row[b]} times in a row "
                 f"(max_env_restarts is {self._max_env_restarts}), the last time: {cause}",
                 detail,
             )
         self.env_restarts += 1
         _log.warning(
             "environment %d (%s) is replaced, restart %d: %s",
-            b,
+            number,
             self._role,
             self.env_restarts,
             cause,
@@ -591,7 +612,7 @@ class AdapterVectorEnv(VectorEnv):
 
     def seed(self, seed: int) -> None:
         self._seed = seed
-        self._replaced = [0] * self.n_envs
+        self._accounts.replaced = [0] * self.n_envs
         self._ask("seed", [self._host_seed(b) for b in range(self.n_envs)])
 
     def set_t_env(self, t_env: int) -> None:
@@ -603,7 +624,7 @@ class AdapterVectorEnv(VectorEnv):
         hosts = self._ask("get_rng_state")
         if any(state is None for state in hosts):
             return None
-        return {"seed": self._seed, "replaced": list(self._replaced), "hosts": hosts}
+        return {"seed": self._seed, "replaced": list(self._accounts.replaced), "hosts": hosts}
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
         if len(state["hosts"]) != self.n_envs:
@@ -611,7 +632,7 @@ class AdapterVectorEnv(VectorEnv):
                 f"random state of {len(state['hosts'])} environments, this one has {self.n_envs}"
             )
         self._seed = state["seed"]
-        self._replaced = list(state["replaced"])
+        self._accounts.replaced = list(state["replaced"])
         self._ask("set_rng_state", state["hosts"])
 
     def render(self, index: int = 0) -> np.ndarray:

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 
 from envs import worker
-from envs.adapter import AdapterVectorEnv, Layout
+from envs.adapter import Accounts, AdapterVectorEnv, Layout
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import EnvSpec
 from utils import errors
-from utils.errors import ConfigError, EnvError, EnvQueryFailed, UserError
+from utils.errors import ConfigError, EnvError, EnvFailure, EnvQueryFailed, UserError
 
 CLOSE_GRACE = 5.0  # s that environments have to close
 TERM_GRACE = 1.0  # s between SIGTERM and SIGKILL
@@ -47,15 +47,17 @@ _COMMAND = (
 _log = logging.getLogger(__name__)
 
 
-class _Broken(Exception):
-    """A worker is of no more use; the message says why in one line, `detail` at length."""
+class Broken(Exception):
+    """A worker, or an actor with workers, is of no more use; the message says why in one line,
+    `detail` at length.
+    """
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.detail = detail
 
 
-class _Deadline:
+class Deadline:
     """A moment `seconds` from now."""
 
     def __init__(self, seconds: float) -> None:
@@ -108,42 +110,42 @@ class _Worker:
         with contextlib.suppress(OSError):
             self._connection.send_bytes(message)
 
-    def receive(self, deadline: _Deadline) -> bytes:
+    def receive(self, deadline: Deadline) -> bytes:
         """The next message.
 
         Raises:
-            _Broken: the worker died, raised, or was silent until `deadline`.
+            Broken: the worker died, raised, or was silent until `deadline`.
         """
         if not self._poll.poll(deadline.remaining() * 1000):
-            raise _Broken(f"no answer in {deadline.seconds} s")
+            raise Broken(f"no answer in {deadline.seconds} s")
         try:
             message = self._connection.recv_bytes()
         except (EOFError, OSError):
-            raise _Broken(self._how_it_died()) from None
+            raise Broken(self._how_it_died()) from None
         if message[:1] == worker.BROKEN:
-            raise _Broken(*pickle.loads(message[1:]))
+            raise Broken(*pickle.loads(message[1:]))
         return message
 
-    def wait_until_built(self, deadline: _Deadline) -> EnvSpec:
+    def wait_until_built(self, deadline: Deadline) -> EnvSpec:
         """The sizes of the worker's environment, once it exists.
 
         Raises:
-            _Broken: as `receive`.
+            Broken: as `receive`.
             UserError: the environment refused its arguments.
         """
         if self.spec is None:
-            self.spec = pickle.loads(_payload(self.receive(deadline)))
+            self.spec = pickle.loads(payload(self.receive(deadline)))
         return self.spec
 
-    def answer(self, deadline: _Deadline) -> bytes:
+    def answer(self, deadline: Deadline) -> bytes:
         """The reply to the last command, without its tag.
 
         Raises:
-            _Broken: as `receive`.
+            Broken: as `receive`.
             Exception: what the environment refused to do.
         """
         self.wait_until_built(deadline)
-        return _payload(self.receive(deadline))
+        return payload(self.receive(deadline))
 
     def _how_it_died(self) -> str:
         try:
@@ -162,13 +164,18 @@ class _Worker:
         self._connection.close()
 
 
-def _payload(message: bytes) -> bytes:
+def payload(message: bytes) -> bytes:
+    """A reply without its tag.
+
+    Raises:
+        Exception: what the other side refused (`worker.refusal`).
+    """
     if message[:1] == worker.REFUSED:
         kind, text, trace = pickle.loads(message[1:])
         if kind == "NotImplementedError":
             raise NotImplementedError(text)
         error = getattr(errors, kind, None)
-        if isinstance(error, type) and issubclass(error, EnvError):
+        if isinstance(error, type) and issubclass(error, EnvFailure):
             raise error(text, trace)
         if isinstance(error, type) and issubclass(error, UserError):
             raise error(text)
@@ -194,7 +201,7 @@ def _kill(workers: Iterable[_Worker]) -> None:
 
 
 def _wait(workers: list[_Worker], seconds: float) -> None:
-    deadline = _Deadline(seconds)
+    deadline = Deadline(seconds)
     for one in workers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             one.process.wait(deadline.remaining())
@@ -217,11 +224,16 @@ def _shut_down(workers: list[_Worker], fds: list[int], owner: int) -> None:
             os.close(fds.pop())
 
 
-def _start_message(
+def start_message(
     factory: Callable[..., MultiAgentEnv],
     env_args: dict[str, Any],
     worker_setup: Callable[[], None] | None,
 ) -> dict[str, Any]:
+    """What another process needs to build environments, but for the seed.
+
+    Raises:
+        ConfigError: `factory` or `env_args` cannot be sent there.
+    """
     preparation = spawn.get_preparation_data("environment")
     keys = {"name", "sys_path", "sys_argv", "dir", "orig_dir"}
     try:
@@ -255,6 +267,8 @@ class SubprocVectorEnv(AdapterVectorEnv):
             is pickled by name.
         worker_setup: what every worker does first, e.g. load plug-ins; pickled by name.
         env_timeout: seconds; may be changed later on.
+        accounts: see `AdapterVectorEnv`.
+        start: the `start_message` of another process, to be handed on as it is.
 
     Raises:
         ConfigError: `factory` or `env_args` cannot be sent to another process.
@@ -273,6 +287,8 @@ class SubprocVectorEnv(AdapterVectorEnv):
         max_env_restarts: int = 5,
         worker_setup: Callable[[], None] | None = None,
         env_timeout: float = 120.0,
+        accounts: Accounts | None = None,
+        start: dict[str, Any] | None = None,
     ) -> None:
         self.env_timeout = env_timeout
         self._workers: list[_Worker] = []
@@ -280,8 +296,8 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._memory_fd: int | None = None
         self._usable = True
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._fds, os.getpid())
-        self._start_message = _start_message(factory, env_args, worker_setup)
-        super().__init__(factory, env_args, n_envs, seed, role, max_env_restarts)
+        self._start_message = start or start_message(factory, env_args, worker_setup)
+        super().__init__(factory, env_args, n_envs, seed, role, max_env_restarts, accounts)
 
     @property
     def worker_pids(self) -> list[int]:
@@ -289,23 +305,27 @@ class SubprocVectorEnv(AdapterVectorEnv):
         return [one.process.pid for one in self._workers]
 
     def _start(self) -> EnvSpec:
-        self._fds.extend(os.pipe())
-        for b in range(self.n_envs):
-            self._workers.append(self._new_worker(b))
+        self._start_workers()
         waiting: Iterable[int] = range(self.n_envs)
         while waiting:
-            deadline = _Deadline(self.env_timeout)
-            broken: dict[int, _Broken] = {}
+            deadline = Deadline(self.env_timeout)
+            broken: dict[int, Broken] = {}
             for b in waiting:
                 try:
                     self._workers[b].wait_until_built(deadline)
-                except _Broken as error:
+                except Broken as error:
                     broken[b] = error
                 except EnvError as error:
                     raise self._named(b, error) from error
             self._replace(broken)
             waiting = broken
-        return self._workers[0].wait_until_built(_Deadline(self.env_timeout))
+        return self._workers[0].wait_until_built(Deadline(self.env_timeout))
+
+    def _start_workers(self) -> None:
+        """Starts all workers, which go on to build their environments."""
+        self._fds.extend(os.pipe())
+        for b in range(self.n_envs):
+            self._workers.append(self._new_worker(b))
 
     def _new_worker(self, b: int) -> _Worker:
         return _Worker({**self._start_message, "seed": self._host_seed(b)}, alive_fd=self._fds[0])
@@ -340,10 +360,10 @@ class SubprocVectorEnv(AdapterVectorEnv):
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> None:
         self._arrays["actions"][:] = actions
         replies = self._call(dict.fromkeys(np.flatnonzero(mask).tolist(), worker.STEP))
-        broken: dict[int, _Broken] = {}
+        broken: dict[int, Broken] = {}
         for b, reply in sorted(replies.items()):
             if self.failed[b]:
-                broken[b] = _Broken("it reported env_error")
+                broken[b] = Broken("it reported env_error")
             else:
                 self._after_step(b, pickle.loads(reply) if reply else ())
         self._replace(broken)
@@ -381,16 +401,16 @@ class SubprocVectorEnv(AdapterVectorEnv):
         self._usable = False
         for b, message in messages.items():
             self._workers[b].send(message)
-        deadline = _Deadline(self.env_timeout)
+        deadline = Deadline(self.env_timeout)
         replies: dict[int, bytes] = {}
-        broken: dict[int, _Broken] = {}
+        broken: dict[int, Broken] = {}
         refused: Exception | None = None
         # The last one first: when it has answered, most others have too, and this process is woken
         # up less often.
         for b in reversed(messages):
             try:
                 replies[b] = self._workers[b].answer(deadline)
-            except _Broken as error:
+            except Broken as error:
                 broken[b] = error
             except EnvError as error:
                 refused = self._named(b, error)
@@ -401,7 +421,7 @@ class SubprocVectorEnv(AdapterVectorEnv):
             raise refused
         return replies
 
-    def _replace(self, broken: dict[int, _Broken]) -> None:
+    def _replace(self, broken: dict[int, Broken]) -> None:
         """Kills broken workers and starts others in their places, which build their environments
         while the run goes on.
 

@@ -4,7 +4,7 @@ interface.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -359,6 +359,19 @@ class VectorEnv:
                     f"environment {b}, agent {agent}: action {action} is not available, only "
                     f"{available}"
                 )
+
+
+def warm_up(make: Callable[..., VectorEnv], env_args: Mapping[str, Any]) -> None:
+    """One step of a batched environment, so that what it compiles is on the disk before many
+    processes ask for it at once.
+    """
+    with make(1, **{**env_args, "seed": 0}) as env:
+        env.reset()
+        env.step(
+            np.zeros(*env.spec.action_layout(1))
+            if env.continuous_actions
+            else env.avail_actions.argmax(-1)
+        )
 
 
 class SingleEnv(ArrayEnv):

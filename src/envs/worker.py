@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from envs.adapter import EnvHost, EnvRaised, Layout, host_layout
-from utils.errors import EnvError, UserError, raised
+from utils.errors import EnvError, EnvFailure, UserError, raised
 
 # commands, from the parent: RESET may be followed by t_env in decimals, ASK by a pickled method
 # name and arguments
@@ -42,7 +42,7 @@ def memory_size(layout: Layout) -> int:
     return sum(_padded(shape, dtype) for shape, dtype in layout.values())
 
 
-def map_arrays(memory: mmap.mmap, layout: Layout) -> dict[str, np.ndarray]:
+def map_arrays(memory: mmap.mmap | bytes, layout: Layout) -> dict[str, np.ndarray]:
     """The arrays of `layout`, one after the other in `memory`."""
     arrays: dict[str, np.ndarray] = {}
     offset = 0
@@ -153,7 +153,7 @@ def _serve(line: _Line) -> None:
     except EnvRaised as error:
         line.send(BROKEN + pickle.dumps((error.line, traceback.format_exc())))
     except (UserError, EnvError) as error:  # the next environment would not fare better
-        line.send(_refusal(error))
+        line.send(refusal(error))
     except (Exception, SystemExit) as error:
         line.send(BROKEN + pickle.dumps((raised(error), traceback.format_exc())))
     finally:
@@ -165,9 +165,14 @@ def _answer(host: EnvHost, method: str, arguments: tuple[Any, ...]) -> bytes:
     try:
         return VALUE + pickle.dumps(getattr(host, method)(*arguments))
     except Exception as error:
-        return _refusal(error)
+        return refusal(error)
 
 
-def _refusal(error: Exception) -> bytes:
-    """An exception for the caller: name of its type, message, traceback."""
-    return REFUSED + pickle.dumps((type(error).__name__, str(error), traceback.format_exc()))
+def refusal(error: BaseException) -> bytes:
+    """An exception for the caller (`subproc.payload`): name of its type, message, what belongs to
+    it.
+    """
+    text, detail = str(error), ""
+    if isinstance(error, EnvFailure):
+        text, detail = error.line, error.detail
+    return REFUSED + pickle.dumps((type(error).__name__, text, detail or traceback.format_exc()))

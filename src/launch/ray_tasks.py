@@ -27,9 +27,9 @@ from launch.jobs import console
 from launch.process import side_by_side, thread_environment
 from launch.resources import Resources
 from launch.table import LiveTable
-from utils.errors import MissingPackage, UserError
+from utils.ray_cluster import Demand, check_room, connect, disconnect, import_ray
 
-_SRC = Path(__file__).resolve().parents[1]
+_ASKER = "--launcher ray"
 _TOKEN = ".shared"
 _LOCK_PATIENCE = 120.0  # [s] for a run's process on a node that Ray has given up
 _END_PATIENCE = 120.0  # [s] for the checkpoint of a task that is told to end
@@ -40,17 +40,7 @@ def check() -> None:
     Raises:
         MissingPackage: without Ray.
     """
-    _ray()
-
-
-def _ray() -> ModuleType:
-    try:
-        import ray
-    except ImportError as exc:
-        raise MissingPackage(
-            "--launcher ray needs Ray: pip install -r requirements-ray.txt"
-        ) from exc
-    return ray
+    import_ray(_ASKER)
 
 
 def run_sweep(sweep: Sweep, address: str | None, jobs: int, files: str) -> list[SweepRun]:
@@ -81,17 +71,16 @@ def ray_launcher(
     Raises:
         UserError: there is no such cluster, or it can never have what a run needs.
     """
-    ray = _ray()
-    _connect(ray, address)
+    ray = connect(_ASKER, address or "")
     try:
-        _check_room(ray, needs)
+        check_room(ray, _demand(needs), "a run")
         launcher = RayLauncher(ray, folder, needs, jobs, files)
         try:
             yield launcher
         finally:
             launcher.token.file.unlink(missing_ok=True)
     finally:
-        ray.shutdown()
+        disconnect()
 
 
 class RayLauncher:
@@ -131,30 +120,6 @@ class RayLauncher:
     def ended(self, run: SweepRun) -> None:
         """There may be another task in its place."""
         self._n_active -= 1
-
-
-def _connect(ray: ModuleType, address: str | None) -> None:
-    if ray.is_initialized():  # a program's own
-        return
-    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": str(_SRC)}}}
-    if address is None:
-        options["include_dashboard"] = False
-    try:
-        ray.init(address=address or "local", log_to_driver=False, **options)
-    except (ConnectionError, ValueError, RuntimeError) as exc:
-        said = str(exc).strip().splitlines()
-        raise UserError(f"no Ray cluster at {address}: {said[0] if said else exc}") from exc
-
-
-def _check_room(ray: ModuleType, needs: Resources) -> None:
-    """Ray itself would wait for such a node without end."""
-    asked = {"CPU": float(needs.cores), "GPU": needs.gpus, **needs.named}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for node in nodes:
-        if all(node.get(name, 0.0) >= amount for name, amount in asked.items()):
-            return
-    wanted = ", ".join(f"{name} {amount:g}" for name, amount in asked.items() if amount)
-    raise UserError(f"no node of the cluster has what a run needs: {wanted}")
 
 
 def _run_all(launcher: RayLauncher, sweep: Sweep) -> list[SweepRun]:
@@ -227,14 +192,13 @@ class RayTask:
             return 1
 
 
+def _demand(needs: Resources) -> Demand:
+    return Demand(needs.cores, needs.gpus, needs.memory, needs.named)
+
+
 def _task(ray: ModuleType, needs: Resources) -> Any:
     """The remote function, with what it needs."""
-    options: dict[str, Any] = {"num_cpus": needs.cores, "num_gpus": needs.gpus, "max_retries": -1}
-    if needs.memory is not None:
-        options["memory"] = needs.memory * 1e9
-    if needs.named:
-        options["resources"] = dict(needs.named)
-    return ray.remote(**options)(work)
+    return ray.remote(**_demand(needs).options(), max_retries=-1)(work)
 
 
 # --- On the nodes ---
@@ -261,7 +225,7 @@ def work(
     Returns:
         The exit code of the run.
     """
-    ray = _ray()
+    ray = import_ray(_ASKER)
     shared = files == "shared" or (files == "auto" and _sees(token))
     if not shared:
         run = replace(run, folder=_node_folder(run, token.text))
@@ -343,7 +307,7 @@ def _store(ray: ModuleType) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Store).remote()
+    return ray.remote(**Demand().options(), scheduling_strategy=here)(Store).remote()
 
 
 def pack(folder: Path) -> bytes:

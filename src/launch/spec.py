@@ -1,7 +1,7 @@
 """An experiment or a sweep as data: which methods play which tasks, with which seeds and settings,
 and what a run needs.
 
-`docs/sweeps.md`, `docs/guide/search.md` and `experiments/README.md` describe the form.
+`docs/guide/sweeps.md`, `docs/guide/search.md` and `experiments/README.md` describe the form.
 """
 
 from __future__ import annotations

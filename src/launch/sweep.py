@@ -54,7 +54,7 @@ sweep resume PLACE    go on with what is not done, on the same launcher
 
 PLACE is the yaml file, or the folder of the sweep's results. `with KEY=VALUE ...` at the end sets
 keys of all runs, as for a single one. The same command goes on where the last one was ended.
-docs/sweeps.md has the form of the yaml file.
+docs/guide/sweeps.md has the form of the yaml file.
 """
 
 

@@ -26,3 +26,10 @@ class VectorRunner(Collector):
     """`batch_size_run` environments in this process, natively batched where the environment can."""
 
     backend = "native"
+
+
+@register("ray")
+class RayRunner(Collector):
+    """`batch_size_run` environments, a process each, on the nodes of a Ray cluster."""
+
+    backend = "ray"

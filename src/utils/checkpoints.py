@@ -55,6 +55,7 @@ FREE_KEYS = frozenset(
             "max_env_restarts",
             "acting_threads",
             "learner_threads",
+            "ray",
         ),
         *("render", "save_replay", "label", "local_results_path", "checkpoint_path", "load_step"),
     ]

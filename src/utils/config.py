@@ -39,6 +39,7 @@ from utils.config_files import load_file as load_file
 from utils.errors import ConfigError, UserError
 from utils.loggers import check as check_loggers
 from utils.ranges import (
+    AMOUNTS,
     COUNT,
     FINITE_POSITIVE,
     NAME,
@@ -435,6 +436,9 @@ RANGES: dict[str, Range] = {
     "batch_size_run": COUNT,
     "mac": NAME,
     "action_selector": NAME,
+    "ray.envs_per_actor": COUNT,
+    "ray.resources": AMOUNTS,
+    "ray.patience": POSITIVE,
     "epsilon_start": PROBABILITY,
     "epsilon_finish": PROBABILITY,
     "epsilon_anneal_time": COUNT,

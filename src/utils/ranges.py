@@ -43,6 +43,16 @@ SMOOTHING = Range(lambda value: 0 <= value < 1, "at least 0 and less than 1")
 NAME = Range(lambda value: bool(value.strip()), "a name, not an empty string")
 
 
+def _is_amount(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and FINITE_POSITIVE.holds(value)
+
+
+AMOUNTS = Range(
+    lambda value: all(map(_is_amount, value.values())), "a number above 0 for each name"
+)
+
+
 def check_ranges(
     settings: Mapping[str, Any], ranges: Mapping[str, Range], prefix: str = ""
 ) -> None:

@@ -245,7 +245,7 @@ def test_runs_of_the_same_experiment_count_as_done(path):
 
 
 def test_the_example_of_the_guide_is_valid(path):
-    guide = (ROOT / "docs" / "sweeps.md").read_text()
+    guide = (ROOT / "docs" / "guide" / "sweeps.md").read_text()
     path.write_text(re.search(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
     experiment = spec.read(path)
     experiment.check()

@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 MAY_IMPORT = {
-    "main": {"launch", "recording", "session", "doctor", "analysis", "utils"},
+    "main": {"launch", "recording", "session", "doctor", "nodes", "analysis", "utils"},
     "api": {"recording", "session", "training", "isolation", "analysis", "utils"},
     "launch": {"analysis", "utils"},
+    "nodes": {"doctor", "utils"},
     "doctor": {"modules", "utils"},
     "recording": {"session", "utils"},
     "session": {"training", "plugins", "utils"},

@@ -237,7 +237,7 @@ def test_the_config_can_be_printed_before_a_run(training, capsys, option):
             [*COMMAND, "with", "local_results_path=alg.yaml/x"],
             "results folder alg.yaml/x: cannot write there (Not a",
         ),
-        (["doctor", "now"], "doctor takes no arguments, got 'now'"),
+        (["doctor", "now"], "doctor takes no arguments but --cluster, got 'now'"),
     ],
 )
 def test_bad_input(training, capsys, argv, message):

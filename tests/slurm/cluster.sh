@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Slurm cluster of three nodes on this machine, for tests: one slurmd per node, by name.
+# A Slurm cluster of three nodes of one core on this machine, for tests: one slurmd per node, by name.
 #   cluster.sh start FOLDER | stop FOLDER        (as root; needs Debian's slurm-wlm and munge)
 # FOLDER holds its configuration, state, logs and process ids; SLURM_CONF=FOLDER/slurm.conf makes
 # Slurm's commands use it.
@@ -11,8 +11,7 @@ export SLURM_CONF=$folder/slurm.conf
 
 start() {
     mkdir -p "$folder"/{state,log,spool}
-    local cpus host
-    cpus=$(nproc)
+    local host
     host=$(hostname -s)
     cat >"$SLURM_CONF" <<END
 ClusterName=test
@@ -35,17 +34,20 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=1,sched_min_interval=200000
 SchedulerType=sched/backfill
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=1
-KillWait=10
+KillWait=60
 SlurmdTimeout=30
 MpiDefault=none
 JobRequeue=1
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-NodeName=node1 NodeAddr=127.0.0.1 NodeHostname=$host Port=17001 CPUs=$cpus
-NodeName=node2 NodeAddr=127.0.0.1 NodeHostname=$host Port=17002 CPUs=$cpus
-NodeName=node3 NodeAddr=127.0.0.1 NodeHostname=$host Port=17003 CPUs=$cpus
-PartitionName=main Nodes=node1,node2,node3 Default=YES MaxTime=60 State=UP OverSubscribe=NO
+NodeName=node1 NodeAddr=127.0.0.1 NodeHostname=$host Port=17001 CPUs=1
+NodeName=node2 NodeAddr=127.0.0.1 NodeHostname=$host Port=17002 CPUs=1
+NodeName=node3 NodeAddr=127.0.0.1 NodeHostname=$host Port=17003 CPUs=1
+PartitionName=main Nodes=node1,node2,node3 Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=15
+PartitionName=urgent Nodes=node1,node2,node3 MaxTime=60 State=UP PriorityTier=2
 END
     [[ -e $folder/munge.key ]] || dd if=/dev/urandom of="$folder/munge.key" bs=1 count=1024 status=none
     chmod 400 "$folder/munge.key"
@@ -60,7 +62,7 @@ END
     done
     local try
     for ((try = 0; try < 60; try++)); do
-        [[ $(sinfo -h -N -o %T 2>/dev/null | grep -c idle) == 3 ]] && return
+        [[ $(sinfo -h -N -p main -o %T 2>/dev/null | grep -c idle) == 3 ]] && return
         sleep 0.5
     done
     echo "the cluster does not come up; see $folder/log" >&2

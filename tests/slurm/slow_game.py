@@ -1,13 +1,17 @@
 """A matrix game that takes its time, so that a test can interrupt runs of it."""
 
+import os
 import time
 
 from envs.matrix_game import MatrixGame
 
+# What a run logs does not depend on it.
+PAUSE = float(os.environ.get("SLOW_GAME_PAUSE", "0.04"))  # [s]
+
 
 class SlowGame(MatrixGame):
-    """10 ms a round."""
+    """A pause in every round."""
 
     def step(self, actions, mask=None):
-        time.sleep(0.01)
+        time.sleep(PAUSE)
         super().step(actions, mask)

@@ -31,17 +31,18 @@ SPEC = """# Runs that are interrupted in every way
 methods: {{QMIX: qmix}}
 tasks:
   short: {{environment: {env}}}
-  long: {{environment: {env}, seeds: [6], settings: {{t_max: 100000}}}}
+  long: {{environment: {env}, seeds: [6], settings: {{t_max: 20000}}}}
 seeds: 1-5
 settings:
   plugins: [{plugin}]
   runner: vector
-  t_max: 16000
+  t_max: 6000
   use_cuda: false
   test_interval: 1000
   test_nepisode: 8
+  batch_size_run: 8
   log_interval: 1000
-  save_model_interval: 2000
+  save_model_interval: 1000
   keep_checkpoints: 2
   buffer_size: 100
   batch_size: 8
@@ -88,10 +89,11 @@ class Sweep:
         self.folder = spec.parent / "results" / spec.stem
         self.pending = {}  # job -> since when
 
-    def call(self, *words):
+    def call(self, *words, **variables):
         command = [sys.executable, str(MAIN), "sweep", *words]
+        environment = {**self.environment, **variables}
         done = subprocess.run(
-            command, cwd=self.spec.parent, env=self.environment, capture_output=True, text=True
+            command, cwd=self.spec.parent, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -140,11 +142,18 @@ class Sweep:
         self.hurry()
         return f"{n_runs} done" in self.call("status", str(self.spec))
 
+    def uninterrupted(self, *words):
+        """The metrics of the same runs on this machine."""
+        shutil.rmtree(self.folder)
+        self.call(str(self.spec), *words, "--jobs", "2", SLOW_GAME_PAUSE="0")
+        assert all(len(found) == 2 for found in self.events().values())
+        return self.metrics()
+
     def node_of(self, job):
         return self.slurm("squeue", "-h", "-j", job, "-o", "%N").strip()
 
 
-def wait_until(what, seconds=240):
+def wait_until(what, seconds=600):
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it takes too long"
@@ -152,14 +161,15 @@ def wait_until(what, seconds=240):
 
 
 def test_runs_that_slurm_interrupts_end_as_if_it_had_not(cluster, spec):
-    """One is requeued, the node of two goes down, one meets its time limit of two minutes."""
+    """One is requeued, the node of one goes down, one meets its time limit of two minutes."""
     sweep = Sweep(spec, cluster)
     assert "6 runs submitted in 6 jobs" in sweep.call(str(spec), "--launcher", "slurm")
     assert "0 runs are done, 6 are in the queue" in sweep.call(
         str(spec), "--launcher", "slurm"
     ).replace("0 of 6", "0")
-    wait_until(lambda: len(sweep.steps()) == 6 and min(sweep.steps().values()) >= 3000)
-    assert "6 running" in sweep.call("status", str(spec))
+    # Seeds 1 to 3 are at work, the others wait for their places.
+    wait_until(lambda: len(sweep.steps()) == 3 and min(sweep.steps().values()) >= 1000)
+    assert "3 running, 3 waiting" in sweep.call("status", str(spec))
 
     jobs = {
         seed_of(keys[0]): job
@@ -168,28 +178,38 @@ def test_runs_that_slurm_interrupts_end_as_if_it_had_not(cluster, spec):
         )
     }
     sweep.slurm("scontrol", "requeue", jobs[1])
-    down = next(
-        node for node in ("node1", "node2", "node3")
-        if node not in {sweep.node_of(jobs[seed]) for seed in (1, 6)}
-    )  # fmt: skip
-    on_it = [seed for seed in jobs if seed != 1 and sweep.node_of(jobs[seed]) == down]
-    assert on_it
+    down = sweep.node_of(jobs[2])
     sweep.slurm("scontrol", "update", f"NodeName={down}", "State=DOWN", "Reason=test")
     wait_until(lambda: not sweep.slurm("squeue", "-h", "-w", down).strip())
     sweep.slurm("scontrol", "update", f"NodeName={down}", "State=RESUME")
-    wait_until(lambda: sweep.done(6), 600)
+    wait_until(lambda: sweep.done(6))
 
     events = sweep.events()
     starts = {
         seed: [x["job"] for x in found if x["event"] == "start"] for seed, found in events.items()
     }
-    assert all(len(starts[seed]) >= 2 for seed in (1, 6, *on_it)), starts
+    assert all(len(starts[seed]) >= 2 for seed in (1, 2, 6)), starts
     assert next(x["code"] for x in events[6] if x["event"] == "end") == 143
     interrupted = sweep.metrics()
-    shutil.rmtree(sweep.folder)
-    sweep.call(str(spec), "--jobs", "6")
-    assert all(len(found) == 2 for found in sweep.events().values())
-    assert interrupted == sweep.metrics()
+    assert interrupted == sweep.uninterrupted()
+
+
+def test_a_job_of_higher_priority_takes_the_place(cluster, spec):
+    sweep, part = Sweep(spec, cluster), ["--seeds", "1", "--tasks", "short"]
+    sweep.call(str(spec), "--launcher", "slurm", *part)
+    wait_until(lambda: sweep.steps().get(1, 0) >= 1000)
+    ((job, _),) = map(
+        json.loads, (sweep.folder / "slurm" / "submitted.jsonl").read_text().splitlines()
+    )
+    place = ["--nodelist", sweep.node_of(job), "--exclusive", "--output", "/dev/null"]
+    sweep.slurm("sbatch", "--partition=urgent", *place, "--wrap", "sleep 5")
+    wait_until(lambda: len(sweep.events()[1]) >= 2)
+    start, end = sweep.events()[1][:2]
+    assert (end["event"], end["code"]) == ("end", 143)
+    wait_until(lambda: sweep.done(1))
+    starts = [x["job"] for x in sweep.events()[1] if x["event"] == "start"]
+    assert starts == [start["job"]] * 2, "another job went on"
+    assert sweep.metrics() == sweep.uninterrupted(*part)
 
 
 def test_a_cancelled_sweep_goes_on(cluster, spec):
