@@ -6,6 +6,7 @@ a test), so that all of them are built alike.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
 from utils.seeding import derive_seed
+
+_log = logging.getLogger(__name__)
 
 Scheme = tuple[dict[str, dict[str, Any]], dict[str, int], dict[str, tuple[str, list[Any]]]]
 
@@ -53,7 +56,24 @@ def describe_env(args: SimpleNamespace, env_info: Mapping[str, Any]) -> None:
     for key in ("n_agents", "n_actions", "state_shape", "obs_shape", "episode_limit"):
         setattr(args, key, env_info[key])
     args.env_info = env_info
+    if vars(args).get("agent_own_state_size") is True:
+        args.agent_own_state_size = _own_state_size(args)
     args.continuous_actions = env_info.get("continuous_actions", False)
+
+
+def _own_state_size(args: SimpleNamespace) -> int:
+    """With how many entries for each agent the state begins, as SMAC's: health, cooldown, two
+    coordinates, the shield, the types' bits. 0 where the environment does not say.
+    """
+    features = args.env_info.get("agent_features")
+    if features is None or args.env_args.get("obs_instead_of_state"):
+        _log.info(
+            "agent_own_state_size=True: environment '%s' does not say what its state begins with, "
+            "so it is 0",
+            args.env,
+        )
+        return 0
+    return len(features)
 
 
 def scheme_of(args: SimpleNamespace, mac: Any = None) -> Scheme:

@@ -120,7 +120,8 @@ class EpsilonGreedyActionSelector:
     for each agent.
 
     Args:
-        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time` (environment steps; linear).
+        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time` (environment steps; linear),
+            `evaluation_epsilon` (in tests).
 
     Attributes:
         epsilon: of the last training step.
@@ -138,12 +139,16 @@ class EpsilonGreedyActionSelector:
     def select_action(
         self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
     ) -> Tensor:
-        """Values [B, A, U] -> actions [B, A]; greedy and without random numbers in `test_mode`."""
-        if test_mode:
+        """Values [B, A, U] -> actions [B, A]; without random numbers in `test_mode` where
+        `evaluation_epsilon` is 0.
+        """
+        epsilon = self.args.evaluation_epsilon
+        if not test_mode:
+            epsilon = self.epsilon = self.schedule.eval(t_env)
+        elif epsilon == 0:
             return greedy_actions(agent_inputs, avail_actions)
-        self.epsilon = self.schedule.eval(t_env)
         # An exploring agent's values are replaced by noise, so one argmax serves both.
-        explore = torch.rand(agent_inputs.shape[:-1], device=agent_inputs.device) < self.epsilon
+        explore = torch.rand(agent_inputs.shape[:-1], device=agent_inputs.device) < epsilon
         scores = torch.where(explore.unsqueeze(-1), torch.rand_like(agent_inputs), agent_inputs)
         return _checked_argmax(scores, avail_actions)
 

@@ -23,7 +23,7 @@ def make_optimiser(
     params: Iterable[nn.Parameter], args: SimpleNamespace, weight_decay: float | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`,
-    `optim_eps`).
+    `optim_eps`), which are RMSprop's, and `adam_eps`.
 
     Args:
         weight_decay: L2 penalty; None: that of `args`.
@@ -33,7 +33,7 @@ def make_optimiser(
     # them.
     if args.optimizer == "adam":
         return torch.optim.Adam(
-            params, lr=args.lr, eps=args.optim_eps, weight_decay=weight_decay, fused=True
+            params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, fused=True
         )
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(

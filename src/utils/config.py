@@ -1,8 +1,9 @@
 """The configuration of a run: yaml files and command line merged, every key and value checked.
 
-`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- scenarios/SCENARIO.yaml <- command line`, each
-file after those that it inherits from (`config_files`). The first three define which keys exist;
-the first non-null value that they give a key fixes its type.
+`default.yaml <- learners/LEARNER.yaml <- envs/ENV.yaml <- algs/ALG.yaml <-
+scenarios/SCENARIO.yaml <- command line`, each file after those that it inherits from
+(`config_files`). The first four define which keys exist; the first non-null value that they give a
+key fixes its type. `effects` has the keys of PyMARL2 and EPyMARL that mean another one, or nothing.
 Nothing here imports torch (except `resolve_device`) or writes anything (except
 `check_results_folder`, which cleans up after itself).
 """
@@ -36,6 +37,7 @@ from utils.config_files import (
 from utils.config_files import KINDS as KINDS
 from utils.config_files import list_configs as list_configs
 from utils.config_files import load_file as load_file
+from utils.effects import FIXED, FOREIGN, meant, without_effect
 from utils.errors import ConfigError, UserError
 from utils.ranges import (
     COUNT,
@@ -69,6 +71,8 @@ _log = logging.getLogger(__name__)
 
 # Keys whose default is null but that are not free: their type when they are set.
 _NULLABLE = {"name": str, "env_config": str, "seed": int, "env": str, "mixer": str}
+# Keys of two types: the first one is tried first, so that True stays True and never becomes 1.
+_EITHER = {"agent_own_state_size": (bool, int)}
 _WORDS = {
     bool: "True or False",
     int: "an int",
@@ -143,6 +147,16 @@ def convert(key: str, value: Any, kind: type, source: str = "", raw: str | None 
     raise _wrong_type(key, kind, value, source)
 
 
+def _convert_either(key: str, value: Any, source: str) -> Any:
+    for kind in _EITHER[key]:
+        try:
+            return convert(key, value, kind, source)
+        except ConfigError:
+            continue
+    words = " or ".join(_WORDS[kind] for kind in _EITHER[key])
+    raise ConfigError(f"{source}{key} must be {words}, got {value!r}")
+
+
 # --- Merging ---
 
 
@@ -164,6 +178,11 @@ class _Source:
     def file(cls, path: Path, part: str = "") -> _Source:
         return cls(f"{shown_path(path)}{part}", path)
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is one of this laboratory's own files."""
+        return self.path is not None and Path(os.path.abspath(self.path)).is_relative_to(CONFIG_DIR)
+
     def __str__(self) -> str:
         return f"{self.path}: " if self.path else ""
 
@@ -176,16 +195,28 @@ class _Merger:
     kinds: dict[str, type] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
     origins: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, tuple[Any, _Source]] = field(default_factory=dict)
 
     def define(self, layer: Mapping[str, Any], source: _Source) -> None:
         """Merges a yaml file that belongs to the definition: keys that it adds exist from now
         on.
         """
-        self._merge(self.config, layer, "", source, new_keys=True)
+        self._merge(self.config, self._understood(layer, source), "", source, new_keys=True)
 
     def update(self, layer: Mapping[str, Any], source: _Source) -> None:
         """Merges settings whose keys must exist already."""
-        self._merge(self.config, layer, "", source, new_keys=False)
+        self._merge(self.config, self._understood(layer, source), "", source, new_keys=False)
+
+    def _understood(self, layer: Mapping[str, Any], source: _Source) -> Mapping[str, Any]:
+        """A layer with what its foreign keys mean; notes what the user asks for."""
+        if source.shipped:
+            return layer
+        full = dict(layer)
+        for foreign, key, value in meant(layer):
+            full[key] = value
+            _log.info("%s%s=%s means %s=%s here", source, foreign, layer[foreign], key, value)
+        self.asked |= {key: (value, source) for key, value in full.items()}
+        return full
 
     def _merge(
         self,
@@ -218,6 +249,8 @@ class _Merger:
         null = value is None or (isinstance(value, str) and value.lower() in ("null", "none"))
         if null and full in _NULLABLE:
             return None
+        if full in _EITHER:
+            return _convert_either(full, value, str(source))
         return convert(full, value, self.kinds[full], str(source), source.raw)
 
     def _fix_type(self, full: str, value: Any, new_keys: bool) -> None:
@@ -237,13 +270,14 @@ class _Merger:
         known: list[str],
     ) -> None:
         full, parent = f"{prefix}{key}", prefix.removesuffix(".")
-        if not new_keys and parent not in self.open:
+        foreign = not parent and full in FOREIGN
+        if not new_keys and parent not in self.open and not foreign:
             hint = (
                 nearest(full, self._names(self.config))
                 or "src/config/default.yaml lists and explains the keys"
             )
             raise ConfigError(f"{source}unknown key '{full}'; {hint}")
-        if not (
+        if not foreign and not (
             new_keys and parent
         ):  # inside a mapping of one's own file, similar names are no accident
             close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8 if parent else 0.93)
@@ -295,19 +329,26 @@ def trace_config(
     """
     alg_path, env_path = find_config("algs", algorithm), find_config("envs", environment)
     merger = _Merger()
-    merger.define(read_file(CONFIG_DIR / "default.yaml"), _Source("default.yaml"))
+    defaults = read_file(CONFIG_DIR / "default.yaml")
+    merger.define(defaults, _Source("default.yaml", CONFIG_DIR / "default.yaml"))
     env_chain, alg_chain = load_chain(env_path, "envs"), load_chain(alg_path, "algs")
+    updates = [update.strip() for update in updates if update.strip()]
+    layers = _read_updates(updates)
+    contents = [content for _, content in (*env_chain, *alg_chain)]
+    of_learner = _learner_files().get(_learner([*contents, *(one for one, _ in layers)]))
+    if of_learner is not None:
+        merger.define(read_file(of_learner), _Source.file(of_learner))
     for path, content in (*env_chain, *alg_chain):
         merger.define(content, _Source.file(path))
 
-    updates = [update.strip() for update in updates if update.strip()]
-    _update(merger, updates)
+    for layer, source in layers:
+        merger.update(layer, source)
     if merger.config["scenario"]:
         ancestors = [path.stem for path, _ in alg_chain]
         _update_for_scenario(merger, merger.config["scenario"], ancestors)
-        _update(
-            merger, updates
-        )  # once more: what is asked for counts more than what a scenario suggests
+        # Once more: what is asked for counts more than what a scenario suggests.
+        for layer, source in layers:
+            merger.update(layer, source)
     config = merger.config
     for key, path in (("name", alg_path), ("env_config", env_path)):
         if not config[key]:
@@ -318,6 +359,7 @@ def trace_config(
     for key in ("local_results_path", "checkpoint_path", "resume"):
         config[key] = os.path.expanduser(config[key])
     check_config(config)
+    _say_what_changes_nothing(merger, defaults)
     return config, merger.origins
 
 
@@ -348,10 +390,11 @@ def _described(
             yield f"{indent}{key}: {shown}", origins[f"{prefix}{key}"]
 
 
-def _update(merger: _Merger, updates: Iterable[str]) -> None:
-    """Merges the settings of a command line, files before single ones."""
+def _read_updates(updates: Iterable[str]) -> list[tuple[dict[str, Any], _Source]]:
+    """The settings of a command line as layers, files before single ones."""
     from sacred.arg_parser import get_config_updates
 
+    layers: list[tuple[dict[str, Any], _Source]] = []
     for update in updates:
         if "=" not in update:
             if not update.endswith(SUFFIXES):
@@ -360,7 +403,7 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
                     "file"
                 )
             path = Path(update).expanduser()
-            merger.update(read_file(path), _Source.file(path))
+            layers.append((read_file(path), _Source.file(path)))
     for update in updates:
         if "=" in update:
             key, _, text = update.partition("=")
@@ -371,7 +414,44 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
             except (RecursionError, MemoryError, ValueError, OverflowError) as exc:
                 raise ConfigError(f"cannot read the value of {key.strip()[:200]}: {exc}") from exc
             check_size(layer, key.strip())
-            merger.update(layer, _Source("the command line", raw=text.strip()))
+            layers.append((layer, _Source("the command line", raw=text.strip())))
+    return layers
+
+
+def _learner(layers: Iterable[Mapping[str, Any]]) -> str:
+    """The learner that the last layer which names one names."""
+    named = [layer["learner"] for layer in layers if "learner" in layer]
+    return str(named[-1]) if named else ""
+
+
+def _say_what_changes_nothing(merger: _Merger, defaults: Mapping[str, Any]) -> None:
+    """One line for each setting that was asked for and has no effect."""
+    asked = {key: value for key, (value, _) in merger.asked.items()}
+    for key, words in without_effect(merger.config, asked, defaults):
+        value, source = merger.asked[key]
+        _log.warning("%s%s=%s %s", source, key, value, words)
+    if merger.config["plugins"]:
+        return  # they read keys of their own
+    new = [key for key in asked if key not in defaults and key not in FOREIGN]
+    shipped = list(_shipped_contents()) if new else []
+    learners = {one.get("learner") for one in shipped} | set(_learner_files())
+    if merger.config.get("learner") not in learners:
+        return  # somebody else's, which may read any key
+    known = set().union(*shipped)
+    for key in new:
+        if key not in known:
+            value, source = merger.asked[key]
+            _log.warning("%s%s=%s has no effect: nothing here reads it", source, key, value)
+
+
+def _learner_files() -> dict[str, Path]:
+    return {path.stem: path for path in (CONFIG_DIR / "learners").glob("*.yaml")}
+
+
+def _shipped_contents() -> Iterator[dict[str, Any]]:
+    for kind in ("algs", "envs", "learners"):
+        for path in (CONFIG_DIR / kind).glob("*.yaml"):
+            yield read_file(path)
 
 
 def _update_for_scenario(merger: _Merger, scenario: str, ancestors: list[str]) -> None:
@@ -431,6 +511,7 @@ RANGES: dict[str, Range] = {
     "epsilon_finish": PROBABILITY,
     "epsilon_anneal_time": COUNT,
     # evaluation
+    "evaluation_epsilon": PROBABILITY,
     "test_interval": COUNT,
     "test_nepisode": COUNT,
     # results, logging
@@ -455,12 +536,15 @@ RANGES: dict[str, Range] = {
     "warmup_episodes": NOT_NEGATIVE,
     "transition_history": NOT_NEGATIVE,
     "recent_transitions": NOT_NEGATIVE,
+    "per_alpha": PROBABILITY,
+    "per_beta": PROBABILITY,
     # optimisation
     "gamma": PROBABILITY,
     "lr": FINITE_POSITIVE,
     "optimizer": one_of("rmsprop", "adam"),
     "optim_alpha": SMOOTHING,
     "optim_eps": FINITE_POSITIVE,
+    "adam_eps": FINITE_POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "grad_norm_clip": POSITIVE,
     "target_update_interval": COUNT,
@@ -472,6 +556,7 @@ RANGES: dict[str, Range] = {
     "agent": NAME,
     "agent_output_type": one_of("q", "pi_logits"),
     "rnn_hidden_dim": COUNT,
+    "gain": FINITE_POSITIVE,
     "mixing_embed_dim": COUNT,
     "hypernet_embed": COUNT,
     "hypernet_layers": one_of(1, 2),
@@ -488,6 +573,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         ConfigError: naming the key, the rule and the value.
     """
     check_ranges(config, RANGES)
+    if not config["plugins"]:  # they may mean something else by them
+        check_ranges(config, FIXED)
     for key, what in (("env", "environment"), ("learner", "algorithm")):
         if not config.get(key):
             raise ConfigError(f"the {what}'s yaml file sets no '{key}'")

@@ -182,7 +182,7 @@ def test_one_step_target_by_hand():
 
 
 def test_update_is_one_clipped_optimiser_step():
-    args = make_args("qmix", grad_norm_clip=0.05, optim_eps=1e-3)
+    args = make_args("qmix", grad_norm_clip=0.05, adam_eps=1e-3)
     learner, log = make_learner(args)
     batch = make_batch(args)
     slow = copy.deepcopy(learner)
@@ -205,9 +205,8 @@ def test_update_is_one_clipped_optimiser_step():
     ("name", "kind"), [("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)]
 )
 def test_optimiser_settings(name, kind):
-    args = make_args(
-        "qmix", optimizer=name, lr=0.02, optim_eps=0.003, optim_alpha=0.95, weight_decay=0.1
-    )
+    eps = {"adam_eps" if name == "adam" else "optim_eps": 0.003}
+    args = make_args("qmix", optimizer=name, lr=0.02, optim_alpha=0.95, weight_decay=0.1, **eps)
     group = make_learner(args)[0].optimiser.param_groups[0]
     assert type(make_learner(args)[0].optimiser) is kind
     assert (group["lr"], group["eps"], group["weight_decay"]) == (0.02, 0.003, 0.1)

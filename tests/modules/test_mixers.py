@@ -48,6 +48,8 @@ def make_args(**changes):
         "central_mixing_embed_dim": 8,
         "rnn_hidden_dim": 6,
         "network_size": "small",
+        "qtran_arch": "qtran_paper",
+        "use_orthogonal": False,
     }
     assert set(changes) <= set(args)
     return SimpleNamespace(**{**args, **changes})
@@ -370,9 +372,10 @@ def test_central_mixer_equals_the_loop():
     assert gradient(mixer, qs, states).min() < 0  # unrestricted
 
 
+@pytest.mark.parametrize("arch", ["qtran_paper", "coma_critic"])
 @pytest.mark.parametrize(("size", "hidden"), [("small", 2), ("big", 3)])
-def test_qtran_equals_the_loop(size, hidden):
-    args = make_args(network_size=size)
+def test_qtran_equals_the_loop(size, hidden, arch):
+    args = make_args(network_size=size, qtran_arch=arch)
     net = QTranBase(args)
     assert len([layer for layer in net.Q if isinstance(layer, torch.nn.Linear)]) == hidden + 1
     hiddens, states = torch.randn(2, 3, A, 6), torch.randn(2, 3, S)
@@ -382,8 +385,12 @@ def test_qtran_equals_the_loop(size, hidden):
     expected_q, expected_v = [], []
     rows = (x.flatten(0, 1).tolist() for x in (hiddens, states, onehot))
     for h, s, u in zip(*rows, strict=True):
-        codes = [mlp(net.action_encoding, h[i] + u[i]) for i in range(A)]
-        expected_q.append(mlp(net.Q, s + [sum(column) for column in zip(*codes, strict=True)])[0])
+        if arch == "coma_critic":
+            joint = [entry for i in range(A) for entry in u[i]]
+        else:
+            codes = [mlp(net.action_encoding, h[i] + u[i]) for i in range(A)]
+            joint = [sum(column) for column in zip(*codes, strict=True)]
+        expected_q.append(mlp(net.Q, s + joint)[0])
         expected_v.append(mlp(net.V, s)[0])
     check(q, expected_q)
     check(v, expected_v)
@@ -580,3 +587,19 @@ def test_register_decorator():
         assert REGISTRY["a_test_mixer"] is Other
     finally:
         del REGISTRY["a_test_mixer"]
+
+
+def test_qmix_may_begin_orthogonal():
+    mixer = Mixer(make_args(use_orthogonal=True))
+    layers = [layer for layer in mixer.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(layers) == 7
+    for layer in layers:
+        wide = layer.weight if layer.weight.shape[0] <= layer.weight.shape[1] else layer.weight.T
+        assert torch.allclose(wide @ wide.T, torch.eye(len(wide)), atol=1e-5)
+        assert not layer.bias.any()
+
+
+def test_own_state_size_is_a_number():
+    with pytest.raises(ConfigError, match="must be a number of entries, at least 0, got True"):
+        QattenMixer(make_args(agent_own_state_size=True))
+    assert QattenMixer(make_args(agent_own_state_size=False)).unit_dim == 0
