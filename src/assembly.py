@@ -6,6 +6,7 @@ a test), so that all of them are built alike.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import Any
 
 import torch
 
-from components.episode_buffer import EpisodeBatch, ReplayBuffer
+from components.episode_buffer import EpisodeBatch, PrioritizedReplayBuffer, ReplayBuffer
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
+from utils.errors import ConfigError
 from utils.seeding import derive_seed
 
 _log = logging.getLogger(__name__)
@@ -123,17 +125,28 @@ def build_buffer(args: SimpleNamespace, mac: Any, log: Any = None) -> ReplayBuff
         log: where its size is announced.
     """
     scheme, groups, preprocess = scheme_of(args, mac)
-    return ReplayBuffer(
-        scheme,
-        groups,
-        args.buffer_size,
-        args.episode_limit + 1,
-        preprocess=preprocess,
-        device="cpu" if args.buffer_cpu_only else args.device,
-        seed=derive_seed(args.seed, "buffer"),
-        dtype=getattr(torch, args.buffer_dtype),
-        log=log,
+    shape = scheme, groups, args.buffer_size, args.episode_limit + 1
+    options: dict[str, Any] = {
+        "preprocess": preprocess,
+        "device": "cpu" if args.buffer_cpu_only else args.device,
+        "seed": derive_seed(args.seed, "buffer"),
+        "dtype": getattr(torch, args.buffer_dtype),
+        "log": log,
+    }
+    if not args.use_per:
+        return ReplayBuffer(*shape, **options)
+    priorities = args.per_alpha, args.per_beta, args.t_max
+    return PrioritizedReplayBuffer(
+        *shape, *priorities, by_return=args.return_priority, **options
     )
+
+
+def _weights_episodes(learner_class: Any) -> bool:
+    """Whether a learner can do with a prioritised buffer; one written for PyMARL2 shows it by the
+    argument `per_weight`.
+    """
+    takes_weights = "per_weight" in inspect.signature(learner_class.train).parameters
+    return getattr(learner_class, "weights_episodes", takes_weights)
 
 
 def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
@@ -145,6 +158,10 @@ def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
     learner_class = LEARNERS[args.learner]
     if hasattr(learner_class, "check_settings"):  # one written for PyMARL has no such method
         learner_class.check_settings(args)
+    if args.use_per and not _weights_episodes(learner_class):
+        raise ConfigError(
+            f"learner '{args.learner}' does not weight episodes (per_weight): set use_per=False"
+        )
     mac = build_mac(args)
     learner = learner_class(mac, new_batch(args, mac=mac).scheme, logger, args)
     if args.device == "cuda":

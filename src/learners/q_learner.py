@@ -41,6 +41,7 @@ class QLearner(Learner):
             range.
     """
 
+    weights_episodes = True
     shares_updates = True
     ranges: ClassVar = {"hysteretic_beta": PROBABILITY, **MIXER_RANGES}
     # What is searched for the culprit if an update is not finite: name -> its figure.
@@ -86,7 +87,7 @@ class QLearner(Learner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B] if `per_weight` is given, see `episode_errors`.
+            `td_errors_abs` [B] if `per_weight` is given, see `episode_errors`.
         """
         losses = in_parts(self.losses_of, batch, per_weight, self.params, self.threads)
         return self.step(batch, losses, t_env, episode_num)

@@ -55,7 +55,7 @@ class QTranLearner(QLearner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B] of Q_jt if `per_weight` is given, see `episode_errors`.
+            `td_errors_abs` [B] of Q_jt if `per_weight` is given, see `episode_errors`.
         """
         rows = ReplayedSteps.of(batch, self.mac, per_weight)
         cur = rows.steps.cur

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,7 +43,9 @@ class ReplayedSteps:
     per_weight: Tensor | None
 
     @classmethod
-    def of(cls, batch: EpisodeBatch, mac: Any, per_weight: Tensor | None = None) -> ReplayedSteps:
+    def of(
+        cls, batch: EpisodeBatch, mac: Any, per_weight: Tensor | np.ndarray | None = None
+    ) -> ReplayedSteps:
         """The filled steps of a batch, with the inputs that `mac` builds."""
         steps = batch.steps()
         return cls(
@@ -51,7 +55,7 @@ class ReplayedSteps:
             avail=steps.pack(batch["avail_actions"]),
             actions=steps.pack(batch["actions"]).squeeze(-1),
             inputs=sequence_inputs(mac, batch, steps),
-            per_weight=per_weight,
+            per_weight=None if per_weight is None else torch.as_tensor(per_weight),
         )
 
     def unroll(self, mac: Any) -> Tensor:
@@ -144,8 +148,8 @@ def transition_weights(per_weight: Tensor, steps: Steps) -> Tensor:
 
 
 def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) -> dict[str, Tensor]:
-    """`td_error_abs` [B], the mean absolute TD error [M, ...] of every episode over its transitions
-    and agents.
+    """`td_errors_abs` [B], PyMARL2's priority of every episode: the sum of its absolute TD errors
+    [M, ...], each the mean over agents, divided by the root of their number.
 
     Only a prioritised buffer reads it: without its `per_weight` (PyMARL2 trains with it then) the
     dict is empty.
@@ -155,7 +159,7 @@ def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) ->
     means = td_error.detach().abs().flatten(1).mean(1, keepdim=True)
     padded = means.new_zeros(steps.n_rows, 1).index_copy(0, steps.rows_cur, means)
     total = steps.unpack(padded).sum(dim=(1, 2))
-    return {"td_error_abs": total / (steps.lengths.to(total.device) - 1).clamp(min=1)}
+    return {"td_errors_abs": total / (steps.lengths.to(total) - 1).clamp(min=1).sqrt()}
 
 
 def check_hidden_states(mac: Any, args: SimpleNamespace) -> None:
