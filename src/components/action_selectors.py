@@ -114,6 +114,16 @@ def _epsilon_schedule(args: SimpleNamespace) -> DecayThenFlatSchedule:
     )
 
 
+def categorical_entropy(probs: Tensor) -> Tensor:
+    """Entropies of distributions given by probabilities, [..., U] -> [...] (PyMARL's name)."""
+    return torch.special.entr(probs / probs.sum(-1, keepdim=True)).sum(-1)
+
+
+def multinomial_entropy(logits: Tensor) -> Tensor:
+    """Entropies of distributions given by logits, [..., U] -> [...] (PyMARL2's name)."""
+    return categorical_entropy(torch.softmax(logits, dim=-1))
+
+
 @register("epsilon_greedy")
 class EpsilonGreedyActionSelector:
     """The action with the highest value, or with probability epsilon a uniformly random one, drawn

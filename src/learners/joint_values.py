@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from controllers.basic_central_controller import central_args
 from controllers.basic_controller import ALL, BasicMAC
 from controllers.unroll import sequence_inputs, unroll
 from learners.replayed import ReplayedSteps
@@ -180,7 +181,4 @@ class UnrestrictedValue(FollowedValue):
 
 def central_controller(scheme: Mapping[str, Any], args: SimpleNamespace) -> BasicMAC:
     """The controller of Q*: the inputs of `BasicMAC`, `central_agent` as its network."""
-    central_args = copy.copy(args)
-    central_args.agent, central_args.agent_output_type = args.central_agent, "q"
-    central_args.rnn_hidden_dim = args.central_rnn_hidden_dim
-    return BasicMAC(scheme, {"agents": args.n_agents}, central_args)
+    return BasicMAC(scheme, {"agents": args.n_agents}, central_args(args))

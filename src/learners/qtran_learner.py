@@ -101,7 +101,7 @@ class QTranLearner(QLearner):
         self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Q_jt [N, 1] of the joint actions (int64 [N, A]) and V_jt [N, 1]."""
-        return mixer(hidden, state, F.one_hot(actions, self.args.n_actions))
+        return mixer.joint(hidden, state, F.one_hot(actions, self.args.n_actions))
 
 
 def sum_of_values(q: Tensor, actions: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ values, returns and means of such rows.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,9 +139,24 @@ def joint_value(mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Te
         # gradient NaN.
         best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
         return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
+    if _is_pymarls_duplex(type(mixer)):
+        best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
+        onehot = F.one_hot(actions, q.shape[-1])
+        values, states, best = (x.unsqueeze(-2) for x in (chosen, state, best))
+        onehot = onehot.unsqueeze(-3)
+        mixed = mixer(values, states, is_v=True) + mixer(
+            values, states, actions=onehot, max_q_i=best, is_v=False
+        )
+        return mixed.view(*chosen.shape[:-1], 1)
     # With an axis of time of length 1: PyMARL's mixers are written for [B, T, A] and [B, T, S].
     mixed = mixer(chosen.unsqueeze(-2), state.unsqueeze(-2))
     return mixed.view(*chosen.shape[:-1], 1)
+
+
+@cache
+def _is_pymarls_duplex(mixer_class: type) -> bool:
+    """Whether a mixer gives the two terms of QPLEX one by one, as PyMARL2's does."""
+    return {"max_q_i", "is_v"} <= set(inspect.signature(mixer_class.forward).parameters)
 
 
 def transition_weights(per_weight: Tensor, steps: Steps) -> Tensor:

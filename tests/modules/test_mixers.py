@@ -380,7 +380,10 @@ def test_qtran_equals_the_loop(size, hidden, arch):
     assert len([layer for layer in net.Q if isinstance(layer, torch.nn.Linear)]) == hidden + 1
     hiddens, states = torch.randn(2, 3, A, 6), torch.randn(2, 3, S)
     _, onehot, _ = dmaq_inputs(3, 2)
-    q, v = net(hiddens, states, onehot.to(torch.uint8))
+    q, v = net.joint(hiddens, states, onehot.to(torch.uint8))
+    batch = {"state": states, "actions_onehot": onehot}
+    for ours, theirs in zip((q, v), net(batch, hiddens), strict=True):  # PyMARL2's call
+        assert torch.equal(ours.flatten(0, 1), theirs)
     assert q.shape == v.shape == (2, 3, 1)
     expected_q, expected_v = [], []
     rows = (x.flatten(0, 1).tolist() for x in (hiddens, states, onehot))
@@ -445,7 +448,7 @@ def test_any_leading_axes(name, lead):
         if name == "dmaq":
             return mixer(q.view(*lead, A), s, u, max_q.view(*lead, A))
         if name == "qtran_base":
-            return mixer(hidden.view(*lead, A, 6), s, u)[0]
+            return mixer.joint(hidden.view(*lead, A, 6), s, u)[0]
         return mixer(q.view(*lead, A), s)
 
     mixed = compute(*lead)
@@ -462,7 +465,7 @@ def test_every_parameter_learns(name):
     if name == "dmaq":
         loss = mixer.joint(q, states, onehot, max_q).square().mean()
     elif name == "qtran_base":
-        loss = sum(x.square().mean() for x in mixer(torch.randn(40, A, 6), states, onehot))
+        loss = sum(x.square().mean() for x in mixer.joint(torch.randn(40, A, 6), states, onehot))
     else:
         loss = mixer(q, states).square().mean()
     loss.backward()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,23 @@ class QTranBase(nn.Module):
         self.V = _mlp(self.state_dim, width, hidden)
 
     def forward(
+        self, batch: Any, hidden_states: Tensor, actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Joint values of a batch of episodes, in PyMARL2's form.
+
+        Args:
+            batch: an `EpisodeBatch` [B, T].
+            hidden_states: [B, T, A, H], of the agent network.
+            actions: one-hot [B, T, A, U]; None: those of the batch.
+
+        Returns:
+            Q [B * T, 1] and V [B * T, 1].
+        """
+        actions = batch["actions_onehot"] if actions is None else actions
+        q, v = self.joint(hidden_states, batch["state"], actions)
+        return q.flatten(0, 1), v.flatten(0, 1)
+
+    def joint(
         self, hidden_states: Tensor, states: Tensor, actions_onehot: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Joint values.
