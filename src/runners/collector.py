@@ -75,6 +75,7 @@ class Collector:
                 worker_setup=loader_for_workers(args.plugins),
                 env_timeout=args.env_timeout,
                 max_env_restarts=args.max_env_restarts,
+                optional_args=args.env_args_optional,
             )
         except (UserError, RunFailure):
             raise

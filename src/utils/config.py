@@ -286,6 +286,8 @@ class _Merger:
                     "%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0]
                 )
         self.origins[full] = source.shown
+        if parent == "env_args" and source.path is not None and not source.shipped:
+            self.config["env_args_optional"].append(str(key))
         if isinstance(value, Mapping):
             target[key] = {}
             if not value or parent in self.open:
@@ -438,10 +440,12 @@ def _say_what_changes_nothing(merger: _Merger, defaults: Mapping[str, Any]) -> N
     if merger.config.get("learner") not in learners:
         return  # somebody else's, which may read any key
     known = set().union(*shipped)
+    unread: dict[str, list[str]] = {}
     for key in new:
         if key not in known:
-            value, source = merger.asked[key]
-            _log.warning("%s%s=%s has no effect: nothing here reads it", source, key, value)
+            unread.setdefault(str(merger.asked[key][1]), []).append(key)
+    for where, keys in unread.items():
+        _log.warning("%snothing here reads %s", where, ", ".join(keys))
 
 
 def _learner_files() -> dict[str, Path]:
