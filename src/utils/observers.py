@@ -142,6 +142,7 @@ class RunFolder(FileStorageObserver):
         self._lock = (
             threading.Lock()
         )  # Sacred's heartbeat thread may still be busy when the run ends
+        self.saved_metrics: dict[str, Any] = {}  # what metrics.json has to say
         self._dumped_size = -1
         self._next_dump = 0.0
         self._failing = False
@@ -237,8 +238,16 @@ class RunFolder(FileStorageObserver):
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
         """Adds what a plug-in records with Sacred's own `log_scalar` to metrics.json."""
+        for key, new in metrics_by_name.items():
+            metric = self._metric(key)
+            metric["steps"] += new["steps"]
+            metric["values"] += new["values"]
+            metric["timestamps"] += [moment.isoformat() for moment in new["timestamps"]]
         if metrics_by_name:
-            self._try(lambda: super(RunFolder, self).log_metrics(metrics_by_name, info))
+            self._try(lambda: self.save_json(self.saved_metrics, "metrics.json"))
+
+    def _metric(self, key: str) -> dict[str, list[Any]]:
+        return self.saved_metrics.setdefault(key, {"steps": [], "values": [], "timestamps": []})
 
     def _beat(self) -> None:
         self.save_cout()
@@ -253,9 +262,7 @@ class RunFolder(FileStorageObserver):
             if not isinstance(values, list) or not isinstance(steps, list):
                 continue
             steps = steps[: len(values)]
-            metric = self.saved_metrics.setdefault(
-                key, {"steps": [], "values": [], "timestamps": []}
-            )
+            metric = self._metric(key)
             old = metric["steps"]
             kept = len(old)
             if steps[:kept] != old:  # a resumed run was cut
