@@ -230,7 +230,9 @@ def _register_all(module: ModuleType, plugin: str) -> list[str]:
         registry = kind.load()
         alone = len(classes) == 1 and not (both and kind in (_ENV, _VECTOR_ENV))
         for cls in classes:
-            wanted = _names(module, cls, registry, alone)
+            # Learners are called after their files: PyMARL2 has several classes `QLearner`.
+            by_file = kind is _LEARNER and alone and stem_of(module) in registry
+            wanted = _names(module, cls, registry, alone, by_class=not by_file)
             by_itself = cls in registry.values()
             for name in wanted:
                 if registry.get(name) is cls:
@@ -251,7 +253,9 @@ def _register_all(module: ModuleType, plugin: str) -> list[str]:
     return added
 
 
-def _names(module: ModuleType, cls: type, registry: Registry, alone: bool) -> list[str]:
+def _names(
+    module: ModuleType, cls: type, registry: Registry, alone: bool, by_class: bool
+) -> list[str]:
     """The names under which a plug-in's class is to be known.
 
     Args:
@@ -259,15 +263,15 @@ def _names(module: ModuleType, cls: type, registry: Registry, alone: bool) -> li
         cls: the class.
         registry: of its kind.
         alone: whether it is the only one of its kind in the plug-in.
+        by_class: whether it also gets the names of the built-in class that is called the same.
     """
     names = [cls.__name__]
     table = vars(module).get("REGISTRY")
     own = table if isinstance(table, dict) and not isinstance(table, Registry) else {}
     chosen = [str(name) for name, entry in own.items() if entry is cls]
-    stem = stem_of(module)
     if alone:
-        names.append(stem)
-    if not chosen and not (alone and stem in registry):
+        names.append(stem_of(module))
+    if not chosen and by_class:
         # The yaml names the built-in class that this one is called after.
         chosen = [
             name

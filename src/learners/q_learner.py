@@ -22,7 +22,7 @@ from learners.base import Learner, make_optimiser, parts_of
 from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
 from modules.mixers import RANGES as MIXER_RANGES
-from modules.mixers import REGISTRY as MIXERS
+from modules.mixers import make_mixer
 from utils.errors import ConfigError
 from utils.ranges import PROBABILITY
 
@@ -52,7 +52,7 @@ class QLearner(Learner):
     ) -> None:
         super().__init__(mac, scheme, logger, args)
         self.params = list(mac.parameters())
-        self.mixer: Any = None if args.mixer is None else MIXERS[args.mixer](args)
+        self.mixer: Any = None if args.mixer is None else make_mixer(args.mixer, args)
         self.decentralised = self.mixer is None and not args.share_params
         if self.mixer is not None:
             self.modules["mixer"] = self.mixer

@@ -221,8 +221,7 @@ class RunFolder(FileStorageObserver):
             self.info, self.cout = info, captured_out
             self.run_entry["heartbeat"] = beat_time.isoformat()
             self.run_entry["result"] = result
-            self._try(lambda: self._stamp(beat_time))
-            self._try(self._beat)
+            self._try(lambda: self._beat(beat_time))
 
     def completed_event(self, stop_time: datetime, result: object) -> None:
         """The last state of everything, status COMPLETED."""
@@ -249,11 +248,12 @@ class RunFolder(FileStorageObserver):
     def _metric(self, key: str) -> dict[str, list[Any]]:
         return self.saved_metrics.setdefault(key, {"steps": [], "values": [], "timestamps": []})
 
-    def _beat(self) -> None:
+    def _beat(self, now: datetime) -> None:
+        self._stamp(now)
         self.save_cout()
         self.save_json(self.run_entry, "run.json")
         if time.monotonic() >= self._next_dump:
-            self._dump_info()
+            self._dump_info(now)
 
     def _stamp(self, now: datetime) -> None:
         """Notes the info's new figures as metrics of this time."""
@@ -274,7 +274,8 @@ class RunFolder(FileStorageObserver):
             ):
                 metric[column][kept:] = new
 
-    def _dump_info(self) -> None:
+    def _dump_info(self, now: datetime) -> None:
+        self._stamp(now)
         size = _size(self.info)
         if size in (0, self._dumped_size):
             return
@@ -288,9 +289,8 @@ class RunFolder(FileStorageObserver):
         if not self._started:
             return
         with self._lock:
-            self._try(lambda: self._stamp(stop_time))
             self.run_entry.update(stop_time=stop_time.isoformat(), status=status, **fields)
-            self._try(self._dump_info)
+            self._try(lambda: self._dump_info(stop_time))
             self._try(self.save_cout)
             self._try(lambda: self.save_json(self.run_entry, "run.json"))
             self._try(self.render_template)
