@@ -178,7 +178,8 @@ class UnrestrictedValue(FollowedValue):
         chosen = q.expand(len(joint), *q.shape).gather(-2, index).flatten(2)
         if self._state_once and hasattr(mixer, "of_several"):  # a plug-in may not have it
             return mixer.of_several(chosen, state)
-        return torch.stack([mixer(rows, state) for rows in chosen])
+        # PyMARL2's gives one axis more.
+        return torch.stack([mixer(rows, state).view(*state.shape[:-1], 1) for rows in chosen])
 
 
 def central_controller(scheme: Mapping[str, Any], args: SimpleNamespace) -> BasicMAC:

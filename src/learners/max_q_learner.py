@@ -65,7 +65,7 @@ class MaxQLearner(QLearner):
 
     def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
         """The losses of Q_tot and Q* on some episodes, the mean over their transitions."""
-        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
         cur = rows.steps.cur
         q = rows.unroll(self.mac)
         values = self.mix(self.mixer, q, rows.actions, rows)

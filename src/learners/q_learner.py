@@ -89,12 +89,14 @@ class QLearner(Learner):
         Returns:
             `td_errors_abs` [B] if `per_weight` is given, see `episode_errors`.
         """
-        losses = in_parts(self.losses_of, batch, per_weight, self.params, self.threads)
+        # Parts would count their transitions without those that only PyMARL's mask has.
+        threads = 1 if self.args.td_lambda_pymarl else self.threads
+        losses = in_parts(self.losses_of, batch, per_weight, self.params, threads)
         return self.step(batch, losses, t_env, episode_num)
 
     def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
         """The loss of some episodes, the mean over their transitions."""
-        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
         q = rows.unroll(self.mac)
         with torch.no_grad():
             targets = self.targets_of(rows, q, rows.unroll(self.target_mac))

@@ -57,7 +57,7 @@ class QTranLearner(QLearner):
         Returns:
             `td_errors_abs` [B] of Q_jt if `per_weight` is given, see `episode_errors`.
         """
-        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
         cur = rows.steps.cur
         state, actions = rows.state[cur], rows.actions[cur]
         hidden, q = rows.unroll_hidden(self.mac)

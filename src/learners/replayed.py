@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
-from components.steps import Steps
+from components.steps import PymarlSteps, Steps
 from controllers.unroll import sequence_inputs, unroll
 from utils.errors import ConfigError
 from utils.rl_utils import build_q_lambda_targets, build_td_lambda_targets
@@ -34,6 +34,9 @@ class ReplayedSteps:
         actions: int64 [N, A].
         inputs: [N, A, F], of the agent network; None if the controller keeps them to itself.
         per_weight: [B], importance weights of the episodes; None: 1.
+
+    With `td_lambda_pymarl` the rows are all steps, padding included, and the transitions those of
+    PyMARL's mask (`PymarlSteps`).
     """
 
     batch: EpisodeBatch
@@ -46,29 +49,43 @@ class ReplayedSteps:
 
     @classmethod
     def of(
-        cls, batch: EpisodeBatch, mac: Any, per_weight: Tensor | np.ndarray | None = None
+        cls,
+        batch: EpisodeBatch,
+        mac: Any,
+        per_weight: Tensor | np.ndarray | None = None,
+        pymarl: bool = False,
     ) -> ReplayedSteps:
-        """The filled steps of a batch, with the inputs that `mac` builds."""
-        steps = batch.steps()
+        """The filled steps of a batch, with the inputs that `mac` builds.
+
+        Args:
+            pymarl: `td_lambda_pymarl`.
+        """
+        steps = _pymarl_steps(batch) if pymarl else batch.steps()
+        read = steps.padded if isinstance(steps, PymarlSteps) else steps
         return cls(
             batch,
             steps,
             state=steps.pack(batch["state"]),
             avail=steps.pack(batch["avail_actions"]),
             actions=steps.pack(batch["actions"]).squeeze(-1),
-            inputs=sequence_inputs(mac, batch, steps),
+            inputs=sequence_inputs(mac, batch, read),
             per_weight=None if per_weight is None else torch.as_tensor(per_weight),
         )
 
     def unroll(self, mac: Any) -> Tensor:
         """Outputs of a controller that reads the same inputs, [N, A, U]."""
-        return unroll(mac, self.batch, self.steps, self.inputs)
+        return unroll(mac, self.batch, self._read, self.inputs)
+
+    @property
+    def _read(self) -> Steps:
+        """The rows as networks read them."""
+        return self.steps.padded if isinstance(self.steps, PymarlSteps) else self.steps
 
     def unroll_hidden(self, mac: Any) -> tuple[Tensor, Tensor]:
         """Hidden states [N, A, H] and values [N, A, U] of a controller's agent network; see
         `check_hidden_states`.
         """
-        hidden = mac.agent.unroll_hidden(self.inputs, self.steps)
+        hidden = mac.agent.unroll_hidden(self.inputs, self._read)
         return hidden, mac.agent.head(hidden)
 
     def returns(
@@ -115,6 +132,11 @@ class ReplayedSteps:
     def errors(self, td_error: Tensor) -> dict[str, Tensor]:
         """What `train` returns of TD errors [M, ...]; see `episode_errors`."""
         return episode_errors(td_error, self.steps, self.per_weight)
+
+
+def _pymarl_steps(batch: EpisodeBatch) -> PymarlSteps:
+    ended = (batch["terminated"] != 0).flatten(1).any(1).cpu()
+    return PymarlSteps(batch.lengths(), ended, batch.max_seq_length, batch.device)
 
 
 def joint_value(mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
