@@ -17,6 +17,7 @@ from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
 from components.steps import PymarlSteps, Steps
+from controllers.basic_controller import BasicMAC
 from controllers.unroll import sequence_inputs, unroll
 from utils.errors import ConfigError
 from utils.rl_utils import build_q_lambda_targets, build_td_lambda_targets
@@ -62,13 +63,19 @@ class ReplayedSteps:
         """
         steps = _pymarl_steps(batch) if pymarl else batch.steps()
         read = steps.padded if isinstance(steps, PymarlSteps) else steps
+        inputs = sequence_inputs(mac, batch, read)
+        if pymarl and inputs is not None and _reads_last_actions(mac):
+            # In PyMARL's padding there is no last action, not even the first one.
+            done = F.pad(batch["filled"][:, :-1].to(inputs), (0, 0, 1, 0))
+            first = batch["obs"].shape[-1]
+            inputs[..., first : first + batch["avail_actions"].shape[-1]] *= read.pack(done)[:, None]
         return cls(
             batch,
             steps,
             state=steps.pack(batch["state"]),
             avail=steps.pack(batch["avail_actions"]),
             actions=steps.pack(batch["actions"]).squeeze(-1),
-            inputs=sequence_inputs(mac, batch, read),
+            inputs=inputs,
             per_weight=None if per_weight is None else torch.as_tensor(per_weight),
         )
 
@@ -132,6 +139,11 @@ class ReplayedSteps:
     def errors(self, td_error: Tensor) -> dict[str, Tensor]:
         """What `train` returns of TD errors [M, ...]; see `episode_errors`."""
         return episode_errors(td_error, self.steps, self.per_weight)
+
+
+def _reads_last_actions(mac: Any) -> bool:
+    usual = getattr(type(mac), "_build_inputs", None) is BasicMAC._build_inputs
+    return usual and mac.args.obs_last_action
 
 
 def _pymarl_steps(batch: EpisodeBatch) -> PymarlSteps:

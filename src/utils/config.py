@@ -201,18 +201,22 @@ class _Merger:
         """Merges a yaml file that belongs to the definition: keys that it adds exist from now
         on.
         """
-        self._merge(self.config, self._understood(layer, source), "", source, new_keys=True)
+        self._merge(self.config, self._understood(layer, source, True), "", source, new_keys=True)
 
     def update(self, layer: Mapping[str, Any], source: _Source) -> None:
         """Merges settings whose keys must exist already."""
-        self._merge(self.config, self._understood(layer, source), "", source, new_keys=False)
+        self._merge(self.config, self._understood(layer, source, False), "", source, new_keys=False)
 
-    def _understood(self, layer: Mapping[str, Any], source: _Source) -> Mapping[str, Any]:
+    def _understood(
+        self, layer: Mapping[str, Any], source: _Source, new_keys: bool
+    ) -> Mapping[str, Any]:
         """A layer with what its foreign keys mean; notes what the user asks for."""
         if source.shipped:
             return layer
         full = dict(layer)
         for foreign, key, value in meant(layer):
+            if not new_keys and key not in self.config:
+                continue  # it belongs to an algorithm that is not asked for
             full[key] = value
             _log.info("%s%s=%s means %s=%s here", source, foreign, layer[foreign], key, value)
         self.asked |= {key: (value, source) for key, value in full.items()}

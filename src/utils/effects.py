@@ -172,7 +172,8 @@ def without_effect(
     """
     plugged = bool(config["plugins"])
     only_with = _RUN if plugged else _RUN | _PARTS
-    for key, value in asked.items():
+    for key, typed in asked.items():
+        value = config.get(key, typed)
         if key in UNREAD and not plugged and not UNREAD[key].agrees(config, value):
             yield key, f"has no effect here: {UNREAD[key].why}"
         if key in only_with and value != defaults.get(key):

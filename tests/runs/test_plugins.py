@@ -33,6 +33,7 @@ from controllers.basic_controller import BasicMAC
 from controllers.unroll import unroll
 from envs import make_vector_env
 from learners import REGISTRY as LEARNERS
+from learners.replayed import ReplayedSteps
 from modules.agents import REGISTRY as AGENTS
 from plugins import load_plugins
 from runners import REGISTRY as RUNNERS
@@ -233,6 +234,19 @@ def test_td_lambda_pymarl_is_pymarls_update_for_truncated_episodes(mixer, monkey
     for mine, other in (("loss_td", "loss"), ("target_mean", "target_mean")):
         (value, _), (expected, _) = logs[0].stats[mine][0], logs[1].stats[other][0]
         assert float(value) == pytest.approx(float(expected), rel=1e-4), mine
+
+
+def test_td_lambda_pymarl_sees_no_last_action_in_padding():
+    args = fixtures.make_args("qmix", td_lambda_pymarl=True)
+    batch = fixtures.make_batch(args)
+    rows = ReplayedSteps.of(batch, fixtures.make_mac(args), pymarl=True)
+    last = rows.steps.unpack(rows.inputs)[..., OBS : OBS + N_ACTIONS]
+    for b, length in enumerate(fixtures.LENGTHS):
+        for t in range(batch.max_seq_length):
+            done = batch["actions"][b, t - 1, :, 0] if 0 < t <= length else None
+            for i in range(N_AGENTS):
+                expected = [0.0 if done is None else float(u == done[i]) for u in range(N_ACTIONS)]
+                assert last[b, t, i].tolist() == expected
 
 
 def test_plugin_mixer_mixes_as_it_says():
