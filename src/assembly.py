@@ -136,9 +136,7 @@ def build_buffer(args: SimpleNamespace, mac: Any, log: Any = None) -> ReplayBuff
     if not args.use_per:
         return ReplayBuffer(*shape, **options)
     priorities = args.per_alpha, args.per_beta, args.t_max
-    return PrioritizedReplayBuffer(
-        *shape, *priorities, by_return=args.return_priority, **options
-    )
+    return PrioritizedReplayBuffer(*shape, *priorities, by_return=args.return_priority, **options)
 
 
 def _weights_episodes(learner_class: Any) -> bool:

@@ -87,7 +87,7 @@ def load_plugins(modules: Sequence[str]) -> None:
         added = _register_all(module, str(name))
         if new and (passed := not_taken(module, replaced)):
             _log.info(
-                "plugin %s imports %s: this laboratory's, not those beside the plug-in, unless they "
+                "plugin %s imports %s: this laboratory's, not those beside it, unless these "
                 "stand before it in plugins",
                 name,
                 ", ".join(passed),

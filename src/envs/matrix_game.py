@@ -15,7 +15,6 @@ from utils.errors import ConfigError
 from utils.ranges import check_ranges
 from utils.registry import nearest
 
-
 _log = logging.getLogger(__name__)
 
 

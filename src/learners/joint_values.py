@@ -169,9 +169,7 @@ class UnrestrictedValue(FollowedValue):
         inputs = sequence_inputs(mac, rows.batch, rows.steps)
         return unroll(mac, rows.batch, rows.steps, inputs)
 
-    def _values(
-        self, mixer: Any, outputs: Tensor, joint: Tensor, state: Tensor
-    ) -> Tensor:
+    def _values(self, mixer: Any, outputs: Tensor, joint: Tensor, state: Tensor) -> Tensor:
         """Outputs [N, A, U * E], joint actions [J, N, A], state [N, S] -> [J, N, 1]."""
         q = outputs.unflatten(-1, (self.args.n_actions, -1))
         index = joint[..., None, None].expand(*joint.shape, 1, q.shape[-1])

@@ -68,7 +68,9 @@ class ReplayedSteps:
             # In PyMARL's padding there is no last action, not even the first one.
             done = F.pad(batch["filled"][:, :-1].to(inputs), (0, 0, 1, 0))
             first = batch["obs"].shape[-1]
-            inputs[..., first : first + batch["avail_actions"].shape[-1]] *= read.pack(done)[:, None]
+            inputs[..., first : first + batch["avail_actions"].shape[-1]] *= read.pack(done)[
+                :, None
+            ]
         return cls(
             batch,
             steps,

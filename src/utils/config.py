@@ -593,7 +593,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             "or runner=parallel"
         )
     if config["use_per"] and config["replay"] != "episodes":
-        raise ConfigError(f"use_per draws whole episodes: set replay=episodes (got {config['replay']})")
+        raise ConfigError(
+            f"use_per draws whole episodes: set replay=episodes (got {config['replay']})"
+        )
     for key in ("batch_size", "batch_size_run"):
         in_episodes = key == "batch_size_run" or config["replay"] != "transitions"
         if in_episodes and config[key] > config["buffer_size"]:

@@ -75,9 +75,7 @@ UNREAD: dict[str, Unread] = {
     "wandb_mode": _WANDB,
     "wandb_save_model": _WANDB,
     "hypergroup": Unread(_is(None), "it groups EPyMARL's runs in databases; label does that"),
-    "critic_lr": Unread(
-        lambda config, value: value == config["lr"], "lr is that of all networks"
-    ),
+    "critic_lr": Unread(lambda config, value: value == config["lr"], "lr is that of all networks"),
     "is_stop_gradient": Unread(_is(True), "advantages are always detached, as in PyMARL2"),
     "is_adv_attention": Unread(_is(True), "the attention is always there, as in PyMARL2"),
     "n_head_embedding_layer2": Unread(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 
 class NoisyLinear(nn.Module):
-    """y = (u_w + s_w * e) x + u_b + s_b * e' with new Gaussian e, e' at every call in training mode,
-    and without noise in evaluation mode (Fortunato et al. 2018, independent noise).
+    """y = (u_w + s_w * e) x + u_b + s_b * e' with new Gaussian e, e' at every call in training
+    mode, and without noise in evaluation mode (Fortunato et al. 2018, independent noise).
 
     Args:
         in_features, out_features: numbers of inputs and outputs.

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,8 @@ class RunFolder(FileStorageObserver):
     `info.json` and `metrics.json`, which has the same figures in the form of Sacred's own metrics
     (`{name: {steps, values, timestamps}}`), are rewritten only when the info grew, and so seldom
     that it takes at most 1% of the time; always at the end. A timestamp is the time of the first
-    heartbeat after the figure. A write that fails during the run (e.g. a full disk) is one warning and
-    is tried again.
+    heartbeat after the figure. A write that fails during the run (e.g. a full disk) is one warning
+    and is tried again.
 
     Args:
         basedir: the folder in which runs have a folder each, named by their number.
@@ -266,7 +267,7 @@ class RunFolder(FileStorageObserver):
             old = metric["steps"]
             kept = len(old)
             if steps[:kept] != old:  # a resumed run was cut
-                kept = len(os.path.commonprefix([old, steps]))
+                kept = len(commonpath([old, steps]))
             for column, new in (
                 ("steps", steps[kept:]),
                 ("values", values[kept:]),

@@ -144,7 +144,9 @@ def not_taken(module: ModuleType, replaced: Mapping[str, ModuleType]) -> list[st
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) - node.level + 1]
-            names.add(".".join([*(base if node.level else []), *([node.module] if node.module else [])]))
+            names.add(
+                ".".join([*(base if node.level else []), *([node.module] if node.module else [])])
+            )
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     both = (name for name in names if name.split(".")[0] in PACKAGES and name not in replaced)
@@ -211,9 +213,7 @@ def _import_member(path: Path) -> ModuleType:
         root = root.parent
     if str(root.parent) not in sys.path:
         sys.path.append(str(root.parent))
-    return importlib.import_module(
-        ".".join(path.relative_to(root.parent).with_suffix("").parts)
-    )
+    return importlib.import_module(".".join(path.relative_to(root.parent).with_suffix("").parts))
 
 
 # --- Names, loading ---

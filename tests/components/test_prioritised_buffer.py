@@ -42,7 +42,7 @@ def slow_draws(priorities, alpha, uniform):
 
 
 def test_draws_and_weights_equal_the_loop():
-    buffer, batch, args = make_buffer()
+    buffer, batch, _args = make_buffer()
     priorities = [0.5, 3.0, 0.01, 1.0, 2.0]
     buffer.update_priorities(np.arange(5), priorities)
     for t, beta in ((0, 0.4), (500, 0.7), (1000, 1.0), (2000, 1.0)):
@@ -67,7 +67,9 @@ def test_episodes_are_drawn_in_proportion_to_their_priorities():
     counts = np.zeros(5)
     for _ in range(3000):
         counts += np.bincount(buffer.sample(1, 0)[1], minlength=5)
-    assert counts / counts.sum() == pytest.approx(priorities**0.7 / (priorities**0.7).sum(), abs=0.03)
+    assert counts / counts.sum() == pytest.approx(
+        priorities**0.7 / (priorities**0.7).sum(), abs=0.03
+    )
 
 
 def test_without_an_exponent_all_are_equal():
@@ -93,7 +95,10 @@ def test_priorities_by_return():
     low, high = np.inf, -np.inf
     for drawn in ([0, 2], [1, 2, 4], [3]):
         buffer.update_priorities(np.array(drawn), [float("nan")] * len(drawn))
-        low, high = min([low, *(returns[k] for k in drawn)]), max([high, *(returns[k] for k in drawn)])
+        low, high = (
+            min([low, *(returns[k] for k in drawn)]),
+            max([high, *(returns[k] for k in drawn)]),
+        )
         scaled = [(returns[k] - low) / (high - low + 1e-5) + FLOOR for k in drawn]
         assert buffer.priorities[drawn] == pytest.approx(np.array(scaled) ** 0.7)
 
@@ -121,7 +126,9 @@ def test_state(by_return):
         for one, drawn in ((buffer, mine), (other, theirs)):
             one.update_priorities(drawn[1], np.arange(4) + 0.5)
     with pytest.raises(UserError, match="no priorities: set use_per=False"):
-        other.load_state_dict({key: x for key, x in buffer.state_dict().items() if key != "priorities"})
+        other.load_state_dict(
+            {key: x for key, x in buffer.state_dict().items() if key != "priorities"}
+        )
 
 
 # -- runs ------------------------------------------------------------------------------------------

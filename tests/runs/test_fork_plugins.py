@@ -522,6 +522,7 @@ def test_the_matrix_status_shows_every_joint_action(caplog):
 
 def test_pymarls_critics_read_the_batch():
     from learner_fixtures import N_ACTIONS, N_AGENTS, OBS, STATE, make_args, make_batch
+
     from modules.critics.centralv import CentralVCritic
     from modules.critics.coma import COMACritic
     from modules.critics.fmac_critic import FMACCritic

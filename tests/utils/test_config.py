@@ -267,7 +267,6 @@ def test_of_a_key_given_twice_the_last_one_counts(tmp_path, caplog):
     ]
 
 
-
 def test_other_broken_files_are_one_line(tmp_path):
     for name, content, part in (
         ("a.json", b'{"a": 1,\n "b" 2}', "a.json, line 2: "),

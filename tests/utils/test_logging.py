@@ -740,6 +740,7 @@ def test_metrics_json_exists_only_with_metrics(tmp_path):
     folder.log_metrics({"x": {"values": [1.0], "steps": [2], "timestamps": [NOW]}}, {})
     assert read(tmp_path / "1" / "metrics.json")["x"]["values"] == [1.0]
 
+
 def test_sacreds_metrics_have_the_infos_figures(tmp_path):
     folder, info = RunFolder(tmp_path), {}
     start(folder)

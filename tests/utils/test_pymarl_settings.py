@@ -34,7 +34,8 @@ FILES = {
     "qmix": (
         "optimizer: 'adam'\nmac: n_mac\nagent: n_rnn\nlearner: nq_learner\nmixer: qmix\n"
         "mixing_embed_dim: 32\nhypernet_embed: 64\nlr: 0.001\ntd_lambda: 0.6\noptimizer: 'adam'\n"
-        "q_lambda: False\nuse_layer_norm: False\nuse_orthogonal: False\ngain: 0.01\nuse_per: False\n"
+        "q_lambda: False\nuse_layer_norm: False\nuse_orthogonal: False\ngain: 0.01\n"
+        "use_per: False\n"
         "per_alpha: 0.6\nper_beta: 0.4\nreturn_priority: False\n"
     ),
     "ow_qmix": (
@@ -88,7 +89,9 @@ def warnings(caplog):
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_pymarl2_trains_what_it_trains_there(folder, name, caplog):
     optimiser, lr, eps, td_lambda, more = MEANS[name]
-    config = build_config(f"{name}.yaml", "sc2sim", ["env_args.map_name=5m_vs_6m", "use_cuda=False"])
+    config = build_config(
+        f"{name}.yaml", "sc2sim", ["env_args.map_name=5m_vs_6m", "use_cuda=False"]
+    )
     assert warnings(caplog) == []
     args = SimpleNamespace(**config, device="cpu")
     with make_vector_env("sc2sim", args.env_args, 1, 0, "native", "test_env") as env:
@@ -244,7 +247,7 @@ def test_what_a_foreign_key_means_is_said(folder, caplog):
 
 
 def test_one_letter_of_a_key():
-    with pytest.raises(ConfigError, match="unknown key 'K'; did you mean 's2q_k'?"):
+    with pytest.raises(ConfigError, match="unknown key 'K'; did you mean 's2q_k'"):
         build_config("s2q", "matrix_game", ["K=2"])
 
 
@@ -268,5 +271,5 @@ def test_an_environment_does_not_get_what_only_a_fork_reads(folder, caplog):
     assert "environment 'sc2sim' has no argument env_args.entity_scheme: it does not get it" in (
         caplog.text
     )
-    with pytest.raises(ConfigError, match="has no argument env_args.entity_scheme"):
+    with pytest.raises(ConfigError, match=r"has no argument env_args\.entity_scheme"):
         make([])

@@ -32,9 +32,7 @@ class FMACCritic(nn.Module):
         self.fc1 = nn.Linear(self.input_shape + args.n_actions, width)
         self.fc2, self.fc3 = nn.Linear(width, width), nn.Linear(width, 1)
 
-    def forward(
-        self, inputs: Any, actions: Tensor, hidden_state: Any = None
-    ) -> tuple[Tensor, Any]:
+    def forward(self, inputs: Any, actions: Tensor, hidden_state: Any = None) -> tuple[Tensor, Any]:
         """A batch [B, T] and actions [B, T, A, U] -> ([B, T, A, 1], the hidden state as it was)."""
         parts = [inputs["obs"]]
         if self.args.obs_agent_id:

@@ -34,7 +34,6 @@ REGISTRY["qmix_central_ff"] = QMixerCentralFF
 REGISTRY["qtran_base"] = QTranBase
 
 
-
 def make_mixer(name: str, args: SimpleNamespace) -> Any:
     """The mixer of a name; one written for PyMARL2 may take no arguments (`VDNMixer()`)."""
     mixer = REGISTRY[name]

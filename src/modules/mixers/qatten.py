@@ -15,7 +15,6 @@ from modules.mixers.parts import MultiHeadMLP, as_rows, context_rows, hypernet, 
 from utils.errors import ConfigError
 from utils.ranges import COUNT, Range, check_ranges
 
-
 _ENTRIES = Range(
     # `assembly.describe_env` puts a number in the place of True
     lambda value: value is False or (not isinstance(value, bool) and value >= 0),
