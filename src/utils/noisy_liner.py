@@ -43,8 +43,8 @@ class NoisyLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        weight, bias = self.u_w, self.u_b
-        if self.training:
-            weight = weight + self.s_w * torch.randn_like(self.s_w)
-            bias = bias + self.s_b * torch.randn_like(self.s_b)
+        if not self.training:
+            return F.linear(x, self.u_w, self.u_b)
+        weight = self.u_w + self.s_w * torch.randn_like(self.s_w)
+        bias = self.u_b + self.s_b * torch.randn_like(self.s_b)
         return F.linear(x, weight, bias)

@@ -30,5 +30,6 @@ class SelfAttention(nn.Module):
             y = self.get_submodule(layer)(x)
             return y.unflatten(-1, (self.heads, self.emb_size)).transpose(1, 2)
 
-        heads = F.scaled_dot_product_attention(*map(by_head, ("toqueries", "tokeys", "tovalues")))
+        queries, keys, values = map(by_head, ("toqueries", "tokeys", "tovalues"))
+        heads = F.scaled_dot_product_attention(queries, keys, values)
         return torch.flatten(heads.transpose(1, 2), start_dim=2)
