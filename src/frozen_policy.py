@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from assembly import build_mac, describe_env, new_batch
+from utils.config_files import CONFIG_DIR, read_file
 from utils.errors import ConfigError, UserError
 from utils.seeding import isolated_global_rng
 

@@ -175,7 +175,7 @@ def joint_value(mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Te
         # gradient NaN.
         best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
         return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
-    if _is_pymarls_duplex(type(mixer)):
+    if _is_pymarls_duplex(mixer.__class__):
         best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
         onehot = F.one_hot(actions, q.shape[-1])
         values, states, best = (x.unsqueeze(-2) for x in (chosen, state, best))
@@ -190,7 +190,7 @@ def joint_value(mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Te
 
 
 @cache
-def _is_pymarls_duplex(mixer_class: type) -> bool:
+def _is_pymarls_duplex(mixer_class: Any) -> bool:
     """Whether a mixer gives the two terms of QPLEX one by one, as PyMARL2's does."""
     return {"max_q_i", "is_v"} <= set(inspect.signature(mixer_class.forward).parameters)
 

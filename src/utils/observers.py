@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +266,8 @@ class RunFolder(FileStorageObserver):
             old = metric["steps"]
             kept = len(old)
             if steps[:kept] != old:  # a resumed run was cut
-                kept = len(commonpath([old, steps]))
+                pairs = enumerate(zip(old, steps, strict=False))
+                kept = next((i for i, (a, b) in pairs if a != b), min(len(old), len(steps)))
             for column, new in (
                 ("steps", steps[kept:]),
                 ("values", values[kept:]),
