@@ -37,7 +37,7 @@ from utils.config_files import (
 from utils.config_files import KINDS as KINDS
 from utils.config_files import list_configs as list_configs
 from utils.config_files import load_file as load_file
-from utils.effects import FIXED, FOREIGN, meant, without_effect
+from utils.effects import FIXED, FOREIGN, meant, merged, without_effect
 from utils.errors import ConfigError, UserError
 from utils.loggers import check as check_loggers
 from utils.ranges import (
@@ -218,7 +218,7 @@ class _Merger:
         for foreign, key, value in meant(layer):
             if not new_keys and key not in self.config:
                 continue  # it belongs to an algorithm that is not asked for
-            full[key] = value
+            full[key] = merged(full.get(key), value)
             _log.info("%s%s=%s means %s=%s here", source, foreign, layer[foreign], key, value)
         self.asked |= {key: (value, source) for key, value in full.items()}
         return full

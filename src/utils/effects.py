@@ -37,6 +37,10 @@ def _loop(value: Any) -> dict[str, Any]:
     return {"use_per": True} if value == "per_run" else {}
 
 
+def _wandb(option: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {} if value is None else {"logger_args": {"wandb": {option: value}}}
+
+
 # A key of PyMARL2 or EPyMARL -> the settings of this laboratory that its value means.
 MEANS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "hidden_dim": _to("rnn_hidden_dim"),
@@ -45,6 +49,10 @@ MEANS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "test_noise": _to("evaluation_epsilon"),
     "type": lambda value: {"weighted_head": value == "weighted"},
     "run": _loop,
+    "use_wandb": lambda value: {"loggers": ["wandb"]} if value else {},
+    "wandb_team": _wandb("entity"),
+    "wandb_project": _wandb("project"),
+    "wandb_mode": _wandb("mode"),
 }
 
 
@@ -65,15 +73,8 @@ def _is(*neutral: Any) -> Callable[[Settings, Any], bool]:
     return lambda config, value: value in neutral
 
 
-_WANDB = Unread(
-    _is(None, False, ""), "there is no Weights & Biases here, metrics.jsonl has all figures"
-)
 UNREAD: dict[str, Unread] = {
-    "use_wandb": _WANDB,
-    "wandb_team": _WANDB,
-    "wandb_project": _WANDB,
-    "wandb_mode": _WANDB,
-    "wandb_save_model": _WANDB,
+    "wandb_save_model": Unread(_is(False), "models stay in the run's folder"),
     "hypergroup": Unread(_is(None), "it groups EPyMARL's runs in databases; label does that"),
     "critic_lr": Unread(lambda config, value: value == config["lr"], "lr is that of all networks"),
     "is_stop_gradient": Unread(_is(True), "advantages are always detached, as in PyMARL2"),
@@ -102,6 +103,13 @@ def meant(layer: Settings) -> Iterator[tuple[str, str, Any]]:
         for ours, value in MEANS[key](layer[key]).items():
             if ours not in layer:
                 yield key, ours, value
+
+
+def merged(old: Any, new: Any) -> Any:
+    """`new`, or both where both are mappings."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
 
 
 def _needs(key: str) -> tuple[Callable[[Settings], bool], str]:

@@ -174,7 +174,7 @@ def test_keys_with_a_meaning(update, key, value, caplog):
     ("update", "words"),
     [
         ("critic_lr=0.01", "critic_lr=0.01 has no effect here: lr is that of all networks"),
-        ("use_wandb=True", "use_wandb=True has no effect here: there is no Weights & Biases"),
+        ("wandb_save_model=True", "wandb_save_model=True has no effect here"),
         ("hypergroup=x", "hypergroup=x has no effect here"),
         ("is_stop_gradient=False", "advantages are always detached, as in PyMARL2"),
         ("is_adv_attention=False", "the attention is always there, as in PyMARL2"),
@@ -244,6 +244,21 @@ def test_what_a_foreign_key_means_is_said(folder, caplog):
     assert "mine.yaml: hidden_dim=128 means rnn_hidden_dim=128 here" in caplog.messages
     (folder / "mine.yaml").write_text("inherits: qmix\nhidden_dim: 128\nrnn_hidden_dim: 32\n")
     assert build_config("mine.yaml", "matrix_game")["rnn_hidden_dim"] == 32
+
+
+def test_wandb_as_in_epymarl(folder):
+    (folder / "mine.yaml").write_text(
+        "inherits: qmix\nuse_wandb: True\nwandb_team: we\n"
+        "wandb_project: marl\nwandb_mode: offline\n"
+    )
+    config = build_config("mine.yaml", "matrix_game")
+    assert config["loggers"] == ["wandb"]
+    assert config["logger_args"] == {
+        "wandb": {"entity": "we", "project": "marl", "mode": "offline"}
+    }
+    (folder / "mine.yaml").write_text("inherits: qmix\nuse_wandb: False\nwandb_team: null\n")
+    config = build_config("mine.yaml", "matrix_game")
+    assert (config["loggers"], config["logger_args"]) == ([], {})
 
 
 def test_one_letter_of_a_key():
