@@ -291,7 +291,7 @@ class _Merger:
                     "%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0]
                 )
         self.origins[full] = source.shown
-        if parent == "env_args" and source.path is not None and not source.shipped:
+        if parent == "env_args" and new_keys and not source.shipped:
             self.config["env_args_optional"].append(str(key))
         if isinstance(value, Mapping):
             target[key] = {}
@@ -345,7 +345,10 @@ def trace_config(
     of_learner = _learner_files().get(_learner([*contents, *(one for one, _ in layers)]))
     if of_learner is not None:
         merger.define(read_file(of_learner), _Source.file(of_learner))
-    for path, content in (*env_chain, *alg_chain):
+    for path, content in env_chain:
+        merger.define(content, _Source.file(path))
+    of_env = list(merger.config["env_args_optional"])
+    for path, content in alg_chain:
         merger.define(content, _Source.file(path))
 
     for layer, source in layers:
@@ -363,6 +366,10 @@ def trace_config(
     if config["seed"] is None:
         merger.origins["seed"] = "the system's random numbers"
     merger.origins["env_args.seed"] = "seed"
+    if not config["plugins"]:  # then an environment's file is for one of ours, and a typo an error
+        config["env_args_optional"] = [
+            key for key in config["env_args_optional"] if key not in of_env
+        ]
     for key in ("local_results_path", "checkpoint_path", "resume"):
         config[key] = os.path.expanduser(config[key])
     check_config(config)

@@ -288,3 +288,10 @@ def test_an_environment_does_not_get_what_only_a_fork_reads(folder, caplog):
     )
     with pytest.raises(ConfigError, match=r"has no argument env_args\.entity_scheme"):
         make([])
+
+
+def test_a_forks_environment_file_counts_only_with_plugins(folder):
+    (folder / "env.yaml").write_text("env: sc2sim\nenv_args: {map_name: 3m, entity_scheme: True}\n")
+    assert build_config("qmix", "env.yaml")["env_args_optional"] == []
+    config = build_config("qmix", "env.yaml", ["plugins=[fork.py]"])
+    assert config["env_args_optional"] == ["map_name", "entity_scheme"]
