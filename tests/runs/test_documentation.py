@@ -126,6 +126,9 @@ def own_files(tmp_path, monkeypatch):
         r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))(.*?)```", text, re.DOTALL
     ):
         (tmp_path / file).write_text(f"# {file}{block}", encoding="utf-8")
+    found = tmp_path / "results" / "mine" / "best.yaml"  # by a search
+    found.parent.mkdir(parents=True)
+    found.write_text("inherits: qmix\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with plugins_forgotten(tmp_path):
         yield tmp_path
@@ -136,7 +139,7 @@ def check_training(words, capsys):
     if words[0].startswith("--c"):
         words = ["print_config", *words]
     if words[0] != "print_config":
-        assert words[0] in {"doctor", "report", "--help"}
+        assert words[0] in {"doctor", "report", "search", "--help"}
         return
     earlier = ("resume=", "evaluate=", "checkpoint_path=")
     words = [word for word in words if not word.startswith(earlier)]
