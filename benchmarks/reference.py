@@ -142,7 +142,7 @@ class QMIX:
         for network in (self.mac.agent, self.mixer, self.target_mac.agent, self.target_mixer):
             network.to(device)
         self.params = [*self.mac.agent.parameters(), *self.mixer.parameters()]
-        self.optimiser = torch.optim.Adam(self.params, lr=args.lr, eps=args.optim_eps)
+        self.optimiser = torch.optim.Adam(self.params, lr=args.lr, eps=args.adam_eps)
 
     @staticmethod
     def unroll(mac: Controller, batch: dict[str, Tensor]) -> Tensor:

@@ -6,6 +6,8 @@ a test), so that all of them are built alike.
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,11 +15,14 @@ from typing import Any
 
 import torch
 
-from components.episode_buffer import EpisodeBatch, ReplayBuffer
+from components.episode_buffer import EpisodeBatch, PrioritizedReplayBuffer, ReplayBuffer
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
+from utils.errors import ConfigError
 from utils.seeding import derive_seed
+
+_log = logging.getLogger(__name__)
 
 Scheme = tuple[dict[str, dict[str, Any]], dict[str, int], dict[str, tuple[str, list[Any]]]]
 
@@ -53,7 +58,24 @@ def describe_env(args: SimpleNamespace, env_info: Mapping[str, Any]) -> None:
     for key in ("n_agents", "n_actions", "state_shape", "obs_shape", "episode_limit"):
         setattr(args, key, env_info[key])
     args.env_info = env_info
+    if vars(args).get("agent_own_state_size") is True:
+        args.agent_own_state_size = _own_state_size(args)
     args.continuous_actions = env_info.get("continuous_actions", False)
+
+
+def _own_state_size(args: SimpleNamespace) -> int:
+    """With how many entries for each agent the state begins, as SMAC's: health, cooldown, two
+    coordinates, the shield, the types' bits. 0 where the environment does not say.
+    """
+    features = args.env_info.get("agent_features")
+    if features is None or args.env_args.get("obs_instead_of_state"):
+        _log.info(
+            "agent_own_state_size=True: environment '%s' does not say what its state begins with, "
+            "so it is 0",
+            args.env,
+        )
+        return 0
+    return len(features)
 
 
 def scheme_of(args: SimpleNamespace, mac: Any = None) -> Scheme:
@@ -103,17 +125,26 @@ def build_buffer(args: SimpleNamespace, mac: Any, log: Any = None) -> ReplayBuff
         log: where its size is announced.
     """
     scheme, groups, preprocess = scheme_of(args, mac)
-    return ReplayBuffer(
-        scheme,
-        groups,
-        args.buffer_size,
-        args.episode_limit + 1,
-        preprocess=preprocess,
-        device="cpu" if args.buffer_cpu_only else args.device,
-        seed=derive_seed(args.seed, "buffer"),
-        dtype=getattr(torch, args.buffer_dtype),
-        log=log,
-    )
+    shape = scheme, groups, args.buffer_size, args.episode_limit + 1
+    options: dict[str, Any] = {
+        "preprocess": preprocess,
+        "device": "cpu" if args.buffer_cpu_only else args.device,
+        "seed": derive_seed(args.seed, "buffer"),
+        "dtype": getattr(torch, args.buffer_dtype),
+        "log": log,
+    }
+    if not args.use_per:
+        return ReplayBuffer(*shape, **options)
+    priorities = args.per_alpha, args.per_beta, args.t_max
+    return PrioritizedReplayBuffer(*shape, *priorities, by_return=args.return_priority, **options)
+
+
+def _weights_episodes(learner_class: Any) -> bool:
+    """Whether a learner can do with a prioritised buffer; one written for PyMARL2 shows it by the
+    argument `per_weight`.
+    """
+    takes_weights = "per_weight" in inspect.signature(learner_class.train).parameters
+    return getattr(learner_class, "weights_episodes", takes_weights)
 
 
 def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
@@ -125,6 +156,10 @@ def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
     learner_class = LEARNERS[args.learner]
     if hasattr(learner_class, "check_settings"):  # one written for PyMARL has no such method
         learner_class.check_settings(args)
+    if args.use_per and not _weights_episodes(learner_class):
+        raise ConfigError(
+            f"learner '{args.learner}' does not weight episodes (per_weight): set use_per=False"
+        )
     mac = build_mac(args)
     learner = learner_class(mac, new_batch(args, mac=mac).scheme, logger, args)
     if args.device == "cuda":

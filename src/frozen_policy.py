@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from assembly import build_mac, describe_env, new_batch
+from utils.config_files import CONFIG_DIR, read_file
 from utils.errors import ConfigError, UserError
 from utils.seeding import isolated_global_rng
 
@@ -35,7 +36,9 @@ class FrozenPolicy:
         if multiprocessing.parent_process() is not None:
             torch.set_num_threads(1)  # a worker among many
         run, folder = _find_checkpoint(Path(path))
-        args = SimpleNamespace(**json.loads((run / "config.json").read_text()))
+        # Keys that are newer than the run are as they were without them.
+        defaults = read_file(CONFIG_DIR / "default.yaml")
+        args = SimpleNamespace(**defaults | json.loads((run / "config.json").read_text()))
         args.device = "cpu"
         sizes = {"n_agents": n_agents, "n_actions": n_actions, "obs_shape": obs_size}
         of_each = {"obs_sizes": (obs_size,) * n_agents, "action_sizes": (n_actions,) * n_agents}

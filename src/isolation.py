@@ -75,8 +75,8 @@ def _console() -> Iterator[None]:
 def _known(plugins: Sequence[str]) -> Iterator[None]:
     before = [dict(registry) for registry in REGISTRIES]
     try:
-        for plugin in map(str, plugins):
-            _load(plugin)
+        for i in range(len(plugins)):
+            _load([str(plugin) for plugin in plugins[: i + 1]])
         yield
     finally:
         for registry, entries in zip(REGISTRIES, before, strict=True):
@@ -84,13 +84,15 @@ def _known(plugins: Sequence[str]) -> Iterator[None]:
             registry.update(entries)
 
 
-def _load(plugin: str) -> None:
+def _load(plugins: Sequence[str]) -> None:
+    """Loads the last of these plug-ins; the others, which it may build on, are loaded already."""
+    plugin = plugins[-1]
     for registry, entries in zip(REGISTRIES, _registered.get(plugin, ()), strict=False):
         registry.update(entries)
-    before = [set(registry) for registry in REGISTRIES]
-    load_plugins([plugin])
+    before = [dict(registry) for registry in REGISTRIES]
+    load_plugins(plugins)
     if plugin not in _registered:
         _registered[plugin] = [
-            {name: entry for name, entry in registry.items() if name not in names}
-            for registry, names in zip(REGISTRIES, before, strict=True)
+            {name: entry for name, entry in registry.items() if old.get(name) is not entry}
+            for registry, old in zip(REGISTRIES, before, strict=True)
         ]

@@ -214,6 +214,10 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
             skip = False
         elif word.startswith("-"):
             flag = word.partition("=")[0] if word.startswith("--") else word[:2]
+            if flag not in long_names and "=" in word and _is_setting(flag[2:]):
+                raise ConfigError(
+                    f"settings stand behind the word 'with', without dashes: with {word[2:]}"
+                )
             if flag not in long_names:
                 raise ConfigError(
                     f"unknown option '{flag}'; {nearest(flag, [*long_names, *_FILES])}"
@@ -231,6 +235,14 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
         raise ConfigError(
             f"cannot read the command line '{' '.join(words)}'; --help shows its form"
         ) from exc
+
+
+def _is_setting(key: str) -> bool:
+    """Whether a key is one of default.yaml, or an entry of a mapping there."""
+    from utils.config import CONFIG_DIR
+    from utils.config_files import read_file
+
+    return key.partition(".")[0] in read_file(CONFIG_DIR / "default.yaml")
 
 
 # --- A run ---

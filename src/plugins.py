@@ -8,7 +8,6 @@ not load the learners, and torch with them.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import logging
 import os
@@ -19,13 +18,16 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from envs import register_vector
+from envs import VECTOR_REGISTRY, Lazy, Single, register_vector
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import VectorEnv
 from utils.errors import ConfigError
+from utils.plugin_files import home_of, import_file, not_taken, standing_in, stands_for, stem_of
 from utils.registry import Registry
 
 _log = logging.getLogger(__name__)
+
+_imported: set[str] = set()  # what has been said of them needs not be said again
 
 _ENV_METHODS = ("step", "reset", "get_obs", "get_state", "get_avail_actions", "get_env_info")
 
@@ -59,22 +61,40 @@ def load_plugins(modules: Sequence[str]) -> None:
     nothing.
 
     A class is registered under its own name and, where it is the only one of its kind in its
-    module, under the module's last name too (`my_learner.py` -> `learner: my_learner`). Names that
-    the plug-in registers itself stay as they are. Without torch in this process (environment
-    workers), only environments are looked for.
+    module, under the file's name too (`my_learner.py` -> `learner: my_learner`); under the names
+    that a dict `REGISTRY` of the module gives it; and, where a class of this laboratory is called
+    the same, under that one's names (`RNNAgent` -> `agent: rnn`). It takes the place of what had
+    such a name before, with a line in the log. Names that the plug-in registers itself stay as they
+    are. Without torch in this process (environment workers), only environments are looked for.
+
+    A plug-in that is called as a module of this laboratory (`modules/mixers/nmix.py`) is what the
+    plug-ins behind it import by that name.
 
     Args:
         modules: names of modules, found from the current folder too, or paths of .py files.
 
     Raises:
-        ConfigError: one of them cannot be imported, or a name is taken.
+        ConfigError: one of them cannot be imported.
     """
     if modules and not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
+    replaced: dict[str, ModuleType] = {}
     for name in modules:
         before = _registered()
-        module = _import(str(name))
-        added = _register_all(module)
+        new = name not in _imported
+        with standing_in(replaced):
+            module = _import(str(name))
+        added = _register_all(module, str(name))
+        if new and (passed := not_taken(module, replaced)):
+            _log.info(
+                "plugin %s imports %s: this laboratory's, not those beside it, unless these "
+                "stand before it in plugins",
+                name,
+                ", ".join(passed),
+            )
+        _imported.add(str(name))
+        if ours := stands_for(module):
+            replaced[ours] = module
         if added:
             _log.info("plugin %s: %s", name, ", ".join(added))
         elif _registered() == before and "torch" in sys.modules and not _own_names(module):
@@ -89,7 +109,8 @@ def needed_by_environments(modules: Sequence[str]) -> list[str]:
     """
     needed = []
     for name in map(str, modules):
-        kinds = {_kind_of(cls) for cls in _own_classes(_import(name))} - {None}
+        module = _import(name)
+        kinds = {_kind_of(cls, home_of(module)) for cls in _own_classes(module)} - {None}
         if not kinds or kinds & {_ENV, _VECTOR_ENV}:
             needed.append(name)
     return needed
@@ -108,7 +129,7 @@ def loader_for_workers(modules: Sequence[str]) -> Callable[[], None] | None:
 def _import(name: str) -> ModuleType:
     try:
         if name.endswith(".py") or os.sep in name:
-            return _import_file(Path(name).expanduser().resolve())
+            return import_file(Path(name).expanduser().resolve())
         return importlib.import_module(name)
     except ConfigError:
         raise
@@ -140,23 +161,6 @@ def _line_of(exc: BaseException) -> str:
     )
 
 
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"plugins: no such file: {path}")
-    name = path.stem
-    importlib.invalidate_caches()
-    found = sys.modules.get(name) or importlib.util.find_spec(name)
-    if found is not None:
-        origin = found.__file__ if isinstance(found, ModuleType) else found.origin
-        if origin is None or Path(origin).resolve() != path:
-            raise ConfigError(
-                f"plugins: rename {path}: '{name}' is the name of another module ({origin})"
-            )
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for the files beside it
-    return importlib.import_module(name)
-
-
 def _own_classes(module: ModuleType) -> list[type]:
     """Public classes that are defined in the module, or in the package if it is one."""
     return [
@@ -170,9 +174,13 @@ def _own_classes(module: ModuleType) -> list[type]:
     ]
 
 
-def _kind_of(cls: type) -> _Kind | None:
+def _kind_of(cls: type, home: str = "") -> _Kind | None:
     """What a class is, judged by its interface; environments first, because their workers have no
     torch.
+
+    Args:
+        cls: the class.
+        home: the package whose member its file is, for networks that have no name of their kind.
     """
 
     def has(*methods: str) -> bool:
@@ -193,11 +201,15 @@ def _kind_of(cls: type) -> _Kind | None:
         for kind in (_MIXER, _CRITIC):
             if kind.words in names[0] or names[1].endswith(kind.words):
                 return kind
+            if cls.__name__ in map(_class_name, kind.load().values()):
+                return kind
+        if home == _MIXER.package and "forward" in vars(cls):
+            return _MIXER
         return None
     if has("train") and (has("cuda") or has("save_models")):
         return _LEARNER
-    if has("select_actions", "init_hidden"):
-        return _CONTROLLER
+    if has("init_hidden") and (has("select_actions") or has("forward", "load_state")):
+        return _CONTROLLER  # PyMARL2's central one chooses no actions
     if has("select_action"):
         return _SELECTOR
     if has("run", "setup", "get_env_info"):
@@ -205,46 +217,84 @@ def _kind_of(cls: type) -> _Kind | None:
     return None
 
 
-def _register_all(module: ModuleType) -> list[str]:
+def _register_all(module: ModuleType, plugin: str) -> list[str]:
     """Registers the module's classes; returns what was new, in words."""
     by_kind: dict[_Kind, list[type]] = {}
     for cls in _own_classes(module):
-        kind = _kind_of(cls)
+        kind = _kind_of(cls, home_of(module))
         if kind is not None:
             by_kind.setdefault(kind, []).append(cls)
     added = []
     both = _ENV in by_kind and _VECTOR_ENV in by_kind  # they share the names of environments
     for kind, classes in by_kind.items():
         registry = kind.load()
+        alone = len(classes) == 1 and not (both and kind in (_ENV, _VECTOR_ENV))
         for cls in classes:
-            names = [cls.__name__]
-            if len(classes) == 1 and not (both and kind in (_ENV, _VECTOR_ENV)):
-                names.append(module.__name__.rpartition(".")[2])
+            # Learners are called after their files: PyMARL2 has several classes `QLearner`.
+            by_file = kind is _LEARNER and alone and stem_of(module) in registry
+            wanted = _names(module, cls, registry, alone, by_class=not by_file)
             by_itself = cls in registry.values()
-            for name in dict.fromkeys(names):
+            for name in wanted:
                 if registry.get(name) is cls:
                     continue
                 if name in registry:
                     if by_itself:
                         continue
-                    raise ConfigError(
-                        f"plugins: {kind.words} '{name}' of {module.__name__} exists already; "
-                        "rename it, or choose a "
-                        "name with @register"
+                    _log.warning(
+                        "plugin %s: %s '%s' is the plug-in's now, in place of %s",
+                        plugin,
+                        kind.words,
+                        name,
+                        "another plug-in's" if name in registry.plugged() else "the built-in one",
                     )
                 _register(kind, registry, name, cls)
                 added.append(f"{kind.words} '{name}'")
+            registry.note_plugged(cls)
     return added
 
 
+def _names(
+    module: ModuleType, cls: type, registry: Registry, alone: bool, by_class: bool
+) -> list[str]:
+    """The names under which a plug-in's class is to be known.
+
+    Args:
+        module: the plug-in.
+        cls: the class.
+        registry: of its kind.
+        alone: whether it is the only one of its kind in the plug-in.
+        by_class: whether it also gets the names of the built-in class that is called the same.
+    """
+    names = [cls.__name__]
+    table = vars(module).get("REGISTRY")
+    own = table if isinstance(table, dict) and not isinstance(table, Registry) else {}
+    chosen = [str(name) for name, entry in own.items() if entry is cls]
+    if alone:
+        names.append(stem_of(module))
+    if not chosen and by_class:
+        # The yaml names the built-in class that this one is called after.
+        chosen = [
+            name
+            for name, entry in registry.items()
+            if name not in registry.plugged() and _class_name(entry) == cls.__name__
+        ]
+    return list(dict.fromkeys([*names, *chosen]))
+
+
+def _class_name(entry: object) -> str:
+    entry = entry.vector_env if isinstance(entry, Single) else entry
+    return entry.name if isinstance(entry, Lazy) else getattr(entry, "__name__", "")
+
+
 def _register(kind: _Kind, registry: Registry, name: str, cls: type) -> None:
+    registry.pop(name, None)
     if kind is not _VECTOR_ENV:
         registry.register(name)(cls)
+        if kind is _ENV:
+            VECTOR_REGISTRY.pop(name, None)  # else the batched one would be used instead
         return
-    try:
-        register_vector(name)(cls)
-    except ValueError as exc:
-        raise ConfigError(f"plugins: {exc}") from exc
+    _ENV.load().pop(name, None)
+    register_vector(name)(cls)
 
 
 def _loaded_registries() -> list[tuple[_Kind, Registry]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from assembly import assemble, scheme_of
-from components.episode_buffer import EpisodeBatch
+from components.episode_buffer import PRIORITY_FLOOR, EpisodeBatch, PrioritizedReplayBuffer
 from components.transitions import Transitions
 from runners import REGISTRY as RUNNERS
 from utils.checkpoints import check_archive, read_checkpoint, write_checkpoint
@@ -192,7 +192,7 @@ class Training:
                     self.learner.prepare(self.buffer)
                 self.prepared = True
                 for _ in range(updates):
-                    self.learner.train(self._draw(), self.runner.t_env, self.episode)
+                    self._update()
         self.progress.update(self.runner.t_env, self.shares(), self._last_test_text())
 
     def _updates_due(self, t_before: int, episode_before: int) -> int:
@@ -214,6 +214,24 @@ class Training:
         if self.args.replay == "transitions":
             return self.buffer.n_transitions() >= self.args.batch_size
         return self.buffer.can_sample(self.args.batch_size)
+
+    def _update(self) -> None:
+        t_env = self.runner.t_env
+        if not isinstance(self.buffer, PrioritizedReplayBuffer):
+            self.learner.train(self._draw(), t_env, self.episode)
+            return
+        sample, episodes, weights = self.buffer.sample(self.args.batch_size, t_env)
+        if sample.device != self.args.device:
+            sample.to(self.args.device)
+        info = self.learner.train(sample, t_env, self.episode, weights)
+        errors = (info or {}).get("td_errors_abs")
+        if errors is None:
+            raise UserError(
+                f"learner '{self.args.learner}' returns no td_errors_abs, from which a prioritised "
+                "buffer would get its priorities: set use_per=False"
+            )
+        priorities = errors.flatten().cpu().numpy() + PRIORITY_FLOOR
+        self.buffer.update_priorities(episodes, priorities)
 
     def _draw(self) -> EpisodeBatch | Transitions:
         """A training batch of the kind that `replay` names, on the learner's device."""

@@ -29,7 +29,7 @@ def make_args(alg="qmix", **overrides):
     )
     config |= small | {
         "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": OBS, "state_shape": STATE,
-        "episode_limit": 6,
+        "episode_limit": 6, "agent_own_state_size": 0,
         "continuous_actions": False, "device": "cpu", "use_cuda": False,
     }  # fmt: skip
     unknown = set(overrides) - set(config)

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 # Files that make a folder a run. Sacred writes run.json as soon as a run starts: a run that died at
 # once is seen too.
-_RUN_FILES = ("metrics.jsonl", "info.json", "run.json")
+_RUN_FILES = ("metrics.jsonl", "info.json", "metrics.json", "run.json")
 
 _MANY = 100  # runs take a second to read
 

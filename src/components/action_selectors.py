@@ -114,13 +114,24 @@ def _epsilon_schedule(args: SimpleNamespace) -> DecayThenFlatSchedule:
     )
 
 
+def categorical_entropy(probs: Tensor) -> Tensor:
+    """Entropies of distributions given by probabilities, [..., U] -> [...] (PyMARL's name)."""
+    return torch.special.entr(probs / probs.sum(-1, keepdim=True)).sum(-1)
+
+
+def multinomial_entropy(logits: Tensor) -> Tensor:
+    """Entropies of distributions given by logits, [..., U] -> [...] (PyMARL2's name)."""
+    return categorical_entropy(torch.softmax(logits, dim=-1))
+
+
 @register("epsilon_greedy")
 class EpsilonGreedyActionSelector:
     """The action with the highest value, or with probability epsilon a uniformly random one, drawn
     for each agent.
 
     Args:
-        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time` (environment steps; linear).
+        args: `epsilon_start`, `epsilon_finish`, `epsilon_anneal_time` (environment steps; linear),
+            `evaluation_epsilon` (in tests).
 
     Attributes:
         epsilon: of the last training step.
@@ -138,12 +149,16 @@ class EpsilonGreedyActionSelector:
     def select_action(
         self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
     ) -> Tensor:
-        """Values [B, A, U] -> actions [B, A]; greedy and without random numbers in `test_mode`."""
-        if test_mode:
+        """Values [B, A, U] -> actions [B, A]; without random numbers in `test_mode` where
+        `evaluation_epsilon` is 0.
+        """
+        epsilon = self.args.evaluation_epsilon
+        if not test_mode:
+            epsilon = self.epsilon = self.schedule.eval(t_env)
+        elif epsilon == 0:
             return greedy_actions(agent_inputs, avail_actions)
-        self.epsilon = self.schedule.eval(t_env)
         # An exploring agent's values are replaced by noise, so one argmax serves both.
-        explore = torch.rand(agent_inputs.shape[:-1], device=agent_inputs.device) < self.epsilon
+        explore = torch.rand(agent_inputs.shape[:-1], device=agent_inputs.device) < epsilon
         scores = torch.where(explore.unsqueeze(-1), torch.rand_like(agent_inputs), agent_inputs)
         return _checked_argmax(scores, avail_actions)
 

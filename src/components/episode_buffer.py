@@ -18,6 +18,7 @@ from components.steps import Steps
 from components.transitions import OBSERVED, Transitions
 from utils.errors import UserError
 
+PRIORITY_FLOOR = 1e-6  # added to priorities, so that every episode can be drawn
 Index = int | slice | Sequence[int] | np.ndarray | Tensor
 
 
@@ -563,6 +564,128 @@ class ReplayBuffer(EpisodeBatch):
     def __repr__(self) -> str:
         fill = f"{self.episodes_in_buffer}/{self.buffer_size}"
         return f"ReplayBuffer({fill} episodes, keys={sorted(self.scheme)})"
+
+
+class PrioritizedReplayBuffer(ReplayBuffer):
+    """A ring of whole episodes of which those with large errors are drawn more often.
+
+    Proportional prioritisation (Schaul et al. 2016, section 3.3): episode i is drawn with
+    probability P_i = p_i^alpha / sum_k p_k^alpha and counts with weight (N P_i)^-beta, divided by
+    the largest weight that a stored episode can have. New episodes get the largest p so far. The
+    draws are stratified: one from each of as many equal shares of the sum.
+
+    PyMARL2 leaves the last stored episode out of the sum that it draws from; here it takes part.
+
+    Args:
+        scheme, groups, buffer_size, max_seq_length: as for `ReplayBuffer`.
+        alpha: exponent of the priorities.
+        beta: of the weights at step 0; it grows to 1 at `t_max`.
+        t_max: length of training [steps].
+        preprocess, device, seed, dtype, log: as for `ReplayBuffer`.
+        by_return: priorities are the episodes' returns, scaled to 0..1 by the lowest and highest
+            that were drawn so far (PyMARL2's `return_priority`).
+
+    Attributes:
+        priorities: float64 [buffer_size], p^alpha; 0 where nothing is stored.
+        max_priority: the largest p so far.
+    """
+
+    def __init__(
+        self,
+        scheme: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, int],
+        buffer_size: int,
+        max_seq_length: int,
+        alpha: float,
+        beta: float,
+        t_max: int,
+        preprocess: Mapping[str, tuple[str, Sequence[Any]]] | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        log: Any = None,
+        by_return: bool = False,
+    ) -> None:
+        super().__init__(
+            scheme, groups, buffer_size, max_seq_length, preprocess, device, seed, dtype, log
+        )
+        self.alpha, self.beta, self.t_max, self.by_return = alpha, beta, t_max, by_return
+        self.priorities = np.zeros(buffer_size)
+        self.max_priority = 1.0
+        self._returns = (np.inf, -np.inf)  # the lowest and the highest that were drawn
+
+    def insert_episode_batch(self, ep_batch: EpisodeBatch) -> None:
+        """See `ReplayBuffer`; the new episodes get the largest priority so far."""
+        slots = (self.buffer_index + np.arange(ep_batch.batch_size)) % self.buffer_size
+        super().insert_episode_batch(ep_batch)
+        self.priorities[slots] = self.max_priority**self.alpha
+
+    def sample(  # type: ignore[override] # PyMARL2's form
+        self, batch_size: int, t: int
+    ) -> tuple[EpisodeBatch, np.ndarray, np.ndarray]:
+        """Episodes drawn by their priorities, cut to the longest of them.
+
+        Args:
+            batch_size: B.
+            t: environment steps so far.
+
+        Returns:
+            The episodes, where they are stored (int64 [B]; one may be drawn more than once), and
+            their importance weights (float64 [B], at most 1).
+
+        Raises:
+            ValueError: fewer episodes are stored.
+        """
+        if not self.can_sample(batch_size):
+            raise ValueError(f"cannot sample {batch_size} of {self.episodes_in_buffer} episodes")
+        stored = self.priorities[: self.episodes_in_buffer]
+        sums = np.cumsum(stored)
+        at = (np.arange(batch_size) + self.rng.random(batch_size)) / batch_size * sums[-1]
+        episodes = np.minimum(np.searchsorted(sums, at, side="right"), len(stored) - 1)
+        beta = self.beta + (1.0 - self.beta) * min(t / self.t_max, 1.0)
+        weights = (stored[episodes] / stored.min()) ** -beta
+        return self._take(episodes), episodes, weights
+
+    def update_priorities(self, idxes: np.ndarray, priorities: Sequence[float]) -> None:
+        """Sets the priorities of drawn episodes.
+
+        Args:
+            idxes: int64 [B], where they are stored.
+            priorities: [B], greater than 0: absolute errors; with `by_return` not read.
+
+        Raises:
+            ValueError: a priority is not greater than 0 and finite.
+        """
+        new = self._scaled_returns(idxes) if self.by_return else np.asarray(priorities, dtype=float)
+        if not (np.isfinite(new) & (new > 0)).all():
+            raise ValueError(f"priorities must be greater than 0 and finite, got {new.tolist()}")
+        self.priorities[idxes] = new**self.alpha
+        self.max_priority = max(self.max_priority, float(new.max()))
+
+    def _scaled_returns(self, idxes: np.ndarray) -> np.ndarray:
+        sums = self._reward_sums[torch.from_numpy(idxes), 0]
+        returns = sums.flatten(1).mean(1).cpu().numpy()
+        low, high = self._returns
+        low, high = self._returns = min(low, returns.min()), max(high, returns.max())
+        return (returns - low) / (high - low + 1e-5) + PRIORITY_FLOOR
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `ReplayBuffer`; with the priorities."""
+        return super().state_dict() | {
+            "priorities": torch.from_numpy(self.priorities[: self.episodes_in_buffer].copy()),
+            "max_priority": self.max_priority,
+            "returns": tuple(map(float, self._returns)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        if "priorities" not in state:
+            raise UserError("the checkpoint's replay buffer has no priorities: set use_per=False")
+        super().load_state_dict(state)
+        self.priorities[:] = 0.0
+        self.priorities[: self.episodes_in_buffer] = state["priorities"].numpy()
+        self.max_priority = state["max_priority"]
+        self._returns = tuple(state["returns"])
 
 
 def _free_memory(device: torch.device | str) -> int | None:

@@ -26,7 +26,7 @@ class Steps:
         n_rows: N, all filled steps.
         n_transitions: M, the filled steps that have a successor.
         cur: slice or int64 [M]: the rows with a successor.
-        nxt: slice: the successors of `cur`, in the same order.
+        nxt: slice (of `PymarlSteps` int64 [M]): the successors of `cur`, in the same order.
     """
 
     def __init__(self, lengths: Tensor, max_steps: int, device: torch.device | str = "cpu") -> None:
@@ -44,7 +44,7 @@ class Steps:
         self.n_rows = int(sizes.sum())
         self.n_transitions = self.n_rows - self.batch_size
         self._flat = torch.from_numpy((order * max_steps + time)[filled]).to(device)
-        self.nxt = slice(self.batch_size, self.n_rows)
+        self.nxt: slice | Tensor = slice(self.batch_size, self.n_rows)
         self._last = np.flatnonzero((time + 1 == ordered)[filled])
         if self.sizes[-1] == self.batch_size:
             self.cur: slice | Tensor = slice(0, self.n_transitions)
@@ -101,3 +101,36 @@ class Steps:
         before = torch.arange(self.n_rows, device=self.device)
         before[self.nxt] = before[self.cur].clone()
         return before
+
+
+class PymarlSteps(Steps):
+    """All T steps of every episode as rows, padding included, with the transitions that PyMARL's
+    mask counts: also the one that begins at the last observation of an episode which was cut
+    before the end of the batch.
+
+    Args:
+        lengths: int [B], filled steps of every episode, on the CPU.
+        terminated: bool [B], whether an episode ended by the task's own rules, on the CPU.
+        max_steps: T.
+        device: where the index tensors live.
+
+    Attributes:
+        padded: the same rows with all their transitions, for networks.
+    """
+
+    def __init__(
+        self,
+        lengths: Tensor,
+        terminated: Tensor,
+        max_steps: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        whole = torch.full_like(lengths, max_steps)
+        super().__init__(whole, max_steps, device)
+        self.padded = Steps(whole, max_steps, device)
+        counted = torch.where(terminated, lengths - 1, lengths).clamp(max=max_steps - 1)
+        self.lengths = counted + 1
+        time = torch.arange(max_steps).unsqueeze(1)
+        self.cur = (time < counted).flatten().nonzero().squeeze(1).to(device)
+        self.nxt = self.cur + self.batch_size
+        self.n_transitions = len(self.cur)

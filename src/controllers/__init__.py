@@ -1,6 +1,7 @@
 """Multi-agent controllers (MACs): from an episode batch to actions."""
 
 from controllers.actor_controller import ActorMAC
+from controllers.basic_central_controller import CentralBasicMAC
 from controllers.basic_controller import BasicMAC
 from controllers.comm_controller import CommMAC
 from controllers.dac_controller import DACMAC
@@ -15,6 +16,8 @@ register = REGISTRY.register
 
 register("basic_mac")(BasicMAC)
 register("n_mac")(NMAC)
+# Its constructor takes no groups: it is made by learners, key `central_mac`.
+register("basic_central_mac")(CentralBasicMAC)
 register("s2q_mac")(S2QMAC)
 register("dac_mac")(DACMAC)
 register("actor_mac")(ActorMAC)

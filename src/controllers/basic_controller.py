@@ -122,8 +122,11 @@ class BasicMAC:
         return torch.softmax(logits, dim=-1)
 
     def init_hidden(self, batch_size: int) -> None:
-        """Zero hidden states for `batch_size` episodes, [B, A, H]."""
+        """Zero hidden states for `batch_size` episodes, [B, A, H]; None for an agent without."""
         hidden = self.agent.init_hidden()
+        self.hidden_states = None
+        if hidden is None:
+            return
         self.hidden_states = hidden.unsqueeze(0).expand(batch_size, self.n_agents, -1)
 
     # -- training ----------------------------------------------------------------------------------

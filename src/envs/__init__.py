@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,7 @@ def make_vector_env(
     env_timeout: float = 120.0,
     max_env_restarts: int = 5,
     ray: Mapping[str, Any] | None = None,
+    optional_args: Collection[str] = (),
 ) -> VectorEnv:
     """B environments side by side.
 
@@ -135,6 +136,8 @@ def make_vector_env(
         env_timeout: s, how long a worker process may take for one answer.
         max_env_restarts: more failures of one environment in a row than this raise `EnvFailure`.
         ray: for "ray": `address`, `envs_per_actor`, `resources` and `patience` of `RayVectorEnv`.
+        optional_args: entries of `env_args` that an environment which does not know them does not
+            get, with a line in the log.
 
     Raises:
         UserError: an unknown environment or argument, a value out of range.
@@ -149,6 +152,7 @@ def make_vector_env(
         raise ConfigError(f"env_timeout is {env_timeout}, must be above 0 (seconds)")
     if max_env_restarts < 0:
         raise ConfigError(f"max_env_restarts is {max_env_restarts}, must not be negative")
+    env_args = _known_args(name, factory, env_args, optional_args)
     _check_env_args(name, factory, env_args)
     if backend == "native" and name not in VECTOR_REGISTRY:
         _log.info(
@@ -181,6 +185,34 @@ def make_vector_env(
     return SubprocVectorEnv(*options)
 
 
+def _maker(factory: Callable[..., Any]) -> Callable[..., Any]:
+    factory = factory.vector_env if isinstance(factory, Single) else factory
+    return factory.load() if isinstance(factory, Lazy) else factory
+
+
+def _known_args(
+    name: str,
+    factory: Callable[..., Any],
+    env_args: dict[str, Any],
+    optional: Collection[str],
+) -> dict[str, Any]:
+    """`env_args` without those of the `optional` ones that the environment does not know."""
+    if not optional:
+        return env_args
+    parameters = inspect.signature(_maker(factory)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return env_args
+    unknown = [key for key in env_args if key in optional and key not in parameters]
+    for key in unknown:
+        _log.warning(
+            "environment '%s' has no argument env_args.%s: it does not get it; %s",
+            name,
+            key,
+            nearest(key, set(parameters) - {"n_envs", "seed"}),
+        )
+    return {key: value for key, value in env_args.items() if key not in unknown}
+
+
 def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, Any]) -> None:
     """Raises `ConfigError` for an argument that the environment does not know, one that it needs
     and lacks, or a value out of its `ranges` (environments from elsewhere may have none).
@@ -188,8 +220,7 @@ def _check_env_args(name: str, factory: Callable[..., Any], env_args: dict[str, 
     given = {**env_args, "seed": 0}
     if isinstance(factory, Single):
         given["n_envs"] = 1
-        factory = factory.vector_env
-    maker = factory.load() if isinstance(factory, Lazy) else factory
+    maker = _maker(factory)
     signature = inspect.signature(maker)
     try:
         signature.bind(**given)

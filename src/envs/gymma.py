@@ -61,7 +61,9 @@ class GymmaEnv(HostedEnv):
 
         Args:
         key: a module with a `parallel_env`, e.g. "mpe2.simple_spread_v3" or
-            "pettingzoo.butterfly.pistonball_v6".
+            "pettingzoo.butterfly.pistonball_v6"; or, as in EPyMARL, a Gymnasium environment whose
+            spaces are tuples of the agents', with the module that registers it, e.g.
+            "lbforaging:Foraging-8x8-2p-3f-v3".
         seed: of this environment's random stream.
         time_limit: steps after which an episode is cut if the environment has not ended it.
         kwargs: keywords for `parallel_env`.
@@ -296,7 +298,10 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
             "SDL_VIDEODRIVER", "dummy"
         )  # some open a window to draw into arrays, too
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    module = _import(key)
+    module_name, colon, _ = key.partition(":")
+    module = _import(module_name)
+    if colon:
+        return cast("ParallelEnv", _Team(key, kwargs))
     if not hasattr(module, "parallel_env"):
         raise ConfigError(
             f"gymma: '{key}' has no parallel_env: not an environment in which agents act at the "
@@ -315,6 +320,78 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
         ) from error
     except ModuleNotFoundError as error:
         raise _missing(key, error) from error
+
+
+class _Team:
+    """A Gymnasium environment of several agents behind PettingZoo's parallel interface: tuples of
+    spaces, observations and rewards become dicts by agent. All agents are there until the end.
+
+    Args:
+        key: "MODULE:ID", as `gymnasium.make` takes it; the module has been imported.
+        kwargs: keywords for the environment.
+
+    Raises:
+        ConfigError: an unknown id, keywords it does not take, spaces that are no tuples.
+    """
+
+    def __init__(self, key: str, kwargs: Mapping[str, Any]) -> None:
+        import gymnasium
+        from gymnasium.spaces import Tuple
+
+        try:
+            # Wrappers that check one agent's types would refuse tuples of rewards.
+            self.env = gymnasium.make(key, disable_env_checker=True, **kwargs).unwrapped
+        except (gymnasium.error.Error, TypeError, ValueError, AssertionError) as error:
+            raise ConfigError(f"gymma: {key} cannot be made: {_first_line(error)}") from error
+        spaces = self.env.observation_space, self.env.action_space
+        if not all(isinstance(space, Tuple) for space in spaces):
+            raise ConfigError(
+                f"gymma: {key} has no tuple of spaces, one for each agent: it is not an "
+                "environment of several agents"
+            )
+        self._observed, self._acted = (tuple(cast("Tuple", space)) for space in spaces)
+        self.possible_agents = [f"agent_{i}" for i in range(len(self._acted))]
+        self.agents: list[str] = list(self.possible_agents)
+
+    def observation_space(self, agent: str) -> Space:
+        return self._observed[self.possible_agents.index(agent)]
+
+    def action_space(self, agent: str) -> Space:
+        return self._acted[self.possible_agents.index(agent)]
+
+    def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        observations, info = self.env.reset(seed=seed)
+        self.agents = list(self.possible_agents)
+        return self._by_agent(observations), self._infos(info)
+
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        chosen: Any = [actions[agent] for agent in self.possible_agents]
+        observations, rewards, terminated, truncated, info = self.env.step(chosen)
+        over, cut = np.all(terminated), np.all(truncated)
+        ends = [dict.fromkeys(self.possible_agents, bool(flag)) for flag in (over, cut)]
+        if over or cut:
+            self.agents = []
+        return self._by_agent(observations), self._by_agent(rewards), *ends, self._infos(info)
+
+    def state(self) -> np.ndarray:
+        raise NotImplementedError("Gymnasium knows no state of all agents")
+
+    def render(self) -> Any:
+        return self.env.render()
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _by_agent(self, values: Any) -> dict[str, Any]:
+        shared = isinstance(values, int | float | np.number)  # one reward for all
+        rows = [values] * len(self.possible_agents) if shared else values
+        return dict(zip(self.possible_agents, rows, strict=True))
+
+    def _infos(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        masks = info.get("action_mask")
+        if masks is None:
+            return {agent: {} for agent in self.possible_agents}
+        return {a: {"action_mask": mask} for a, mask in self._by_agent(masks).items()}
 
 
 def _import(key: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from envs.vector_env import EnvSpec, VectorEnv
 from utils.errors import ConfigError
 from utils.ranges import check_ranges
 from utils.registry import nearest
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,27 @@ ONE_STATE = {
     ),
 }
 PRESETS = (*ONE_STATE, "two_step", "custom")
+
+
+def print_matrix_status(batch: Any, mixer: Any, mac_out: Any) -> None:
+    """Logs what a mixer makes of all joint actions of two agents (PyMARL2's name; its learners call
+    it in the one-step game).
+
+    Args:
+        batch: B episodes with "state" [B, T, S].
+        mixer: from values [B, 1, 2] and states [B, 1, S] to joint values [B, 1, 1].
+        mac_out: tensor [B, T, 2, U], values of the agents' actions.
+    """
+    first, states = mac_out.detach()[:, :1], batch["state"][:, :1]
+    n_actions = first.shape[-1]
+    joint = np.zeros((n_actions, n_actions))
+    for i, j in np.ndindex(joint.shape):
+        # the values of actions i and j, by indices alone: no environment imports torch
+        chosen = first[:, :, [0, 1], [i, j]]
+        joint[i, j] = mixer(chosen, states).mean().item()
+    with np.printoptions(precision=1, suppress=True):
+        by_agent = mac_out.detach().mean(dim=(0, 1)).cpu().numpy()
+        _log.info("joint values:\n%s\nvalues of the agents:\n%s", joint, by_agent)
 
 
 class MatrixGame(VectorEnv):

@@ -35,6 +35,9 @@ class FinishedRun:
     def settings(self) -> dict[str, Any]:
         """All values with dotted keys."""
         values = dict(flatten(self.config))
+        if values.get("optimizer") == "adam" and "adam_eps" not in values:
+            # The epsilon of both optimisers was one key before.
+            values["adam_eps"] = values.pop("optim_eps", 1e-8)
         return {
             key: _RENAMED.get((key, value), value) if isinstance(value, str) else value
             for key, value in values.items()

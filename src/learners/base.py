@@ -23,7 +23,7 @@ def make_optimiser(
     params: Iterable[nn.Parameter], args: SimpleNamespace, weight_decay: float | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`,
-    `optim_eps`).
+    `optim_eps`), which are RMSprop's, and `adam_eps`.
 
     Args:
         weight_decay: L2 penalty; None: that of `args`.
@@ -33,7 +33,7 @@ def make_optimiser(
     # them.
     if args.optimizer == "adam":
         return torch.optim.Adam(
-            params, lr=args.lr, eps=args.optim_eps, weight_decay=weight_decay, fused=True
+            params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, fused=True
         )
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(
@@ -137,6 +137,8 @@ class Learner:
         needs: what it needs of the settings, the controller and its agent network.
         ranges: key -> what values of the learner's own keys must be.
         continuous_actions: whether it can train agents whose actions are real numbers.
+        weights_episodes: whether `train` reads `per_weight` and returns `td_errors_abs`, for a
+            prioritised buffer.
         shares_updates: whether it shares out an update among `threads` by itself (`in_parts`);
             otherwise torch's operations use as many threads.
 
@@ -148,6 +150,7 @@ class Learner:
     needs = Needs()
     ranges: ClassVar[Mapping[str, Range]] = {}
     continuous_actions = False
+    weights_episodes = False
     shares_updates = False
 
     def __init__(
@@ -205,7 +208,10 @@ class Learner:
                 device.
             t_env: environment steps so far.
             episode_num: episodes so far.
-            per_weight: [B] importance weights of a prioritised buffer.
+            per_weight: [B] importance weights of a prioritised buffer, in PyMARL2's form: NumPy's.
+
+        Returns:
+            With `per_weight` also `td_errors_abs` [B], see `replayed.episode_errors`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no train")
 

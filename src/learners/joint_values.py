@@ -15,9 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from controllers.basic_central_controller import central_args
 from controllers.basic_controller import ALL, BasicMAC
 from controllers.unroll import sequence_inputs, unroll
 from learners.replayed import ReplayedSteps
+from modules.mixers import make_mixer
 from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
 from utils.ranges import COUNT, Range
 
@@ -132,7 +134,8 @@ class UnrestrictedValue(FollowedValue):
         self, mac: Any, scheme: Mapping[str, Any], args: SimpleNamespace, state_once: bool = False
     ) -> None:
         super().__init__(args)
-        self.mac, self.mixer = central_controller(scheme, args), QMixerCentralFF(args)
+        self.mac = central_controller(scheme, args)
+        self.mixer: Any = make_mixer("qmix_central_ff", args)
         self.modules = {"central_agent": self.mac.agent, "central_mixer": self.mixer}
         self.target_mac, self.target_mixer = copy.deepcopy(self.mac), copy.deepcopy(self.mixer)
         freeze(self.target_mac, self.target_mixer)
@@ -166,21 +169,17 @@ class UnrestrictedValue(FollowedValue):
         inputs = sequence_inputs(mac, rows.batch, rows.steps)
         return unroll(mac, rows.batch, rows.steps, inputs)
 
-    def _values(
-        self, mixer: QMixerCentralFF, outputs: Tensor, joint: Tensor, state: Tensor
-    ) -> Tensor:
+    def _values(self, mixer: Any, outputs: Tensor, joint: Tensor, state: Tensor) -> Tensor:
         """Outputs [N, A, U * E], joint actions [J, N, A], state [N, S] -> [J, N, 1]."""
         q = outputs.unflatten(-1, (self.args.n_actions, -1))
         index = joint[..., None, None].expand(*joint.shape, 1, q.shape[-1])
         chosen = q.expand(len(joint), *q.shape).gather(-2, index).flatten(2)
-        if self._state_once:
+        if self._state_once and hasattr(mixer, "of_several"):  # a plug-in may not have it
             return mixer.of_several(chosen, state)
-        return torch.stack([mixer(rows, state) for rows in chosen])
+        # PyMARL2's gives one axis more.
+        return torch.stack([mixer(rows, state).view(*state.shape[:-1], 1) for rows in chosen])
 
 
 def central_controller(scheme: Mapping[str, Any], args: SimpleNamespace) -> BasicMAC:
     """The controller of Q*: the inputs of `BasicMAC`, `central_agent` as its network."""
-    central_args = copy.copy(args)
-    central_args.agent, central_args.agent_output_type = args.central_agent, "q"
-    central_args.rnn_hidden_dim = args.central_rnn_hidden_dim
-    return BasicMAC(scheme, {"agents": args.n_agents}, central_args)
+    return BasicMAC(scheme, {"agents": args.n_agents}, central_args(args))

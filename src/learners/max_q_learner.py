@@ -19,7 +19,7 @@ from learners.parts import Losses
 from learners.q_learner import QLearner
 from learners.replayed import ReplayedSteps
 from utils.errors import ConfigError
-from utils.ranges import PROBABILITY
+from utils.ranges import NOT_NEGATIVE, POSITIVE, PROBABILITY
 
 
 class MaxQLearner(QLearner):
@@ -40,7 +40,10 @@ class MaxQLearner(QLearner):
         settings={"double_q": True},
         why={"double_q": "it bootstraps at the online network's greedy action"},
     )
-    ranges: ClassVar = {**QLearner.ranges, **UnrestrictedValue.ranges, "w": PROBABILITY}
+    ranges: ClassVar = {
+        **QLearner.ranges, **UnrestrictedValue.ranges, "w": PROBABILITY,
+        "qmix_loss": NOT_NEGATIVE, "central_loss": POSITIVE,
+    }  # fmt: skip
     figures_checked: ClassVar = {**QLearner.figures_checked, "central q": "central_loss"}
 
     @classmethod
@@ -62,7 +65,7 @@ class MaxQLearner(QLearner):
 
     def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
         """The losses of Q_tot and Q* on some episodes, the mean over their transitions."""
-        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
         cur = rows.steps.cur
         q = rows.unroll(self.mac)
         values = self.mix(self.mixer, q, rows.actions, rows)
@@ -76,7 +79,8 @@ class MaxQLearner(QLearner):
             weights = self.weights(q_tot, targets, best[0, cur], is_greedy)
 
         td_error = q_tot - targets
-        loss_td = rows.mean(0.5 * weights * td_error.pow(2))
+        # PyMARL2's form: a half on the central loss alone.
+        loss_td = rows.mean(weights * td_error.pow(2))
         loss_central = 0.5 * self.q_star.losses(q_star, targets, rows)["central_loss"]
         figures = {
             "loss_td": loss_td,
@@ -86,7 +90,8 @@ class MaxQLearner(QLearner):
             "target_mean": targets,
             "w_to_use": weights,
         }
-        return Losses(loss_td + loss_central, figures, rows.errors(td_error))
+        loss = self.args.qmix_loss * loss_td + self.args.central_loss * loss_central
+        return Losses(loss, figures, rows.errors(td_error))
 
     def weights(
         self, q_tot: Tensor, targets: Tensor, greedy_values: Tensor, is_greedy: Tensor

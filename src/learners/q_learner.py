@@ -26,7 +26,7 @@ from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
 from modules.comm import RANGES as COMM_RANGES
 from modules.mixers import RANGES as MIXER_RANGES
-from modules.mixers import REGISTRY as MIXERS
+from modules.mixers import make_mixer
 from utils.errors import ConfigError
 from utils.ranges import PROBABILITY
 
@@ -48,6 +48,7 @@ class QLearner(Learner):
             range.
     """
 
+    weights_episodes = True
     shares_updates = True
     ranges: ClassVar = {
         "hysteretic_beta": PROBABILITY,
@@ -63,7 +64,7 @@ class QLearner(Learner):
     ) -> None:
         super().__init__(mac, scheme, logger, args)
         self.params = list(mac.parameters())
-        self.mixer: Any = None if args.mixer is None else MIXERS[args.mixer](args)
+        self.mixer: Any = None if args.mixer is None else make_mixer(args.mixer, args)
         self.decentralised = self.mixer is None and not args.share_params
         if self.mixer is not None:
             self.modules["mixer"] = self.mixer
@@ -119,14 +120,16 @@ class QLearner(Learner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B] if `per_weight` is given, see `episode_errors`.
+            `td_errors_abs` [B] if `per_weight` is given, see `episode_errors`.
         """
-        losses = in_parts(self.losses_of, batch, per_weight, self.params, self.threads)
+        # Parts would count their transitions without those that only PyMARL's mask has.
+        threads = 1 if self.args.td_lambda_pymarl else self.threads
+        losses = in_parts(self.losses_of, batch, per_weight, self.params, threads)
         return self.step(batch, losses, t_env, episode_num)
 
     def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
         """The loss of some episodes, the mean over their transitions."""
-        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
         if self.auxiliary is None:
             q = rows.unroll(self.mac)
             with torch.no_grad():

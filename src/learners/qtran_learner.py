@@ -55,9 +55,9 @@ class QTranLearner(QLearner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B] of Q_jt if `per_weight` is given, see `episode_errors`.
+            `td_errors_abs` [B] of Q_jt if `per_weight` is given, see `episode_errors`.
         """
-        rows = ReplayedSteps.of(batch, self.mac, per_weight)
+        rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
         cur = rows.steps.cur
         state, actions = rows.state[cur], rows.actions[cur]
         hidden, q = rows.unroll_hidden(self.mac)
@@ -101,7 +101,7 @@ class QTranLearner(QLearner):
         self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Q_jt [N, 1] of the joint actions (int64 [N, A]) and V_jt [N, 1]."""
-        return mixer(hidden, state, F.one_hot(actions, self.args.n_actions))
+        return mixer.joint(hidden, state, F.one_hot(actions, self.args.n_actions))
 
 
 def sum_of_values(q: Tensor, actions: Tensor) -> Tensor:

@@ -4,15 +4,20 @@ values, returns and means of such rows.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
-from components.steps import Steps
+from components.steps import PymarlSteps, Steps
+from controllers.basic_controller import BasicMAC
 from controllers.unroll import sequence_inputs, unroll
 from modules.comm.agent import Talk
 from utils.errors import ConfigError
@@ -31,6 +36,9 @@ class ReplayedSteps:
         actions: int64 [N, A].
         inputs: [N, A, F], of the agent network; None if the controller keeps them to itself.
         per_weight: [B], importance weights of the episodes; None: 1.
+
+    With `td_lambda_pymarl` the rows are all steps, padding included, and the transitions those of
+    PyMARL's mask (`PymarlSteps`).
     """
 
     batch: EpisodeBatch
@@ -42,22 +50,46 @@ class ReplayedSteps:
     per_weight: Tensor | None
 
     @classmethod
-    def of(cls, batch: EpisodeBatch, mac: Any, per_weight: Tensor | None = None) -> ReplayedSteps:
-        """The filled steps of a batch, with the inputs that `mac` builds."""
-        steps = batch.steps()
+    def of(
+        cls,
+        batch: EpisodeBatch,
+        mac: Any,
+        per_weight: Tensor | np.ndarray | None = None,
+        pymarl: bool = False,
+    ) -> ReplayedSteps:
+        """The filled steps of a batch, with the inputs that `mac` builds.
+
+        Args:
+            pymarl: `td_lambda_pymarl`.
+        """
+        steps = _pymarl_steps(batch) if pymarl else batch.steps()
+        read = steps.padded if isinstance(steps, PymarlSteps) else steps
+        inputs = sequence_inputs(mac, batch, read)
+        if pymarl and inputs is not None and _reads_last_actions(mac):
+            # In PyMARL's padding there is no last action, not even the first one.
+            done = F.pad(batch["filled"][:, :-1].to(inputs), (0, 0, 1, 0))
+            first = batch["obs"].shape[-1]
+            inputs[..., first : first + batch["avail_actions"].shape[-1]] *= read.pack(done)[
+                :, None
+            ]
         return cls(
             batch,
             steps,
             state=steps.pack(batch["state"]),
             avail=steps.pack(batch["avail_actions"]),
             actions=steps.pack(batch["actions"]).squeeze(-1),
-            inputs=sequence_inputs(mac, batch, steps),
-            per_weight=per_weight,
+            inputs=inputs,
+            per_weight=None if per_weight is None else torch.as_tensor(per_weight),
         )
 
     def unroll(self, mac: Any) -> Tensor:
         """Outputs of a controller that reads the same inputs, [N, A, U]."""
-        return unroll(mac, self.batch, self.steps, self.inputs)
+        return unroll(mac, self.batch, self._read, self.inputs)
+
+    @property
+    def _read(self) -> Steps:
+        """The rows as networks read them."""
+        return self.steps.padded if isinstance(self.steps, PymarlSteps) else self.steps
 
     def talk(self, mac: Any) -> Talk:
         """What communicating agents that read the same inputs compute and say."""
@@ -67,7 +99,7 @@ class ReplayedSteps:
         """Hidden states [N, A, H] and values [N, A, U] of a controller's agent network; see
         `check_hidden_states`.
         """
-        hidden = mac.agent.unroll_hidden(self.inputs, self.steps)
+        hidden = mac.agent.unroll_hidden(self.inputs, self._read)
         return hidden, mac.agent.head(hidden)
 
     def returns(
@@ -116,6 +148,16 @@ class ReplayedSteps:
         return episode_errors(td_error, self.steps, self.per_weight)
 
 
+def _reads_last_actions(mac: Any) -> bool:
+    usual = getattr(type(mac), "_build_inputs", None) is BasicMAC._build_inputs
+    return usual and mac.args.obs_last_action
+
+
+def _pymarl_steps(batch: EpisodeBatch) -> PymarlSteps:
+    ended = (batch["terminated"] != 0).flatten(1).any(1).cpu()
+    return PymarlSteps(batch.lengths(), ended, batch.max_seq_length, batch.device)
+
+
 def joint_value(mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Tensor) -> Tensor:
     """The value that a mixer gives to joint actions, J of them in every state or one.
 
@@ -138,9 +180,24 @@ def joint_value(mixer: Any, q: Tensor, actions: Tensor, avail: Tensor, state: Te
         # gradient NaN.
         best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
         return mixer.joint(chosen, state, F.one_hot(actions, q.shape[-1]), best)
+    if _is_pymarls_duplex(mixer.__class__):
+        best = q.detach().masked_fill(avail == 0, -1e10).amax(-1)
+        onehot = F.one_hot(actions, q.shape[-1])
+        values, states, best = (x.unsqueeze(-2) for x in (chosen, state, best))
+        onehot = onehot.unsqueeze(-3)
+        mixed = mixer(values, states, is_v=True) + mixer(
+            values, states, actions=onehot, max_q_i=best, is_v=False
+        )
+        return mixed.view(*chosen.shape[:-1], 1)
     # With an axis of time of length 1: PyMARL's mixers are written for [B, T, A] and [B, T, S].
     mixed = mixer(chosen.unsqueeze(-2), state.unsqueeze(-2))
     return mixed.view(*chosen.shape[:-1], 1)
+
+
+@cache
+def _is_pymarls_duplex(mixer_class: Any) -> bool:
+    """Whether a mixer gives the two terms of QPLEX one by one, as PyMARL2's does."""
+    return {"max_q_i", "is_v"} <= set(inspect.signature(mixer_class.forward).parameters)
 
 
 def transition_weights(per_weight: Tensor, steps: Steps) -> Tensor:
@@ -149,8 +206,8 @@ def transition_weights(per_weight: Tensor, steps: Steps) -> Tensor:
 
 
 def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) -> dict[str, Tensor]:
-    """`td_error_abs` [B], the mean absolute TD error [M, ...] of every episode over its transitions
-    and agents.
+    """`td_errors_abs` [B], PyMARL2's priority of every episode: the sum of its absolute TD errors
+    [M, ...], each the mean over agents, divided by the root of their number.
 
     Only a prioritised buffer reads it: without its `per_weight` (PyMARL2 trains with it then) the
     dict is empty.
@@ -160,7 +217,7 @@ def episode_errors(td_error: Tensor, steps: Steps, per_weight: Tensor | None) ->
     means = td_error.detach().abs().flatten(1).mean(1, keepdim=True)
     padded = means.new_zeros(steps.n_rows, 1).index_copy(0, steps.rows_cur, means)
     total = steps.unpack(padded).sum(dim=(1, 2))
-    return {"td_error_abs": total / (steps.lengths.to(total.device) - 1).clamp(min=1)}
+    return {"td_errors_abs": total / (steps.lengths.to(total) - 1).clamp(min=1).sqrt()}
 
 
 def check_hidden_states(mac: Any, args: SimpleNamespace) -> None:

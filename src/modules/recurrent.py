@@ -74,7 +74,11 @@ class RNNAgent(Agent):
         """
         x = self.fc1(self.to_rows(inputs))
         h = self.rnn(x, self.to_rows(hidden))
-        return self.from_rows(self.fc2(h)), self.from_rows(h)
+        return self.from_rows(self.outputs(h)), self.from_rows(h)
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """The last layer, on hidden states in the layout of `to_rows`."""
+        return self.fc2(hidden)
 
     def unroll_hidden(self, inputs: Tensor, steps: Steps) -> Tensor:
         """All filled steps: inputs [N, A, F] -> hidden states [N, A, H]."""
@@ -83,7 +87,7 @@ class RNNAgent(Agent):
 
     def head(self, hidden: Tensor) -> Tensor:
         """[N, A, H] -> [N, A, U]."""
-        return self.from_rows(self.fc2(self.to_rows(hidden)))
+        return self.from_rows(self.outputs(self.to_rows(hidden)))
 
     def unroll(self, inputs: Tensor, steps: Steps) -> Tensor:
         """All filled steps: inputs [N, A, F] -> outputs [N, A, U]."""

@@ -76,6 +76,7 @@ class Collector:
                 env_timeout=args.env_timeout,
                 max_env_restarts=args.max_env_restarts,
                 ray=args.ray,
+                optional_args=args.env_args_optional,
             )
         except (UserError, RunFailure):
             raise

@@ -1,8 +1,9 @@
 """The configuration of a run: yaml files and command line merged, every key and value checked.
 
-`default.yaml <- envs/ENV.yaml <- algs/ALG.yaml <- scenarios/SCENARIO.yaml <- command line`, each
-file after those that it inherits from (`config_files`). The first three define which keys exist;
-the first non-null value that they give a key fixes its type.
+`default.yaml <- learners/LEARNER.yaml <- envs/ENV.yaml <- algs/ALG.yaml <-
+scenarios/SCENARIO.yaml <- command line`, each file after those that it inherits from
+(`config_files`). The first four define which keys exist; the first non-null value that they give a
+key fixes its type. `effects` has the keys of PyMARL2 and EPyMARL that mean another one, or nothing.
 Nothing here imports torch (except `resolve_device`) or writes anything (except
 `check_results_folder`, which cleans up after itself).
 """
@@ -36,6 +37,7 @@ from utils.config_files import (
 from utils.config_files import KINDS as KINDS
 from utils.config_files import list_configs as list_configs
 from utils.config_files import load_file as load_file
+from utils.effects import FIXED, FOREIGN, meant, merged, without_effect
 from utils.errors import ConfigError, UserError
 from utils.loggers import check as check_loggers
 from utils.ranges import (
@@ -78,6 +80,8 @@ _NULLABLE = {
     "mixer": str,
     "auxiliary_loss": str,
 }
+# Keys of two types: the first one is tried first, so that True stays True and never becomes 1.
+_EITHER = {"agent_own_state_size": (bool, int)}
 _WORDS = {
     bool: "True or False",
     int: "an int",
@@ -152,6 +156,16 @@ def convert(key: str, value: Any, kind: type, source: str = "", raw: str | None 
     raise _wrong_type(key, kind, value, source)
 
 
+def _convert_either(key: str, value: Any, source: str) -> Any:
+    for kind in _EITHER[key]:
+        try:
+            return convert(key, value, kind, source)
+        except ConfigError:
+            continue
+    words = " or ".join(_WORDS[kind] for kind in _EITHER[key])
+    raise ConfigError(f"{source}{key} must be {words}, got {value!r}")
+
+
 # --- Merging ---
 
 
@@ -173,6 +187,11 @@ class _Source:
     def file(cls, path: Path, part: str = "") -> _Source:
         return cls(f"{shown_path(path)}{part}", path)
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is one of this laboratory's own files."""
+        return self.path is not None and Path(os.path.abspath(self.path)).is_relative_to(CONFIG_DIR)
+
     def __str__(self) -> str:
         return f"{self.path}: " if self.path else ""
 
@@ -185,16 +204,32 @@ class _Merger:
     kinds: dict[str, type] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
     origins: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, tuple[Any, _Source]] = field(default_factory=dict)
 
     def define(self, layer: Mapping[str, Any], source: _Source) -> None:
         """Merges a yaml file that belongs to the definition: keys that it adds exist from now
         on.
         """
-        self._merge(self.config, layer, "", source, new_keys=True)
+        self._merge(self.config, self._understood(layer, source, True), "", source, new_keys=True)
 
     def update(self, layer: Mapping[str, Any], source: _Source) -> None:
         """Merges settings whose keys must exist already."""
-        self._merge(self.config, layer, "", source, new_keys=False)
+        self._merge(self.config, self._understood(layer, source, False), "", source, new_keys=False)
+
+    def _understood(
+        self, layer: Mapping[str, Any], source: _Source, new_keys: bool
+    ) -> Mapping[str, Any]:
+        """A layer with what its foreign keys mean; notes what the user asks for."""
+        if source.shipped:
+            return layer
+        full = dict(layer)
+        for foreign, key, value in meant(layer):
+            if not new_keys and key not in self.config:
+                continue  # it belongs to an algorithm that is not asked for
+            full[key] = merged(full.get(key), value)
+            _log.info("%s%s=%s means %s=%s here", source, foreign, layer[foreign], key, value)
+        self.asked |= {key: (value, source) for key, value in full.items()}
+        return full
 
     def _merge(
         self,
@@ -227,6 +262,8 @@ class _Merger:
         null = value is None or (isinstance(value, str) and value.lower() in ("null", "none"))
         if null and full in _NULLABLE:
             return None
+        if full in _EITHER:
+            return _convert_either(full, value, str(source))
         return convert(full, value, self.kinds[full], str(source), source.raw)
 
     def _fix_type(self, full: str, value: Any, new_keys: bool) -> None:
@@ -246,13 +283,14 @@ class _Merger:
         known: list[str],
     ) -> None:
         full, parent = f"{prefix}{key}", prefix.removesuffix(".")
-        if not new_keys and parent not in self.open:
+        foreign = not parent and full in FOREIGN
+        if not new_keys and parent not in self.open and not foreign:
             hint = (
                 nearest(full, self._names(self.config))
                 or "src/config/default.yaml lists and explains the keys"
             )
             raise ConfigError(f"{source}unknown key '{full}'; {hint}")
-        if not (
+        if not foreign and not (
             new_keys and parent
         ):  # inside a mapping of one's own file, similar names are no accident
             close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8 if parent else 0.93)
@@ -261,6 +299,8 @@ class _Merger:
                     "%skey '%s' is new; did you mean '%s%s'?", source, full, prefix, close[0]
                 )
         self.origins[full] = source.shown
+        if parent == "env_args" and new_keys and not source.shipped:
+            self.config["env_args_optional"].append(str(key))
         if isinstance(value, Mapping):
             target[key] = {}
             if not value or parent in self.open:
@@ -304,19 +344,29 @@ def trace_config(
     """
     alg_path, env_path = find_config("algs", algorithm), find_config("envs", environment)
     merger = _Merger()
-    merger.define(read_file(CONFIG_DIR / "default.yaml"), _Source("default.yaml"))
+    defaults = read_file(CONFIG_DIR / "default.yaml")
+    merger.define(defaults, _Source("default.yaml", CONFIG_DIR / "default.yaml"))
     env_chain, alg_chain = load_chain(env_path, "envs"), load_chain(alg_path, "algs")
-    for path, content in (*env_chain, *alg_chain):
+    updates = [update.strip() for update in updates if update.strip()]
+    layers = _read_updates(updates)
+    contents = [content for _, content in (*env_chain, *alg_chain)]
+    of_learner = _learner_files().get(_learner([*contents, *(one for one, _ in layers)]))
+    if of_learner is not None:
+        merger.define(read_file(of_learner), _Source.file(of_learner))
+    for path, content in env_chain:
+        merger.define(content, _Source.file(path))
+    of_env = list(merger.config["env_args_optional"])
+    for path, content in alg_chain:
         merger.define(content, _Source.file(path))
 
-    updates = [update.strip() for update in updates if update.strip()]
-    _update(merger, updates)
+    for layer, source in layers:
+        merger.update(layer, source)
     if merger.config["scenario"]:
         ancestors = [path.stem for path, _ in alg_chain]
         _update_for_scenario(merger, merger.config["scenario"], ancestors)
-        _update(
-            merger, updates
-        )  # once more: what is asked for counts more than what a scenario suggests
+        # Once more: what is asked for counts more than what a scenario suggests.
+        for layer, source in layers:
+            merger.update(layer, source)
     config = merger.config
     for key, path in (("name", alg_path), ("env_config", env_path)):
         if not config[key]:
@@ -324,9 +374,14 @@ def trace_config(
     if config["seed"] is None:
         merger.origins["seed"] = "the system's random numbers"
     merger.origins["env_args.seed"] = "seed"
+    if not config["plugins"]:  # then an environment's file is for one of ours, and a typo an error
+        config["env_args_optional"] = [
+            key for key in config["env_args_optional"] if key not in of_env
+        ]
     for key in ("local_results_path", "checkpoint_path", "resume"):
         config[key] = os.path.expanduser(config[key])
     check_config(config)
+    _say_what_changes_nothing(merger, defaults)
     return config, merger.origins
 
 
@@ -357,10 +412,11 @@ def _described(
             yield f"{indent}{key}: {shown}", origins[f"{prefix}{key}"]
 
 
-def _update(merger: _Merger, updates: Iterable[str]) -> None:
-    """Merges the settings of a command line, files before single ones."""
+def _read_updates(updates: Iterable[str]) -> list[tuple[dict[str, Any], _Source]]:
+    """The settings of a command line as layers, files before single ones."""
     from sacred.arg_parser import get_config_updates
 
+    layers: list[tuple[dict[str, Any], _Source]] = []
     for update in updates:
         if "=" not in update:
             if not update.endswith(SUFFIXES):
@@ -369,7 +425,7 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
                     "file"
                 )
             path = Path(update).expanduser()
-            merger.update(read_file(path), _Source.file(path))
+            layers.append((read_file(path), _Source.file(path)))
     for update in updates:
         if "=" in update:
             key, _, text = update.partition("=")
@@ -380,7 +436,46 @@ def _update(merger: _Merger, updates: Iterable[str]) -> None:
             except (RecursionError, MemoryError, ValueError, OverflowError) as exc:
                 raise ConfigError(f"cannot read the value of {key.strip()[:200]}: {exc}") from exc
             check_size(layer, key.strip())
-            merger.update(layer, _Source("the command line", raw=text.strip()))
+            layers.append((layer, _Source("the command line", raw=text.strip())))
+    return layers
+
+
+def _learner(layers: Iterable[Mapping[str, Any]]) -> str:
+    """The learner that the last layer which names one names."""
+    named = [layer["learner"] for layer in layers if "learner" in layer]
+    return str(named[-1]) if named else ""
+
+
+def _say_what_changes_nothing(merger: _Merger, defaults: Mapping[str, Any]) -> None:
+    """One line for each setting that was asked for and has no effect."""
+    asked = {key: value for key, (value, _) in merger.asked.items()}
+    for key, words in without_effect(merger.config, asked, defaults):
+        value, source = merger.asked[key]
+        _log.warning("%s%s=%s %s", source, key, value, words)
+    if merger.config["plugins"]:
+        return  # they read keys of their own
+    new = [key for key in asked if key not in defaults and key not in FOREIGN]
+    shipped = list(_shipped_contents()) if new else []
+    learners = {one.get("learner") for one in shipped} | set(_learner_files())
+    if merger.config.get("learner") not in learners:
+        return  # somebody else's, which may read any key
+    known = set().union(*shipped)
+    unread: dict[str, list[str]] = {}
+    for key in new:
+        if key not in known:
+            unread.setdefault(str(merger.asked[key][1]), []).append(key)
+    for where, keys in unread.items():
+        _log.warning("%snothing here reads %s", where, ", ".join(keys))
+
+
+def _learner_files() -> dict[str, Path]:
+    return {path.stem: path for path in (CONFIG_DIR / "learners").glob("*.yaml")}
+
+
+def _shipped_contents() -> Iterator[dict[str, Any]]:
+    for kind in ("algs", "envs", "learners"):
+        for path in (CONFIG_DIR / kind).glob("*.yaml"):
+            yield read_file(path)
 
 
 def _update_for_scenario(merger: _Merger, scenario: str, ancestors: list[str]) -> None:
@@ -443,6 +538,7 @@ RANGES: dict[str, Range] = {
     "epsilon_finish": PROBABILITY,
     "epsilon_anneal_time": COUNT,
     # evaluation
+    "evaluation_epsilon": PROBABILITY,
     "test_interval": COUNT,
     "test_nepisode": COUNT,
     # results, logging
@@ -467,12 +563,15 @@ RANGES: dict[str, Range] = {
     "warmup_episodes": NOT_NEGATIVE,
     "transition_history": NOT_NEGATIVE,
     "recent_transitions": NOT_NEGATIVE,
+    "per_alpha": PROBABILITY,
+    "per_beta": PROBABILITY,
     # optimisation
     "gamma": PROBABILITY,
     "lr": FINITE_POSITIVE,
     "optimizer": one_of("rmsprop", "adam"),
     "optim_alpha": SMOOTHING,
     "optim_eps": FINITE_POSITIVE,
+    "adam_eps": FINITE_POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "grad_norm_clip": POSITIVE,
     "target_update_interval": COUNT,
@@ -484,6 +583,7 @@ RANGES: dict[str, Range] = {
     "agent": NAME,
     "agent_output_type": one_of("q", "pi_logits"),
     "rnn_hidden_dim": COUNT,
+    "gain": FINITE_POSITIVE,
     "mixing_embed_dim": COUNT,
     "hypernet_embed": COUNT,
     "hypernet_layers": one_of(1, 2),
@@ -500,6 +600,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         ConfigError: naming the key, the rule and the value.
     """
     check_ranges(config, RANGES)
+    if not config["plugins"]:  # they may mean something else by them
+        check_ranges(config, FIXED)
     for key, what in (("env", "environment"), ("learner", "algorithm")):
         if not config.get(key):
             raise ConfigError(f"the {what}'s yaml file sets no '{key}'")
@@ -508,6 +610,10 @@ def check_config(config: Mapping[str, Any]) -> None:
             "runner 'episode' steps one environment: set batch_size_run=1 (got "
             f"{config['batch_size_run']}) "
             "or runner=parallel"
+        )
+    if config["use_per"] and config["replay"] != "episodes":
+        raise ConfigError(
+            f"use_per draws whole episodes: set replay=episodes (got {config['replay']})"
         )
     for key in ("batch_size", "batch_size_run"):
         in_episodes = key == "batch_size_run" or config["replay"] != "transitions"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
 KINDS = {"algs": "algorithm", "envs": "environment", "scenarios": "scenario"}
 SUFFIXES = (".yaml", ".yml", ".json")
 INHERITS = "inherits"
+_log = logging.getLogger(__name__)
 _OWN = ("name", "env_config")  # a file's children do not get these from it
 
 
@@ -32,24 +34,28 @@ _OWN = ("name", "env_config")  # a file's children do not get these from it
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-5` as a number (PyYAML wants `1.0e-5`) and refuses a key given
-    twice.
+    """SafeLoader that reads `1e-5` as a number (PyYAML wants `1.0e-5`) and tells where a key is
+    given twice with different values. The last one counts, as in PyYAML.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
+        seen: dict[object, yaml.Node] = {}
+        for key_node, value_node in node.value:
             if (
                 not isinstance(key_node, yaml.ScalarNode)
                 or key_node.tag == "tag:yaml.org,2002:merge"
             ):
                 continue
             key = self.construct_object(key_node)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key '{key}' twice", problem_mark=key_node.start_mark
+            before = seen.get(key)
+            seen[key] = value_node
+            if before is not None and _written(before) != _written(value_node):
+                _log.warning(
+                    "%s, line %d: key '%s' twice with different values; this one counts",
+                    self.name,
+                    key_node.start_mark.line + 1,
+                    key,
                 )
-            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -58,6 +64,22 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+
+
+def _written(node: yaml.Node) -> str:
+    """What a value says, whatever its quotation marks."""
+    if isinstance(node, yaml.ScalarNode):
+        return f"{node.tag} {node.value}"
+    return yaml.serialize(node)
+
+
+def _load_yaml(text: str, path: Path) -> Any:
+    loader = _Loader(text)
+    loader.name = str(path)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -69,7 +91,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
+        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text, path)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -97,6 +97,22 @@ def _snapshot(info: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """What an earlier part of the run has written to metrics.json, as far as it is whole."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    columns = ("steps", "values", "timestamps")
+    return {
+        name: metric
+        for name, metric in (metrics.items() if isinstance(metrics, dict) else ())
+        if isinstance(metric, dict)
+        and all(isinstance(metric.get(column), list) for column in columns)
+        and len({len(metric[column]) for column in columns}) == 1
+    }
+
+
 def _size(info: Mapping[str, Any]) -> int:
     return sum(len(value) if isinstance(value, list) else 1 for value in list(info.values()))
 
@@ -104,9 +120,11 @@ def _size(info: Mapping[str, Any]) -> int:
 class RunFolder(FileStorageObserver):
     """Sacred's files in a folder per run; a resumed run goes on in its old folder.
 
-    `info.json` is rewritten only when the info grew, and so seldom that it takes at most 1% of the
-    time; always at the end. A write that fails during the run (e.g. a full disk) is one warning and
-    is tried again.
+    `info.json` and `metrics.json`, which has the same figures in the form of Sacred's own metrics
+    (`{name: {steps, values, timestamps}}`), are rewritten only when the info grew, and so seldom
+    that it takes at most 1% of the time; always at the end. A timestamp is the time of the first
+    heartbeat after the figure. A write that fails during the run (e.g. a full disk) is one warning
+    and is tried again.
 
     Args:
         basedir: the folder in which runs have a folder each, named by their number.
@@ -126,6 +144,7 @@ class RunFolder(FileStorageObserver):
         self._lock = (
             threading.Lock()
         )  # Sacred's heartbeat thread may still be busy when the run ends
+        self.saved_metrics: dict[str, Any] = {}  # what metrics.json has to say
         self._dumped_size = -1
         self._next_dump = 0.0
         self._failing = False
@@ -176,6 +195,8 @@ class RunFolder(FileStorageObserver):
         run_id = super().started_event(
             mask_secrets(ex_info), command, host_info, start_time, config, meta_info, _id
         )
+        if self._resumed is not None:
+            self.saved_metrics = _read_metrics(self._resumed / "metrics.json")
         if before:
             self.run_entry["resumed"] = [*before.get("resumed", []), start_time.isoformat()]
             self.run_entry["start_time"] = before.get("start_time", self.run_entry["start_time"])
@@ -202,7 +223,7 @@ class RunFolder(FileStorageObserver):
             self.info, self.cout = info, captured_out
             self.run_entry["heartbeat"] = beat_time.isoformat()
             self.run_entry["result"] = result
-            self._try(self._beat)
+            self._try(lambda: self._beat(beat_time))
 
     def completed_event(self, stop_time: datetime, result: object) -> None:
         """The last state of everything, status COMPLETED."""
@@ -217,24 +238,53 @@ class RunFolder(FileStorageObserver):
         self._end(fail_time, "FAILED", fail_trace=fail_trace)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
-        """What a plug-in records with Sacred's own `log_scalar`, in metrics.json; without any there
-        is no such file.
-        """
+        """Adds what a plug-in records with Sacred's own `log_scalar` to metrics.json."""
+        for key, new in metrics_by_name.items():
+            metric = self._metric(key)
+            metric["steps"] += new["steps"]
+            metric["values"] += new["values"]
+            metric["timestamps"] += [moment.isoformat() for moment in new["timestamps"]]
         if metrics_by_name:
-            self._try(lambda: super(RunFolder, self).log_metrics(metrics_by_name, info))
+            self._try(lambda: self.save_json(self.saved_metrics, "metrics.json"))
 
-    def _beat(self) -> None:
+    def _metric(self, key: str) -> dict[str, list[Any]]:
+        return self.saved_metrics.setdefault(key, {"steps": [], "values": [], "timestamps": []})
+
+    def _beat(self, now: datetime) -> None:
+        self._stamp(now)
         self.save_cout()
         self.save_json(self.run_entry, "run.json")
         if time.monotonic() >= self._next_dump:
-            self._dump_info()
+            self._dump_info(now)
 
-    def _dump_info(self) -> None:
+    def _stamp(self, now: datetime) -> None:
+        """Notes the info's new figures as metrics of this time."""
+        for key, values in _snapshot(self.info).items():
+            steps = self.info.get(f"{key}_T")
+            if not isinstance(values, list) or not isinstance(steps, list):
+                continue
+            steps = steps[: len(values)]
+            metric = self._metric(key)
+            old = metric["steps"]
+            kept = len(old)
+            if steps[:kept] != old:  # a resumed run was cut
+                pairs = enumerate(zip(old, steps, strict=False))
+                kept = next((i for i, (a, b) in pairs if a != b), min(len(old), len(steps)))
+            for column, new in (
+                ("steps", steps[kept:]),
+                ("values", values[kept:]),
+                ("timestamps", [now.isoformat()] * (len(values) - kept)),
+            ):
+                metric[column][kept:] = new
+
+    def _dump_info(self, now: datetime) -> None:
+        self._stamp(now)
         size = _size(self.info)
         if size in (0, self._dumped_size):
             return
         start = time.monotonic()
         self.save_json(_snapshot(self.info), "info.json")
+        self.save_json(self.saved_metrics, "metrics.json")
         self._dumped_size = size
         self._next_dump = time.monotonic() + (time.monotonic() - start) / _DUMP_SHARE
 
@@ -243,7 +293,7 @@ class RunFolder(FileStorageObserver):
             return
         with self._lock:
             self.run_entry.update(stop_time=stop_time.isoformat(), status=status, **fields)
-            self._try(self._dump_info)
+            self._try(lambda: self._dump_info(stop_time))
             self._try(self.save_cout)
             self._try(lambda: self.save_json(self.run_entry, "run.json"))
             self._try(self.render_template)

@@ -19,6 +19,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
         `"did you mean 'x'?"`, `"known: a, b, c"` or an empty string.
     """
     names = sorted(map(str, names))
+    ends = [one for one in names if one.lower().endswith(f"_{str(name).lower()}")]
+    if len(str(name)) == 1 and len(ends) == 1:  # K -> s2q_k
+        return f"did you mean '{ends[0]}'?"
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
@@ -35,6 +38,7 @@ class Registry(dict[str, Any]):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+        self._plugged: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator: `@register("my_learner")`.
@@ -51,5 +55,15 @@ class Registry(dict[str, Any]):
 
         return add
 
+    def note_plugged(self, entry: Any) -> None:
+        """A plug-in has brought this entry."""
+        self._plugged |= {name: one for name, one in self.items() if one is entry}
+
+    def plugged(self) -> list[str]:
+        """The names that plug-ins have brought."""
+        return sorted(name for name, entry in self._plugged.items() if self.get(name) is entry)
+
     def __missing__(self, name: str) -> Any:
-        raise UserError(f"unknown {self.kind} '{name}'; {nearest(name, self)}")
+        plugged = ", ".join(f"'{one}'" for one in self.plugged())
+        hints = [nearest(name, self), f"plug-ins have brought {plugged}" if plugged else ""]
+        raise UserError(f"unknown {self.kind} '{name}'; {'; '.join(filter(None, hints))}")

@@ -95,7 +95,7 @@ def build_td_lambda_targets(
 
     Args:
         rewards, terminated: [B, T, 1] or [B, T, A]; `terminated` is not set by a truncation (time
-            limit).
+            limit). Further columns, also of `mask`, are not read.
         mask: [B, T, 1] or [B, T, A], nonzero where the transition from t to t + 1 exists
             (`Steps.mask`). The last observation of an episode is no transition, though `filled` is
             1 there.
@@ -111,6 +111,8 @@ def build_td_lambda_targets(
         [B, T, 1] or [B, T, A] in the dtype of `target_qs`, without gradient; 0 where the mask is 0
         (unless `pymarl`).
     """
+    n = target_qs.shape[1] - 1
+    rewards, terminated, mask = rewards[:, :n], terminated[:, :n], mask[:, :n]
     if pymarl:
         returns = _pymarl_lambda_return(rewards, terminated, mask, target_qs, gamma, td_lambda)
     else:

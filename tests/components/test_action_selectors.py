@@ -37,6 +37,7 @@ def make_args(**changes):
         "epsilon_finish": 0.1,
         "epsilon_anneal_time": 100,
         "test_greedy": True,
+        "evaluation_epsilon": 0.0,
     }
     assert set(changes) <= set(args)
     return SimpleNamespace(**{**args, **changes})
@@ -342,3 +343,14 @@ def test_orthogonal_init():
         torch.equal(a, b)
         for a, b in zip(before, [p for m in (conv, norm) for p in m.parameters()], strict=True)
     )
+
+
+def test_evaluation_epsilon_explores_in_evaluation():
+    selector = REGISTRY["epsilon_greedy"](make_args(evaluation_epsilon=0.4))
+    torch.manual_seed(0)
+    values = torch.tensor([0.0, 0.0, 1.0, 2.0]).expand(2000, 1, 4)
+    available = torch.tensor([1, 1, 1, 1]).expand_as(values)
+    picks = selector.select_action(values, available, t_env=50, test_mode=True)
+    shares = torch.bincount(picks.flatten(), minlength=4) / 2000
+    assert torch.allclose(shares, torch.tensor([0.1, 0.1, 0.1, 0.7]), atol=0.03)
+    assert selector.epsilon == 1.0  # that of training, as it was

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence
 from pettingzoo import ParallelEnv
 
 from envs.gymma import GymmaEnv
-from utils.errors import ConfigError, MissingPackage
+from utils.errors import ConfigError, MissingPackage, UserError
 
 # real environments
 
@@ -576,3 +576,82 @@ def test_packages_that_an_environment_needs(monkeypatch, tmp_path):
             MissingPackage, match=f"{key} needs .* pip install surely_not_installed"
         ):
             GymmaEnv(key, seed=1)
+
+
+# -- Gymnasium environments of several agents, by EPyMARL's form of key ----------------------------
+
+TEAM = '''
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Tuple
+
+
+class Count(gymnasium.Env):
+    """Two agents; agent i is paid its action times (i + 1), and the game ends after three steps."""
+
+    observation_space = Tuple([Box(0, 9, (2,)), Box(0, 9, (3,))])
+    action_space = Tuple([Discrete(2), Discrete(4)])
+
+    def __init__(self, length=3, render_mode=None):
+        self.length = length
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.first = 0, int(self.np_random.integers(9))
+        return self._obs(), {}
+
+    def step(self, actions):
+        self.t += 1
+        rewards = [action * (i + 1) for i, action in enumerate(actions)]
+        return self._obs(), rewards, self.t == self.length, False, {}
+
+    def _obs(self):
+        return (np.array([self.t, self.first]), np.array([self.t, self.first, 1.0]))
+
+
+class Lone(gymnasium.Env):
+    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)
+
+
+gymnasium.register("Count-v0", entry_point=Count)
+gymnasium.register("Lone-v0", entry_point=Lone)
+'''
+
+
+@pytest.fixture
+def team(tmp_path, monkeypatch):
+    (tmp_path / "team_games.py").write_text(TEAM)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_gymnasium_id_with_its_module(team):
+    env = GymmaEnv("team_games:Count-v0", seed=3, time_limit=5)
+    assert (env.n_agents, env.obs_sizes, env.action_sizes) == (2, (2, 3), (2, 4))
+    obs, state = env.reset()
+    first = obs[0][1]
+    assert obs[1].tolist() == [0, first, 1]
+    assert state.tolist() == [0, first, 0, first, 1]
+    for t, actions in enumerate([(1, 3), (0, 2), (1, 0)], start=1):
+        reward, over, info = env.step(actions)
+        assert reward.tolist() == [actions[0], 2 * actions[1]]
+        assert env.get_obs()[1].tolist() == [t, first, 1]
+        assert over == (t == 3)
+    assert info == {}  # it ended by its own rules
+    short = GymmaEnv("team_games:Count-v0", seed=3, time_limit=2, kwargs={"length": 7})
+    short.reset()
+    short.step((0, 0))
+    assert short.step((0, 0))[1:] == (True, {"episode_limit": True})
+
+
+@pytest.mark.parametrize(
+    ("key", "kwargs", "message"),
+    [
+        ("team_games:Nothing-v0", {}, "team_games:Nothing-v0 cannot be made"),
+        ("team_games:Count-v0", {"lenght": 3}, "cannot be made: .*lenght"),
+        ("team_games:Lone-v0", {}, "is not an environment of several agents"),
+        ("no_such_games:Count-v0", {}, "there is no package 'no_such_games'"),
+    ],
+)
+def test_what_a_gymnasium_id_must_be(team, key, kwargs, message):
+    with pytest.raises(UserError, match=message):
+        GymmaEnv(key, seed=0, kwargs=kwargs)

@@ -109,7 +109,7 @@ def test_a_child_differs_in_what_it_says(path, tmp_path, monkeypatch):
         ("{hunt: 3}", "{hnt: 3}", "paper.values.QMIX: no task 'hnt'; did you mean 'hunt'?"),
         ("# and more", "figures: shifting_payof", "did you mean 'shifting_payoff'?"),
         ("# and more", "inherits: starcaft", "inherits: unknown file 'starcaft'; did you mean"),
-        ("# and more", "seeds: [1]", "line"),
+        ("# and more", "seeds: [1", "line"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_line(path, old, new, message):

@@ -75,7 +75,7 @@ def test_importance_weights():
     weights = torch.tensor([0.5, 1.0, 0.0, 2.0, 0.1])
     learner, reference, _, _ = trained_gradients(args, make_batch(args), weights)
     assert_same_gradients(learner, reference)
-    errors = make_learner(args)[0].train(make_batch(args), 0, 0, weights)["td_error_abs"]
+    errors = make_learner(args)[0].train(make_batch(args), 0, 0, weights)["td_errors_abs"]
     assert errors.shape == (5,)
     assert (errors > 0).all()
 

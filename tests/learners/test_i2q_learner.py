@@ -128,7 +128,7 @@ def test_losses_and_gradients(settings):
         mean = sum(loss.item() for loss in per_agent) / args.n_agents
         assert log.stats[f"loss_{kind}"][0][0] == pytest.approx(mean, rel=1e-5)
     assert_same_gradients(learner, slow)
-    assert set(out) == (set() if per_weight is None else {"td_error_abs"})
+    assert set(out) == (set() if per_weight is None else {"td_errors_abs"})
 
 
 def test_expectile_by_hand():

@@ -183,7 +183,7 @@ def test_gain_predicts_what_the_others_step_brings(setting):
 )
 def test_update(options):
     """TD losses and the whole step, agent by agent."""
-    args = lola_args(grad_norm_clip=0.05, optim_eps=1e-3, **options)
+    args = lola_args(grad_norm_clip=0.05, adam_eps=1e-3, **options)
     learner, log = make_learner(args)
     batch = make_transitions(args)
     slow, targets = copy.deepcopy(learner), targets_of(learner, batch)

@@ -125,7 +125,7 @@ def slow_losses(learner, batch, seed):
 )
 def test_update(options):
     """Both losses and gradients; the policies' come through critics that have made their step."""
-    args = maddpg_args(lr=0.01, policy_logit_penalty=0.1, optim_eps=1e-3, **options)
+    args = maddpg_args(lr=0.01, policy_logit_penalty=0.1, adam_eps=1e-3, **options)
     learner, log = make_learner(args)
     batch = make_transitions(args, sizes=SIZES)
     slow = copy.deepcopy(learner)

@@ -32,7 +32,7 @@ def make_args(**overrides):
     settings = {
         "n_agents": A, "n_actions": U, "continuous_actions": False, "device": "cpu",
         "env_info": {"obs_sizes": OBS_SIZES, "action_sizes": ACTION_SIZES},
-        "optimizer": "adam", "lr": 0.01, "optim_eps": 1e-7, "weight_decay": 0.0,
+        "optimizer": "adam", "lr": 0.01, "adam_eps": 1e-7, "weight_decay": 0.0,
         "trust_region_split": "learned", "trust_region_delta": 3.0, "trust_region_members": {},
         "trust_region_penalty": 1.0, "trust_region_batch_size": 0,
         "coordination": "learned", "coordination_sigma": 0.2, "coordination_unit": "values",

@@ -28,6 +28,7 @@ SETTINGS = (
     {"share_params": False},
     {"agent": "mlp"},
     {"mixer": "vdn"},
+    {"qmix_loss": 0.5, "central_loss": 3.0},
 )
 
 
@@ -77,7 +78,7 @@ def reference(learner, batch, per_weight=None):
                 full = actions == greedy[t] or returns[t].item() > best[t].item()
             weights.append(1.0 if full else args.w)
             scale = 1.0 if per_weight is None else per_weight[b]
-            loss_td = loss_td + scale * weights[-1] * 0.5 * (q_tot - returns[t]) ** 2
+            loss_td = loss_td + scale * weights[-1] * (q_tot - returns[t]) ** 2
             loss_central = loss_central + scale * 0.5 * (q_star - returns[t]) ** 2
     return loss_td / len(weights), loss_central / len(weights), weights
 
@@ -87,7 +88,8 @@ def check(args, per_weight=None):
     batch = make_batch(args)
     slow = copy.deepcopy(learner)
     loss_td, loss_central, weights = reference(slow, batch, per_weight)
-    (loss_td + loss_central).backward()
+    args = learner.args
+    (args.qmix_loss * loss_td + args.central_loss * loss_central).backward()
     learner.train(batch, t_env=10, episode_num=1, per_weight=per_weight)
     assert log.stats["loss_td"][0][0] == pytest.approx(loss_td.item(), rel=1e-5)
     assert log.stats["central_loss"][0][0] == pytest.approx(loss_central.item(), rel=1e-5)

@@ -154,6 +154,8 @@ def test_every_number_of_an_algorithm_has_a_range(algorithm):
     learner = LEARNERS[config["learner"]]
     # What the environment adds.
     task = {"n_agents": 3, "n_actions": 3, "episode_limit": 5, "continuous_actions": False}
+    if config.get("agent_own_state_size") is True:
+        task["agent_own_state_size"] = 0
 
     def check(**changes):
         learner.check_settings(SimpleNamespace(**(config | task | changes)))

@@ -24,7 +24,7 @@ def update(algorithm, threads, **settings):
     assert learner.threads == threads
     errors = learner.train(make_batch(args, LENGTHS, TERMINATED), 0, 0, PER_WEIGHT)
     figures = {key: values[0][0] for key, values in log.stats.items()}
-    return [param.grad.clone() for param in learner.params], errors["td_error_abs"], figures
+    return [param.grad.clone() for param in learner.params], errors["td_errors_abs"], figures
 
 
 @pytest.mark.parametrize("threads", [2, 3, 20])

@@ -29,7 +29,7 @@ SMALL = {
     "ppo_epochs": 1,
     "batch_size": 5,
     "batch_size_run": 5,
-    "optim_eps": 1e-3,
+    "adam_eps": 1e-3,
 }
 
 

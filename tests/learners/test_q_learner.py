@@ -91,7 +91,8 @@ def reference(learner, batch, per_weight=None):
                 )
                 count += 1
                 errors.append(abs(error.item()))
-        abs_errors.append(sum(errors) / len(errors))
+        # The mean over agents of every step, summed over the n steps, by the root of n.
+        abs_errors.append(sum(errors) * n**0.5 / len(errors))
     return total / count, abs_errors
 
 
@@ -108,7 +109,7 @@ def check(args, lengths=LENGTHS, terminated=TERMINATED, per_weight=None):
     if per_weight is None:  # nobody reads them
         assert out == {}
     else:
-        assert out["td_error_abs"].tolist() == pytest.approx(abs_errors, rel=1e-4)
+        assert out["td_errors_abs"].tolist() == pytest.approx(abs_errors, rel=1e-4)
     assert_same_gradients(learner, slow)
     return learner, slow
 
@@ -183,7 +184,7 @@ def test_one_step_target_by_hand():
 
 
 def test_update_is_one_clipped_optimiser_step():
-    args = make_args("qmix", grad_norm_clip=0.05, optim_eps=1e-3)
+    args = make_args("qmix", grad_norm_clip=0.05, adam_eps=1e-3)
     learner, log = make_learner(args)
     batch = make_batch(args)
     slow = copy.deepcopy(learner)
@@ -206,9 +207,8 @@ def test_update_is_one_clipped_optimiser_step():
     ("name", "kind"), [("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)]
 )
 def test_optimiser_settings(name, kind):
-    args = make_args(
-        "qmix", optimizer=name, lr=0.02, optim_eps=0.003, optim_alpha=0.95, weight_decay=0.1
-    )
+    eps = {"adam_eps" if name == "adam" else "optim_eps": 0.003}
+    args = make_args("qmix", optimizer=name, lr=0.02, optim_alpha=0.95, weight_decay=0.1, **eps)
     group = make_learner(args)[0].optimiser.param_groups[0]
     assert type(make_learner(args)[0].optimiser) is kind
     assert (group["lr"], group["eps"], group["weight_decay"]) == (0.02, 0.003, 0.1)

@@ -26,7 +26,7 @@ def joint(mixer, hidden, actions, state, n_actions):
     onehot = torch.zeros(1, len(actions), n_actions)
     for i, u in enumerate(actions):
         onehot[0, i, u] = 1
-    q, v = mixer(hidden.unsqueeze(0), state.unsqueeze(0), onehot)
+    q, v = mixer.joint(hidden.unsqueeze(0), state.unsqueeze(0), onehot)
     return q.view(1), v.view(1)
 
 

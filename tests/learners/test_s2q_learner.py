@@ -292,7 +292,7 @@ def test_update_in_chunks(alg, limit):
             return compute(batch, w)
 
         learner.losses_of = counted
-        td = learner.train(make_batch(args, LENGTHS, TERMINATED), 0, 1, per_weight)["td_error_abs"]
+        td = learner.train(make_batch(args, LENGTHS, TERMINATED), 0, 1, per_weight)["td_errors_abs"]
         results.append(
             (learner, {name: values[0][0] for name, values in log.stats.items()}, td, sizes)
         )

@@ -150,3 +150,21 @@ def test_sequences_do_not_mix():
     assert not torch.allclose(before[1], after[1])
     others = [0, 2, 3, 4]
     assert torch.allclose(before[others], after[others], atol=1e-6)
+
+
+def test_n_rnn_normalises_and_begins_orthogonal_where_it_is_told_to():
+    agent = make_agent("n_rnn", use_layer_norm=True, use_orthogonal=True, gain=0.1)
+    for layer, gain in ((agent.fc1, 1.0), (agent.fc2, 0.1)):
+        wide = layer.weight if layer.weight.shape[0] <= layer.weight.shape[1] else layer.weight.T
+        assert torch.allclose(wide @ wide.T, gain**2 * torch.eye(len(wide)), atol=1e-6)
+        assert not layer.bias.any()
+    torch.nn.init.normal_(agent.layer_norm.weight)
+    x, steps = make_sequences()
+    assert torch.allclose(agent.unroll(steps.pack(x), steps), steps.pack(loop(agent, x)), atol=1e-5)
+    hidden = agent.unroll_hidden(steps.pack(x), steps)
+    mean, std = hidden.mean(-1, keepdim=True), hidden.std(-1, keepdim=True, correction=0)
+    norm = agent.layer_norm
+    normal = (hidden - mean) / (std**2 + norm.eps).sqrt() * norm.weight + norm.bias
+    expected = normal @ agent.fc2.weight.T + agent.fc2.bias
+    assert torch.allclose(agent.head(hidden), expected, atol=1e-5)
+    assert make_agent("n_rnn").layer_norm is None

@@ -48,6 +48,8 @@ def make_args(**changes):
         "central_mixing_embed_dim": 8,
         "rnn_hidden_dim": 6,
         "network_size": "small",
+        "qtran_arch": "qtran_paper",
+        "use_orthogonal": False,
     }
     assert set(changes) <= set(args)
     return SimpleNamespace(**{**args, **changes})
@@ -370,20 +372,28 @@ def test_central_mixer_equals_the_loop():
     assert gradient(mixer, qs, states).min() < 0  # unrestricted
 
 
+@pytest.mark.parametrize("arch", ["qtran_paper", "coma_critic"])
 @pytest.mark.parametrize(("size", "hidden"), [("small", 2), ("big", 3)])
-def test_qtran_equals_the_loop(size, hidden):
-    args = make_args(network_size=size)
+def test_qtran_equals_the_loop(size, hidden, arch):
+    args = make_args(network_size=size, qtran_arch=arch)
     net = QTranBase(args)
     assert len([layer for layer in net.Q if isinstance(layer, torch.nn.Linear)]) == hidden + 1
     hiddens, states = torch.randn(2, 3, A, 6), torch.randn(2, 3, S)
     _, onehot, _ = dmaq_inputs(3, 2)
-    q, v = net(hiddens, states, onehot.to(torch.uint8))
+    q, v = net.joint(hiddens, states, onehot.to(torch.uint8))
+    batch = {"state": states, "actions_onehot": onehot}
+    for ours, theirs in zip((q, v), net(batch, hiddens), strict=True):  # PyMARL2's call
+        assert torch.equal(ours.flatten(0, 1), theirs)
     assert q.shape == v.shape == (2, 3, 1)
     expected_q, expected_v = [], []
     rows = (x.flatten(0, 1).tolist() for x in (hiddens, states, onehot))
     for h, s, u in zip(*rows, strict=True):
-        codes = [mlp(net.action_encoding, h[i] + u[i]) for i in range(A)]
-        expected_q.append(mlp(net.Q, s + [sum(column) for column in zip(*codes, strict=True)])[0])
+        if arch == "coma_critic":
+            joint = [entry for i in range(A) for entry in u[i]]
+        else:
+            codes = [mlp(net.action_encoding, h[i] + u[i]) for i in range(A)]
+            joint = [sum(column) for column in zip(*codes, strict=True)]
+        expected_q.append(mlp(net.Q, s + joint)[0])
         expected_v.append(mlp(net.V, s)[0])
     check(q, expected_q)
     check(v, expected_v)
@@ -438,7 +448,7 @@ def test_any_leading_axes(name, lead):
         if name == "dmaq":
             return mixer(q.view(*lead, A), s, u, max_q.view(*lead, A))
         if name == "qtran_base":
-            return mixer(hidden.view(*lead, A, 6), s, u)[0]
+            return mixer.joint(hidden.view(*lead, A, 6), s, u)[0]
         return mixer(q.view(*lead, A), s)
 
     mixed = compute(*lead)
@@ -455,7 +465,7 @@ def test_every_parameter_learns(name):
     if name == "dmaq":
         loss = mixer.joint(q, states, onehot, max_q).square().mean()
     elif name == "qtran_base":
-        loss = sum(x.square().mean() for x in mixer(torch.randn(40, A, 6), states, onehot))
+        loss = sum(x.square().mean() for x in mixer.joint(torch.randn(40, A, 6), states, onehot))
     else:
         loss = mixer(q, states).square().mean()
     loss.backward()
@@ -580,3 +590,19 @@ def test_register_decorator():
         assert REGISTRY["a_test_mixer"] is Other
     finally:
         del REGISTRY["a_test_mixer"]
+
+
+def test_qmix_may_begin_orthogonal():
+    mixer = Mixer(make_args(use_orthogonal=True))
+    layers = [layer for layer in mixer.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(layers) == 7
+    for layer in layers:
+        wide = layer.weight if layer.weight.shape[0] <= layer.weight.shape[1] else layer.weight.T
+        assert torch.allclose(wide @ wide.T, torch.eye(len(wide)), atol=1e-5)
+        assert not layer.bias.any()
+
+
+def test_own_state_size_is_a_number():
+    with pytest.raises(ConfigError, match="must be a number of entries, at least 0, got True"):
+        QattenMixer(make_args(agent_own_state_size=True))
+    assert QattenMixer(make_args(agent_own_state_size=False)).unit_dim == 0

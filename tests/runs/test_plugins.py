@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import deque, namedtuple
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +33,7 @@ from controllers.basic_controller import BasicMAC
 from controllers.unroll import unroll
 from envs import make_vector_env
 from learners import REGISTRY as LEARNERS
+from learners.replayed import ReplayedSteps
 from modules.agents import REGISTRY as AGENTS
 from plugins import load_plugins
 from runners import REGISTRY as RUNNERS
@@ -205,6 +207,46 @@ def test_plugin_learner_has_our_numbers(mac, agent, mixer, double_q):
         (value, _), (expected, _) = logs[1].stats[other][0], logs[0].stats[mine][0]
         assert float(value) == pytest.approx(float(expected), rel=1e-4), mine
     assert logs[1].stats["onehot_error"][0][0] < 1e-6
+
+
+@pytest.mark.parametrize("mixer", ["qmix", "vdn", None])
+def test_td_lambda_pymarl_is_pymarls_update_for_truncated_episodes(mixer, monkeypatch):
+    """Lengths and ends as they come: PyMARL's mask counts one transition more where an episode was
+    truncated before the end of the batch.
+    """
+    args = fixtures.make_args(
+        "qmix", mac="basic_mac", agent="rnn", mixer=mixer, td_lambda_pymarl=True,
+        obs_last_action=False,
+    )  # fmt: skip
+    ours, theirs, logs = both_learners(args)
+    module = sys.modules[type(theirs).__module__]  # its own returns would be the corrected ones
+    pymarls = partial(module.build_td_lambda_targets, pymarl=True)
+    monkeypatch.setattr(module, "build_td_lambda_targets", pymarls)
+    batch = fixtures.make_batch(args)
+    for b, length in enumerate(fixtures.LENGTHS):  # PyMARL's padding
+        for key in ("obs", "state", "reward", "avail_actions"):
+            batch.stored(key)[b, length:] = 0
+        batch.stored("reward")[b, length - 1 :] = 0
+    batch.changed("obs", "state", "reward", "avail_actions")
+    for learner in (ours, theirs):
+        learner.train(batch, t_env=0, episode_num=0)
+    fixtures.assert_same_gradients(theirs, ours)
+    for mine, other in (("loss_td", "loss"), ("target_mean", "target_mean")):
+        (value, _), (expected, _) = logs[0].stats[mine][0], logs[1].stats[other][0]
+        assert float(value) == pytest.approx(float(expected), rel=1e-4), mine
+
+
+def test_td_lambda_pymarl_sees_no_last_action_in_padding():
+    args = fixtures.make_args("qmix", td_lambda_pymarl=True)
+    batch = fixtures.make_batch(args)
+    rows = ReplayedSteps.of(batch, fixtures.make_mac(args), pymarl=True)
+    last = rows.steps.unpack(rows.inputs)[..., OBS : OBS + N_ACTIONS]
+    for b, length in enumerate(fixtures.LENGTHS):
+        for t in range(batch.max_seq_length):
+            done = batch["actions"][b, t - 1, :, 0] if 0 < t <= length else None
+            for i in range(N_AGENTS):
+                expected = [0.0 if done is None else float(u == done[i]) for u in range(N_ACTIONS)]
+                assert last[b, t, i].tolist() == expected
 
 
 def test_plugin_mixer_mixes_as_it_says():

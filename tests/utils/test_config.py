@@ -243,8 +243,6 @@ def test_convert_keeps_large_ints_exact():
     [
         ("a: 1\nb: [1, 2\nc: 3\n", 3),
         ("a: 1\n\tb: 2\n", 2),
-        ("a: 1\nb: 2\na: 3\n", 3),
-        ("a: {b: 1, b: 2}\n", 1),
     ],
 )
 def test_broken_yaml_names_file_and_line(tmp_path, text, line):
@@ -254,6 +252,19 @@ def test_broken_yaml_names_file_and_line(tmp_path, text, line):
         load_file(path)
     assert str(caught.value).startswith(f"{path}, line {line}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_of_a_key_given_twice_the_last_one_counts(tmp_path, caplog):
+    path = tmp_path / "twice.yaml"
+    path.write_text("optimizer: 'adam'\nlr: 1\noptimizer: adam\nc: {d: 1, d: 1}\n")
+    assert read_file(path) == {"optimizer": "adam", "lr": 1, "c": {"d": 1}}
+    assert not caplog.records
+    path.write_text("lr: 1\nc: {d: 1, d: 2}\nlr: 3\n")
+    assert read_file(path) == {"lr": 3, "c": {"d": 2}}
+    assert caplog.messages == [
+        f"{path}, line {line}: key '{key}' twice with different values; this one counts"
+        for line, key in ((3, "lr"), (2, "d"))
+    ]
 
 
 def test_other_broken_files_are_one_line(tmp_path):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -510,6 +510,7 @@ def test_run_folder_writes_sacreds_files(tmp_path):
         "config.json",
         "cout.txt",
         "info.json",
+        "metrics.json",
         "run.json",
     ]
 
@@ -711,6 +712,45 @@ def test_metrics_json_exists_only_with_metrics(tmp_path):
     assert not (tmp_path / "1" / "metrics.json").exists()
     folder.log_metrics({"x": {"values": [1.0], "steps": [2], "timestamps": [NOW]}}, {})
     assert read(tmp_path / "1" / "metrics.json")["x"]["values"] == [1.0]
+
+
+def test_sacreds_metrics_have_the_infos_figures(tmp_path):
+    folder, info = RunFolder(tmp_path), {}
+    start(folder)
+    folder.watch(info)
+
+    def log(key, value, t):
+        info.setdefault(key, []).append(value)
+        info.setdefault(f"{key}_T", []).append(t)
+
+    def beat(folder, info, seconds):
+        folder._next_dump = 0.0
+        time = NOW + timedelta(seconds=seconds)
+        folder.heartbeat_event(info=info, captured_out="", beat_time=time, result=None)
+        return time.isoformat()
+
+    log("loss", 0.5, 10)
+    info["note"] = "no series"
+    first = beat(folder, info, 10)
+    log("loss", 0.25, 20)
+    log("return_mean", math.nan, 20)
+    second = beat(folder, info, 20)
+    assert read(tmp_path / "1" / "metrics.json") == {
+        "loss": {"steps": [10, 20], "values": [0.5, 0.25], "timestamps": [first, second]},
+        "return_mean": {"steps": [20], "values": [None], "timestamps": [second]},
+    }
+    # A resumed run goes on from its checkpoint: what was written after it is cut off.
+    resumed, info = RunFolder(tmp_path, tmp_path / "1"), {"loss": [0.5, 0.125], "loss_T": [10, 30]}
+    start(resumed)
+    resumed.watch(info)
+    third = beat(resumed, info, 30)
+    assert read(tmp_path / "1" / "metrics.json")["loss"] == {
+        "steps": [10, 30], "values": [0.5, 0.125], "timestamps": [first, third],
+    }  # fmt: skip
+    (tmp_path / "1" / "metrics.json").write_text("[")
+    again = RunFolder(tmp_path, tmp_path / "1")
+    start(again)
+    assert again.saved_metrics == {}
 
 
 # --- Databases ---

@@ -116,6 +116,7 @@ class DACLearner(Learner):
         ConfigError: a setting out of range, or a controller of another kind.
     """
 
+    weights_episodes = True
     needs = Needs(
         mac=DACMAC,
         settings={
@@ -164,14 +165,16 @@ class DACLearner(Learner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B] if `per_weight` is given, see `episode_errors`.
+            `td_errors_abs` [B] if `per_weight` is given, see `episode_errors`.
         """
         args, steps = self.args, batch.steps()
         windows = Windows(steps, args.dac_k)
         transitions = transitions_of(batch, steps)
         weights = None
         if per_weight is not None:
-            weights = transition_weights(per_weight.to(transitions.rewards), steps).squeeze(-1)
+            weights = transition_weights(
+                torch.as_tensor(per_weight).to(transitions.rewards), steps
+            ).squeeze(-1)
         sampled, loss_rec, loss_kl = context_losses(
             self.encoder, self.decoder, transitions, windows, args.dac_temperature, weights
         )

@@ -67,6 +67,7 @@ class S2QLearner(Learner):
         ConfigError: a setting out of range, or a controller or mixer of another kind.
     """
 
+    weights_episodes = True
     shares_updates = True
     needs = Needs(
         mac=S2QMAC,
@@ -126,7 +127,7 @@ class S2QLearner(Learner):
         """One update on a batch of episodes; see `Learner.train`.
 
         Returns:
-            `td_error_abs` [B] of Q_0 if `per_weight` is given, see `episode_errors`.
+            `td_errors_abs` [B] of Q_0 if `per_weight` is given, see `episode_errors`.
         """
         loss, figures, errors = in_parts(
             self.losses_of,

@@ -9,6 +9,10 @@ A mixer's `ranges` say what the keys that only it reads must be; it checks them 
 and learners check all of them (`RANGES`) before anything is.
 """
 
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
 from modules.mixers.dmaq_general import DMAQer
 from modules.mixers.nmix import Mixer
 from modules.mixers.qatten import QattenMixer
@@ -28,6 +32,13 @@ REGISTRY["qatten"] = QattenMixer
 REGISTRY["dmaq"] = DMAQer
 REGISTRY["qmix_central_ff"] = QMixerCentralFF
 REGISTRY["qtran_base"] = QTranBase
+
+
+def make_mixer(name: str, args: SimpleNamespace) -> Any:
+    """The mixer of a name; one written for PyMARL2 may take no arguments (`VDNMixer()`)."""
+    mixer = REGISTRY[name]
+    return mixer(args) if inspect.signature(mixer).parameters else mixer()
+
 
 RANGES: dict[str, Range] = {
     key: wanted

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modules.layers import linear
 from modules.mixers.parts import as_rows, context_rows, hypernet, state_size
 from utils.ranges import Range, check_ranges, one_of
+from utils.th_utils import orthogonal_init_
 
 
 def _half_square(w: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class Mixer(nn.Module):
         args: `n_agents` (A), `state_shape` (S), `mixing_embed_dim`, `hypernet_layers` (layers of
             the networks that make W1 and w2: 1 or 2), `hypernet_embed` (their hidden width),
             `qmix_pos_func` (how W1 and w2 become non-negative: abs, softplus or quadratic, w^2 /
-            2).
+            2), `use_orthogonal` (linear layers begin orthogonal).
         abs: False leaves W1 and w2 unrestricted: a mixer that is not monotone.
         groups: G independent mixers side by side; with 1 the leading axis [G] is absent everywhere.
 
@@ -70,6 +71,9 @@ class Mixer(nn.Module):
         self.hyper_b1 = nn.Sequential(linear(self.state_dim, self.embed_dim, groups))
         self.hyper_w2 = weights(self.embed_dim)
         self.hyper_b2 = hypernet(self.state_dim, self.embed_dim, 1, groups)  # V(s) in the paper
+        if args.use_orthogonal:
+            for module in self.modules():
+                orthogonal_init_(module)
 
     def forward(self, qvals: Tensor, states: Tensor) -> Tensor:
         """Mix the agents' utilities.

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from modules.layers import Linear
 from modules.mixers.parts import MultiHeadMLP, as_rows, context_rows, hypernet, state_size
 from utils.errors import ConfigError
-from utils.ranges import COUNT, NOT_NEGATIVE, Range, check_ranges
+from utils.ranges import COUNT, Range, check_ranges
+
+_ENTRIES = Range(
+    # `assembly.describe_env` puts a number in the place of True
+    lambda value: value is False or (not isinstance(value, bool) and value >= 0),
+    "a number of entries, at least 0",
+)
 
 
 class QattenMixer(nn.Module):
@@ -44,7 +50,7 @@ class QattenMixer(nn.Module):
         "n_key_embedding_layer1": COUNT,
         "n_head_embedding_layer1": COUNT,
         "n_constrant_value": COUNT,
-        "agent_own_state_size": NOT_NEGATIVE,
+        "agent_own_state_size": _ENTRIES,
     }
 
     def __init__(self, args: SimpleNamespace) -> None:
@@ -55,7 +61,8 @@ class QattenMixer(nn.Module):
             state_size(args),
             args.n_attention_head,
         )
-        self.key_dim, self.unit_dim = args.n_query_embedding_layer2, args.agent_own_state_size
+        self.key_dim = args.n_query_embedding_layer2
+        self.unit_dim = int(args.agent_own_state_size)
         if self.unit_dim * self.n_agents > self.state_dim:
             raise ConfigError(
                 f"agent_own_state_size is {self.unit_dim}, but the state has {self.state_dim} "

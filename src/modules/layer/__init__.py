@@ -1,0 +1,1 @@
+"""PyMARL2's import path of single layers."""
