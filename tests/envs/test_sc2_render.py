@@ -181,9 +181,9 @@ def test_a_part_of_the_map_fills_the_picture():
     ("x", "y", "view"),
     [
         ([10, 20], [12, 18], View(8, 23, 10, 21)),  # two cells on each side
-        ([10.5, 19.9], [16, 16], View(8, 22, 13, 19)),  # 14 * 0.4 = 5.6: six cells high
-        ([16], [9, 22], View(7, 25, 7, 25)),  # MMM has its walls below 8 and above 24
-        ([0.5, 31], [16], View(0, 32, 9, 22)),  # 32 * 0.4 = 12.8
+        ([10.5, 19.9], [16, 16], View(8, 22, 14, 20)),  # 14 * 0.4 = 5.6: six cells high
+        ([16], [9, 22], View(8, 26, 7, 25)),  # MMM has its walls below 8 and above 24
+        ([0.5, 31], [16], View(0, 32, 10, 23)),  # 32 * 0.4 = 12.8
     ],
 )
 def test_what_a_film_shows(x, y, view):
