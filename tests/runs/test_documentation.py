@@ -1,5 +1,6 @@
 """The README keeps its limits; links lead somewhere; the commands of README and guide are valid."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -13,11 +14,7 @@ import main as main_module
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-WITH_COMMANDS = [
-    ROOT / "README.md",
-    *sorted((DOCS / "guide").glob("*.md")),
-    *sorted((DOCS / "algorithms").glob("*.md")),
-]
+WITH_COMMANDS = PAGES
 
 
 def name(path):
@@ -132,14 +129,16 @@ def own_files(tmp_path, monkeypatch):
 
 
 def check_training(words, capsys):
-    """The settings of a run are valid, but for those that need the folder of an earlier run."""
+    """The settings of a run are valid; the folder of an earlier run need not be one."""
     if words[0].startswith("--c"):
         words = ["print_config", *words]
     if words[0] != "print_config":
-        assert words[0] in {"doctor", "report", "--help"}
+        assert words[0] in {"doctor", "report", "dashboard", "sweep", "--help"}
         return
-    earlier = ("resume=", "evaluate=", "checkpoint_path=")
-    words = [word for word in words if not word.startswith(earlier)]
+    words = [word for word in words if not word.startswith("resume=")]
+    for word in words:
+        if word.startswith("checkpoint_path="):
+            Path(word.partition("=")[2]).mkdir(parents=True)
     assert main_module.main(words) == 0, capsys.readouterr().err
     assert "t_max:" in capsys.readouterr().out
 
@@ -187,20 +186,85 @@ def test_there_are_commands():
     assert len(commands()) > 30
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--config=qmix --env-config=predator_prey with t_max=20000 seed=1 runner=vector",
-        "--config=iql --env-config=predator_prey with plugins=[my_learner.py] learner=my_learner",
-    ],
-)
-def test_the_first_commands_train(line, own_files):
-    """With fewer steps; they stand in the README or the guide as they are here."""
-    assert any(line in page.read_text(encoding="utf-8") for page in WITH_COMMANDS)
-    words = [word for word in line.split() if not word.startswith("t_max=")]
-    short = ["t_max=200", "test_nepisode=1", "use_cuda=False", "save_model=False"]
-    assert main_module.main([*words, *short]) == 0
-    assert list(own_files.rglob("metrics.jsonl"))
+# --- The same commands, carried out ---
+
+SHORT = ["t_max=1", "test_nepisode=1", "use_cuda=False"]
+# What an environment needs that `pip install -r requirements.txt` does not bring.
+PACKAGES = {
+    "gymma": "mpe2", "pursuit": "pettingzoo", "multiwalker": "Box2D", "smax": "jaxmarl",
+    "battle": "magent2", "gfootball": "gfootball",
+    "sc2": "the game", "sc2v2": "the game", "sc2hard": "the game",
+}  # fmt: skip
+QUICK = {"README", *(path.stem for path in (DOCS / "guide").glob("*.md"))}
+
+
+def trainings():
+    """The command lines that train or evaluate; those outside of README and guide are slow."""
+    found = []
+    for command in commands():
+        (words,), page = command.values, command.id.partition(":")[0]
+        if words[:2] == ["python", "src/main.py"] and words[2].startswith("--config="):
+            marks = [] if page in QUICK else [pytest.mark.slow]
+            found.append(pytest.param(words[2:], id=command.id, marks=marks))
+    return found
+
+
+def skip_without_package(words):
+    (environment,) = (word[13:] for word in words if word.startswith("--env-config="))
+    package = PACKAGES.get(environment)
+    if package and (" " in package or importlib.util.find_spec(package) is None):
+        pytest.skip(f"{package} is not installed")
+
+
+def shortened(words):
+    """The command with few steps; at most two worker processes where it asks for any."""
+    words = [word for word in words if not word.startswith(("t_max=", "test_nepisode="))]
+    short = [*SHORT, "batch_size_run=2"] if "runner=parallel" in words else SHORT
+    return [*words, *([] if "with" in words else ["with"]), *short]
+
+
+def earlier_run(words):
+    """The command that a command with `resume=` or `checkpoint_path=` comes after, or None.
+
+    Evaluations name their settings alone, so these are all those that begin with "env_args.".
+    """
+    if any(word.startswith("resume=") for word in words):
+        return [word for word in words if not word.startswith("resume=")]
+    if any(word.startswith("checkpoint_path=") for word in words):
+        chosen = ("--", "runner=")
+        return [*(word for word in words if word.startswith(chosen)), "with"]
+    return None
+
+
+@pytest.mark.parametrize("words", trainings())
+def test_commands_run(words, own_files, capsys):
+    """Each in a folder of its own, where the run that it continues or evaluates is made first."""
+    if any(word.startswith("checkpoint_agents=") for word in words):
+        pytest.skip("its checkpoint takes an hour; tests/experiments checks its settings")
+    skip_without_package(words)
+    if (before := earlier_run(words)) is not None:
+        options = [word for word in before if word.startswith("--")]
+        rest = [word for word in before if not word.startswith("--") and word != "with"]
+        assert main_module.main(shortened([*options, "with", *rest])) == 0
+    assert main_module.main(shortened(words)) == 0, capsys.readouterr().err
+    logged = "".join(path.read_text() for path in own_files.rglob("metrics.jsonl"))
+    assert "test_return_mean" in logged
+
+
+def test_the_first_command_learns(own_files):
+    words = [
+        "--config=qmix",
+        "--env-config=predator_prey",
+        "with",
+        "t_max=20000",
+        "seed=1",
+        "runner=vector",
+    ]
+    assert words in [command.values[0] for command in trainings()]
+    short = ["t_max=200", "env_args.episode_limit=20", "batch_size=2", "learner_log_interval=1"]
+    assert main_module.main([*words, *short, *SHORT[1:], "save_model=False"]) == 0
+    (file,) = own_files.rglob("metrics.jsonl")
+    assert '"loss_td"' in file.read_text()
 
 
 def test_the_guide_shows_the_documented_learner(own_files):
