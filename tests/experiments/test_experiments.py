@@ -39,7 +39,8 @@ COMMANDS = {
         f2a2_sac rover_tower t_max=250000 env_args.episode_limit=25 runner_log_interval=5000
         learner_log_interval=5000 test_interval=12500 log_interval=25000 save_model_interval=25000
         use_cuda=False joint=True moa=True topology=ring topology_extra_edges=40.0
-        consensus_interval=1.0 consensus_interval_std=0.0 batch_size=128 recent_transitions=300
+        consensus_interval=1.0 consensus_interval_std=0.0 consensus_start=zero batch_size=128
+        recent_transitions=300
         moa_natural_batch=128 seed=1""",
     ("dac_ablations", "weight of L_KL", "beta = 0.1"): """
         dac predator_prey runner=vector batch_size_run=32 updates_per_collection=32 t_max=1000000

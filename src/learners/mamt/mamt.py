@@ -116,6 +116,7 @@ class MAMTLearner(MAACLearner):
             old_outputs=old_outputs[:n],
             values=step.all_q[:n],
             baselines=step.baseline[:n],
+            reward_unit=step.reward_unit,
         )
 
     # -- devices and files -------------------------------------------------------------------------
