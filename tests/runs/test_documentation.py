@@ -176,6 +176,8 @@ def test_commands_are_valid(words, own_files, capsys):
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
     elif words[0] == "bash":
         assert (ROOT / words[1]).is_file()
+    elif words[0] == "source":
+        assert words[1:] == [".venv/bin/activate"]
     elif words[:2] == ["pip", "install"]:
         check_installation(words[2:])
     else:
