@@ -197,6 +197,11 @@ PACKAGES = {
     "battle": "magent2", "gfootball": "gfootball",
     "sc2": "the game", "sc2v2": "the game", "sc2hard": "the game",
 }  # fmt: skip
+# Episodes of 100 steps and more, or large ones, become short.
+LONG = {
+    "pursuit": "time_limit", "multiwalker": "time_limit", "battle": "time_limit",
+    "gfootball": "time_limit", "rware": "time_limit", "treasure_collection": "episode_limit",
+}  # fmt: skip
 QUICK = {"README", *(path.stem for path in (DOCS / "guide").glob("*.md"))}
 
 
@@ -211,9 +216,13 @@ def trainings():
     return found
 
 
+def environment_of(words):
+    (name,) = (word[13:] for word in words if word.startswith("--env-config="))
+    return name
+
+
 def skip_without_package(words):
-    (environment,) = (word[13:] for word in words if word.startswith("--env-config="))
-    package = PACKAGES.get(environment)
+    package = PACKAGES.get(environment_of(words))
     if package and (" " in package or importlib.util.find_spec(package) is None):
         pytest.skip(f"{package} is not installed")
 
@@ -221,7 +230,9 @@ def skip_without_package(words):
 def shortened(words):
     """The command with few steps; at most two worker processes where it asks for any."""
     words = [word for word in words if not word.startswith(("t_max=", "test_nepisode="))]
-    short = [*SHORT, "batch_size_run=2"] if "runner=parallel" in words else SHORT
+    short = [*SHORT, "batch_size_run=2"] if "runner=parallel" in words else [*SHORT]
+    if (limit := LONG.get(environment_of(words))) is not None:
+        short.append(f"env_args.{limit}=20")
     return [*words, *([] if "with" in words else ["with"]), *short]
 
 
