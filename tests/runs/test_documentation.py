@@ -74,6 +74,18 @@ def test_links_lead_to_files(page):
     assert missing == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_nothing_is_left_to_be_filled_in(page):
+    """No paragraph is one word in capitals."""
+    assert re.findall(r"^(?:[A-Z]{4,}|TODO.*|TBD.*)$", prose(page.read_text("utf-8")), re.M) == []
+
+
+def test_every_picture_is_shown():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    pictures = [path.name for path in (DOCS / "img").iterdir()]
+    assert [picture for picture in pictures if f"img/{picture})" not in text] == []
+
+
 def leaves(nav):
     """All pages of a navigation."""
     if isinstance(nav, str):
