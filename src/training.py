@@ -331,6 +331,7 @@ class Training:
         path = self.run_dir / "evaluation.gif"
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0)
         self.log.info("film of the evaluation: %s", path)
+        self.logger.log_film(path, self.runner.t_env)
 
     # -- checkpoints -------------------------------------------------------------------------------
     def save(self) -> None:
