@@ -10,6 +10,7 @@ import yaml
 from plugin_fixtures import plugins_forgotten
 
 import main as main_module
+from utils.config import build_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -236,6 +237,12 @@ def environment_of(words):
     return name
 
 
+def runner_of(words):
+    chosen = [word[7:] for word in words if word.startswith("runner=")]
+    (algorithm,) = (word[9:] for word in words if word.startswith("--config="))
+    return chosen[0] if chosen else build_config(algorithm, environment_of(words), [])["runner"]
+
+
 def skip_without_package(words):
     package = PACKAGES.get(environment_of(words))
     if package and (" " in package or importlib.util.find_spec(package) is None):
@@ -243,9 +250,9 @@ def skip_without_package(words):
 
 
 def shortened(words):
-    """The command with few steps; at most two worker processes where it asks for any."""
+    """The command with few steps, and at most two worker processes."""
     words = [word for word in words if not word.startswith(("t_max=", "test_nepisode="))]
-    short = [*SHORT, "batch_size_run=2"] if "runner=parallel" in words else [*SHORT]
+    short = [*SHORT, "batch_size_run=2"] if runner_of(words) == "parallel" else [*SHORT]
     if (limit := LONG.get(environment_of(words))) is not None:
         short.append(f"env_args.{limit}=20")
     return [*words, *([] if "with" in words else ["with"]), *short]
@@ -269,6 +276,8 @@ def test_commands_run(words, own_files, capsys):
     """Each in a folder of its own, where the run that it continues or evaluates is made first."""
     if any(word.startswith("checkpoint_agents=") for word in words):
         pytest.skip("its checkpoint takes an hour; tests/experiments checks its settings")
+    if any(word.startswith(("loggers=", "observers.")) for word in words):
+        pytest.skip("it needs a server, or an account; tests/utils has tests of loggers")
     skip_without_package(words)
     if (before := earlier_run(words)) is not None:
         options = [word for word in before if word.startswith("--")]
