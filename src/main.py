@@ -1,5 +1,5 @@
 """Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and `doctor`,
-`report`, `dashboard`, `--help`.
+`report`, `sweep`, `search`, `dashboard`, `--help`.
 
 Worker processes import this file again, so nothing heavy is imported up here.
 """
@@ -57,6 +57,8 @@ Usage:
                                          learning curves and tables
   python src/main.py sweep SPEC.yaml [--launcher local|slurm|ray]
                                          many runs; sweep --help
+  python src/main.py search SPEC.yaml [--launcher local|slurm|ray]
+                                         good settings, found with Optuna; search --help
   python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
                                          all runs on a local page, live while they train
   python src/main.py doctor              check the installation
@@ -149,6 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from launch.sweep import main as sweep
 
             return sweep(argv[1:])
+        if argv[:1] == ["search"]:
+            from launch.search import main as search
+
+            return search(argv[1:])
         if argv[:1] == ["dashboard"]:
             from analysis.dashboard import main as dashboard
 

@@ -136,6 +136,9 @@ def own_files(tmp_path, monkeypatch):
         r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))(.*?)```", text, re.DOTALL
     ):
         (tmp_path / file).write_text(f"# {file}{block}", encoding="utf-8")
+    found = tmp_path / "results" / "mine" / "best.yaml"  # by a search
+    found.parent.mkdir(parents=True)
+    found.write_text("inherits: qmix\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with plugins_forgotten(tmp_path):
         yield tmp_path
