@@ -1,4 +1,4 @@
-# `make demo` shows a learning curve, `make test` checks everything; both set up .venv first.
+# `make demo` trains S2Q and QMIX and draws, `make test` checks everything; both set up .venv first.
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python

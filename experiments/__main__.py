@@ -32,10 +32,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`with KEY=VALUE ...` at the end sets keys of all runs, as in `src/main.py`.",
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    commands.add_parser("list", help="all experiments, with the runs that are finished")
+    commands.add_parser("list", help="list all experiments and how many of their runs are finished")
     for name, text in (
-        ("run", "train what is not finished, then draw"),
-        ("report", "draw what is finished"),
+        ("run", "train the runs that are not finished, then draw all of them"),
+        ("report", "draw the runs that are finished"),
         ("publish", "keep the curves of finished runs in experiments/published"),
     ):
         _add_options(commands.add_parser(name, help=text), name)
@@ -43,21 +43,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    parser.add_argument("name", help="of an experiment, or a yaml file")
+    parser.add_argument("name", help="name of an experiment, or path of a yaml file")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="only these methods")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
-    parser.add_argument("--seeds", nargs="+", metavar="SEED", help="e.g. 1 2 or 11-20")
-    parser.add_argument("--t-max", type=int, metavar="STEPS", help="environment steps of every run")
-    parser.add_argument("--results", type=Path, help="folder of the runs and pictures")
+    parser.add_argument(
+        "--seeds", nargs="+", metavar="SEED", help="these seeds, for example 1 2 or 11-20"
+    )
+    parser.add_argument("--t-max", type=int, metavar="STEPS", help="length of every run")
+    parser.add_argument(
+        "--results", type=Path, help="folder of the runs and pictures; default: results/NAME"
+    )
     if command == "run":
-        text = "runs at a time; 0, the default: one per processor"
+        text = "number of runs at a time; 0, the default, means one for each processor"
         parser.add_argument("--jobs", type=int, default=0, metavar="N", help=text)
     if command != "publish":
         parser.add_argument(
             "--published",
             action=argparse.BooleanOptionalAction,
             default=True,
-            help="runs whose curves are published count as finished",
+            help="count runs whose curves are published as finished",
         )
 
 

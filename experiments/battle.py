@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.report import markdown_table
+from analysis.document import markdown_table
 from analysis.runs import Run, load_runs
 from experiments import ROOT
 from experiments.comparison import compare

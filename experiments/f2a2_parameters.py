@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from analysis.report import markdown_table
+from analysis.document import markdown_table
 from assembly import build_mac, describe_env, new_batch
 from envs import make_vector_env
 from experiments import ROOT

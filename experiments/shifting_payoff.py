@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import plots
@@ -41,7 +42,7 @@ HEAT_MAPS = ("S2Q, T = 0.1", "S2Q, T = 1", "OW-QMIX")
 TASK = "shifting payoff"
 GAME = load("shifting_payoff")
 SWITCH: int = GAME.tasks[TASK].settings["env_args.switch_step"]
-T_MAX: int = GAME.settings["t_max"]
+T_MAX: int = GAME.tasks[TASK].settings["t_max"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,12 @@ def draw_values(runs: Mapping[str, Sequence[Run]]) -> Figure:
     figure = plots.draw(
         {"": lines}, ylabel="Value of the greedy joint action", method=method, seeds=True
     )
-    axes = figure.axes[0]
+    mark_change(figure.axes[0])
+    return figure
+
+
+def mark_change(axes: Axes) -> None:
+    """Marks when the payoff changes, and the value of the best joint action before and after."""
     axes.axvline(SWITCH, color="#444444", linewidth=1, linestyle=":")
     axes.annotate(
         "payoff changes", (SWITCH, 0), xycoords=("data", "axes fraction"), xytext=(4, 4),
@@ -218,7 +224,6 @@ def draw_values(runs: Mapping[str, Sequence[Run]]) -> Figure:
     )  # fmt: skip
     for payoff, start, end in ((0, 0.0, 0.5), (1, 0.5, 1.0)):
         axes.axhline(_best(payoff), start, end, color="#999999", linewidth=0.8, zorder=1)
-    return figure
 
 
 def draw_heat_maps(outcomes: Sequence[Outcome], labels: Sequence[str]) -> Figure:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from analysis.report import markdown_table
+from analysis.document import markdown_table
 from components.action_selectors import random_actions
 from envs import make_vector_env
 from envs.starcraft.facts import map_names

@@ -16,7 +16,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError, Finished, RunFailure, UserError, fault, report_error
+from utils.errors import (
+    ConfigError,
+    Finished,
+    RunFailure,
+    UserError,
+    fault,
+    missing_requirement,
+    report_error,
+)
 from utils.signals import ENDING, Aborted
 
 if TYPE_CHECKING:
@@ -345,6 +353,8 @@ def program() -> int:
         import logging
 
         logging.getLogger().debug("where the error comes from:", exc_info=True)
+        if isinstance(exc, ModuleNotFoundError) and (missing := missing_requirement(exc)):
+            return report_error(missing)
         sys.stderr.write(f"error: {fault(exc)}\n")
         return 1
 

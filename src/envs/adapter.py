@@ -113,9 +113,9 @@ class EnvHost:
         except (UserError, EnvFailure):
             raise
         except (Exception, SystemExit) as error:
-            raise self._told(_name(method), error) from error
+            raise self._env_error(_name(method), error) from error
 
-    def _told(self, method: str, error: BaseException) -> EnvError:
+    def _env_error(self, method: str, error: BaseException) -> EnvError:
         """What a method of the environment raised, as an error in one line."""
         if isinstance(error, NotImplementedError):
             return EnvError(f"{_at(self._t)}{method}() is not implemented")
@@ -171,7 +171,7 @@ class EnvHost:
         except (UserError, EnvFailure):
             raise
         except (Exception, SystemExit) as error:
-            raise self._told("step", error) from error
+            raise self._env_error("step", error) from error
         try:
             reward, ended, info = returned
             broken = bool(info.get("env_error", False))
@@ -241,7 +241,7 @@ class EnvHost:
         except (UserError, EnvFailure):
             raise
         except (Exception, SystemExit) as error:
-            raise self._told(method, error) from error
+            raise self._env_error(method, error) from error
         try:
             self.state[:] = _sized(state, spec.state_size, "get_state()")
             _write_rows(self.obs, obs, spec.obs_sizes, "get_obs()")

@@ -6,6 +6,23 @@ import traceback
 from pathlib import Path
 
 WHERE_TO_REPORT = "as an issue where you got it from"
+# The modules of requirements.txt, without which nothing runs.
+REQUIRED = frozenset(
+    [
+        "torch",
+        "numpy",
+        "numba",
+        "sacred",
+        "pkg_resources",
+        "yaml",
+        "google",
+        "tensorboard_logger",
+        "rich",
+        "scipy",
+        "matplotlib",
+        "PIL",
+    ]
+)
 _SRC = str(Path(__file__).resolve().parents[1])
 _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python[\d.]+)[/\\]|^<")
 
@@ -63,6 +80,16 @@ def report_error(exc: UserError | RunFailure) -> int:
     """Writes the one line of an error to stderr and returns the exit code of the command."""
     sys.stderr.write(f"error: {exc.line if isinstance(exc, EnvFailure) else exc}\n")
     return 2 if isinstance(exc, UserError) else 1
+
+
+def missing_requirement(exc: ModuleNotFoundError) -> MissingPackage | None:
+    """What to do about a module of requirements.txt that is not installed; None: it is another."""
+    if exc.name is None or exc.name.partition(".")[0] not in REQUIRED:
+        return None
+    return MissingPackage(
+        f"{sys.executable} has no module '{exc.name}'. If `make setup` has installed everything, "
+        "`source .venv/bin/activate` is missing; otherwise `pip install -r requirements.txt` helps"
+    )
 
 
 def raised(exc: BaseException) -> str:

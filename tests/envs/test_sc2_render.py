@@ -14,6 +14,7 @@ from envs.starcraft.render import (
     AIMS,
     BARS,
     EMPTY,
+    FOOTER,
     HEADER,
     HEALS,
     LETTERS,
@@ -23,6 +24,7 @@ from envs.starcraft.render import (
     WIDTH,
     Painter,
     Scene,
+    View,
 )
 
 MAP = map_info("MMM")
@@ -75,7 +77,7 @@ def test_units_stand_where_they_are_and_sides_differ():
     assert 0 < count(marine, SIDES[0], 5, 10, 2) < 0.75 * count(picture, SIDES[0], 5, 10, 2)
     # there are walls above and below
     assert (picture[HEADER + 5, 50] == WALL).all()
-    assert (picture[-5, 50] == WALL).all()
+    assert (picture[-FOOTER - 5, 50] == WALL).all()
     assert (picture[HEADER + 40, 50] != WALL).any()
 
 
@@ -156,8 +158,36 @@ def test_the_line_of_text_and_every_letter():
     assert (empty[:HEADER] == 255).all()
     assert (some[:HEADER] < 128).any()
     np.testing.assert_array_equal(empty[HEADER:], some[HEADER:])
+    assert (empty[-FOOTER:] < 128).any(), "there is no legend"
     assert set(LETTERS) == set(UNIT_NAMES)
     assert len(set(LETTERS.values())) == len(LETTERS)
+
+
+def test_a_part_of_the_map_fills_the_picture():
+    """Ten cells instead of 32: a unit is 3.2 times as wide, and stands where it should."""
+    view = View(10, 20, 12, 17)
+    small = Painter(MAP).picture(scene(x={0: 15}, y={0: 14}))
+    large = Painter(MAP, view).picture(scene(x={0: 15}, y={0: 14}))
+    assert large.shape == (HEADER + WIDTH // 2 + FOOTER, WIDTH, 3)
+    blue = (large == SIDES[0]).all(axis=2)
+    ratio = blue.sum() / (small == SIDES[0]).all(axis=2).sum()
+    assert 3.2**2 * 0.7 < ratio < 3.2**2 * 1.6
+    rows, columns = np.nonzero(blue)
+    assert columns.mean() == pytest.approx(WIDTH / 2, abs=6)
+    assert rows.mean() == pytest.approx(HEADER + 3 * WIDTH / 10, abs=6)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "view"),
+    [
+        ([10, 20], [12, 18], View(8, 23, 10, 21)),  # two cells on each side
+        ([10.5, 19.9], [16, 16], View(8, 22, 14, 20)),  # 14 * 0.4 = 5.6: six cells high
+        ([16], [9, 22], View(8, 26, 7, 25)),  # MMM has its walls below 8 and above 24
+        ([0.5, 31], [16], View(0, 32, 10, 23)),  # 32 * 0.4 = 12.8
+    ],
+)
+def test_what_a_film_shows(x, y, view):
+    assert View.around(np.array(x), np.array(y), MAP) == view
 
 
 @pytest.mark.parametrize("name", ["corridor", "6h_vs_8z", "2c_vs_64zg", "1o_10b_vs_1r"])
@@ -181,6 +211,6 @@ def test_any_map_fits(name):
     )
     picture = painter.picture(shown)
     assert picture.shape[1] == WIDTH
-    assert 250 < picture.shape[0] <= WIDTH + HEADER + 1
+    assert 250 < picture.shape[0] <= WIDTH + HEADER + FOOTER + 1
     assert (picture == SIDES[0]).all(axis=2).any() or info.n_agents == 0
     assert (picture == SIDES[1]).all(axis=2).any()

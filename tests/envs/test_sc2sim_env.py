@@ -13,6 +13,7 @@ from envs import REGISTRY, make_vector_env
 from envs.starcraft.battle import ORDER_ATTACK, ORDER_MOVE, Battle
 from envs.starcraft.env import SC2Sim
 from envs.starcraft.facts import MapInfo, map_info
+from envs.starcraft.render import HEADER, SIDES
 from utils.errors import ConfigError
 
 HIT = 15.0
@@ -238,17 +239,35 @@ def test_replay(tmp_path):
         assert replay["actions"][1:].tolist() == [[1] * 10] * 4
         assert replay["x"].shape == (5, 20)
         assert replay["target"].tolist() == [[0] * 20] * 5
+    pictures = []
     for number, frames in enumerate((5, 6, 1)):
         with np.load(folder / f"mine_000{number}.npz") as replay:
             assert len(replay["x"]) == frames
         with Image.open(folder / f"mine_000{number}.gif") as film:
-            assert film.size == last.shape[1::-1]
             assert film.n_frames == frames
-            if number == 1:
-                film.seek(frames - 1)
-                there = np.array(film.convert("RGB"))
-    # the film has few colours
-    assert np.abs(there.astype(int) - last).mean() < 2
+            film.seek(frames - 1)
+            pictures.append(np.array(film.convert("RGB")).astype(int))
+    # The header is that of the last picture; below it the film shows a part of the map, in few
+    # colours.
+    assert np.abs(pictures[1][:HEADER] - last[:HEADER]).mean() < 2
+    blue = [(np.abs(each - SIDES[0]).max(axis=2) < 9).sum() for each in (pictures[1], last)]
+    assert blue[0] > 1.3 * blue[1]
+
+
+@pytest.mark.parametrize(("first", "frames"), [(1, 7), (4, 5), (6, 3), (None, 7)])
+def test_a_film_begins_before_the_fight(first, frames, tmp_path):
+    """Two frames before the first attack; whole where nobody attacks."""
+    with Sim(1, 0, map_name="3m", replay_dir=str(tmp_path)) as env:
+        env.engine.find_targets = lambda mask: None
+        env.reset()
+        for step in range(1, 7):
+            env.engine.targets[:] = 0 if step == first else -1
+            env.step(np.ones((1, 3), dtype=np.int64))
+        env.save_replay(0)
+    with Image.open(tmp_path / "3m_0000.gif") as film:
+        assert film.n_frames == frames
+    with np.load(tmp_path / "3m_0000.npz") as replay:
+        assert len(replay["x"]) == 7
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The README keeps its limits; links lead somewhere; the commands of README and guide are valid."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,15 +10,12 @@ import yaml
 from plugin_fixtures import plugins_forgotten
 
 import main as main_module
+from utils.config import build_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-WITH_COMMANDS = [
-    ROOT / "README.md",
-    *sorted((DOCS / "guide").glob("*.md")),
-    *sorted((DOCS / "algorithms").glob("*.md")),
-]
+WITH_COMMANDS = PAGES
 
 
 def name(path):
@@ -75,6 +73,18 @@ def test_links_lead_to_files(page):
         if "://" not in target and file and not (page.parent / file).exists():
             missing.append(target)
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_nothing_is_left_to_be_filled_in(page):
+    """No paragraph is one word in capitals."""
+    assert re.findall(r"^(?:[A-Z]{4,}|TODO.*|TBD.*)$", prose(page.read_text("utf-8")), re.M) == []
+
+
+def test_every_picture_is_shown():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    pictures = [path.name for path in (DOCS / "img").iterdir()]
+    assert [picture for picture in pictures if f"img/{picture})" not in text] == []
 
 
 def leaves(nav):
@@ -135,14 +145,16 @@ def own_files(tmp_path, monkeypatch):
 
 
 def check_training(words, capsys):
-    """The settings of a run are valid, but for those that need the folder of an earlier run."""
+    """The settings of a run are valid; the folder of an earlier run need not be one."""
     if words[0].startswith("--c"):
         words = ["print_config", *words]
     if words[0] != "print_config":
-        assert words[0] in {"doctor", "report", "search", "--help"}
+        assert words[0] in {"--help", *re.findall(r"src/main\.py (\w+)", main_module.USAGE)}
         return
-    earlier = ("resume=", "evaluate=", "checkpoint_path=")
-    words = [word for word in words if not word.startswith(earlier)]
+    words = [word for word in words if not word.startswith("resume=")]
+    for word in words:
+        if word.startswith("checkpoint_path="):
+            Path(word.partition("=")[2]).mkdir(parents=True)
     assert main_module.main(words) == 0, capsys.readouterr().err
     assert "t_max:" in capsys.readouterr().out
 
@@ -183,6 +195,8 @@ def test_commands_are_valid(words, own_files, capsys):
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
     elif words[0] == "bash":
         assert (ROOT / words[1]).is_file()
+    elif words[0] == "source":
+        assert words[1:] == [".venv/bin/activate"]
     elif words[:2] == ["pip", "install"]:
         check_installation(words[2:])
     elif words[:3] != ["python", "-m", "venv"]:
@@ -193,20 +207,131 @@ def test_there_are_commands():
     assert len(commands()) > 30
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--config=qmix --env-config=predator_prey with t_max=20000 seed=1 runner=vector",
-        "--config=iql --env-config=predator_prey with plugins=[my_learner.py] learner=my_learner",
-    ],
-)
-def test_the_first_commands_train(line, own_files):
-    """With fewer steps; they stand in the README or the guide as they are here."""
-    assert any(line in page.read_text(encoding="utf-8") for page in WITH_COMMANDS)
-    words = [word for word in line.split() if not word.startswith("t_max=")]
-    short = ["t_max=200", "test_nepisode=1", "use_cuda=False", "save_model=False"]
-    assert main_module.main([*words, *short]) == 0
-    assert list(own_files.rglob("metrics.jsonl"))
+# --- The same commands, carried out ---
+
+SHORT = ["t_max=1", "test_nepisode=1", "use_cuda=False"]
+# What an environment needs that `pip install -r requirements.txt` does not bring.
+PACKAGES = {
+    "gymma": "mpe2", "pursuit": "pettingzoo", "multiwalker": "Box2D", "smax": "jaxmarl",
+    "battle": "magent2", "gfootball": "gfootball",
+    "sc2": "the game", "sc2v2": "the game", "sc2hard": "the game",
+}  # fmt: skip
+# Episodes of 100 steps and more, or large ones, become short.
+LONG = {
+    "pursuit": "time_limit", "multiwalker": "time_limit", "battle": "time_limit",
+    "gfootball": "time_limit", "rware": "time_limit", "treasure_collection": "episode_limit",
+}  # fmt: skip
+QUICK = {"README", *(path.stem for path in (DOCS / "guide").glob("*.md"))}
+
+
+def trainings():
+    """The command lines that train or evaluate; those outside of README and guide are slow."""
+    found = []
+    for command in commands():
+        (words,), page = command.values, command.id.partition(":")[0]
+        if words[:2] == ["python", "src/main.py"] and words[2].startswith("--config="):
+            marks = [] if page in QUICK else [pytest.mark.slow]
+            found.append(pytest.param(words[2:], id=command.id, marks=marks))
+    return found
+
+
+def environment_of(words):
+    (name,) = (word[13:] for word in words if word.startswith("--env-config="))
+    return name
+
+
+def runner_of(words):
+    chosen = [word[7:] for word in words if word.startswith("runner=")]
+    (algorithm,) = (word[9:] for word in words if word.startswith("--config="))
+    return chosen[0] if chosen else build_config(algorithm, environment_of(words), [])["runner"]
+
+
+def skip_without_package(words):
+    package = PACKAGES.get(environment_of(words))
+    if package and (" " in package or importlib.util.find_spec(package) is None):
+        pytest.skip(f"{package} is not installed")
+
+
+def shortened(words):
+    """The command with few steps, and at most two worker processes."""
+    words = [word for word in words if not word.startswith(("t_max=", "test_nepisode="))]
+    short = [*SHORT, "batch_size_run=2"] if runner_of(words) == "parallel" else [*SHORT]
+    if (limit := LONG.get(environment_of(words))) is not None:
+        short.append(f"env_args.{limit}=20")
+    return [*words, *([] if "with" in words else ["with"]), *short]
+
+
+def earlier_run(words):
+    """The command that a command with `resume=` or `checkpoint_path=` comes after, or None.
+
+    Evaluations name their settings alone, so these are all those that begin with "env_args.".
+    """
+    if any(word.startswith("resume=") for word in words):
+        return [word for word in words if not word.startswith("resume=")]
+    if any(word.startswith("checkpoint_path=") for word in words):
+        chosen = ("--", "runner=")
+        return [*(word for word in words if word.startswith(chosen)), "with"]
+    return None
+
+
+@pytest.mark.parametrize("words", trainings())
+def test_commands_run(words, own_files, capsys):
+    """Each in a folder of its own, where the run that it continues or evaluates is made first."""
+    if any(word.startswith("checkpoint_agents=") for word in words):
+        pytest.skip("its checkpoint takes an hour; tests/experiments checks its settings")
+    if any(word.startswith(("loggers=", "observers.")) for word in words):
+        pytest.skip("it needs a server, or an account; tests/utils has tests of loggers")
+    skip_without_package(words)
+    if (before := earlier_run(words)) is not None:
+        options = [word for word in before if word.startswith("--")]
+        rest = [word for word in before if not word.startswith("--") and word != "with"]
+        assert main_module.main(shortened([*options, "with", *rest])) == 0
+    assert main_module.main(shortened(words)) == 0, capsys.readouterr().err
+    logged = "".join(path.read_text() for path in own_files.rglob("metrics.jsonl"))
+    assert "test_return_mean" in logged
+
+
+def test_the_first_command_learns(own_files):
+    words = [
+        "--config=qmix",
+        "--env-config=predator_prey",
+        "with",
+        "t_max=20000",
+        "seed=1",
+        "runner=vector",
+    ]
+    assert words in [command.values[0] for command in trainings()]
+    short = ["t_max=200", "env_args.episode_limit=20", "batch_size=2", "learner_log_interval=1"]
+    assert main_module.main([*words, *short, *SHORT[1:], "save_model=False"]) == 0
+    (file,) = own_files.rglob("metrics.jsonl")
+    assert '"loss_td"' in file.read_text()
+
+
+def settings_files():
+    """(name, content) of every yaml file of an algorithm or environment that the guide shows."""
+    found = []
+    for page in ("configuration", "own_algorithm", "own_environment"):
+        text = (DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")
+        for file, rest in re.findall(r"```yaml\n# (\w+\.yaml)(.*?)```", text, re.DOTALL):
+            found.append(pytest.param(file, f"# {file}{rest}", id=f"{page}: {file}"))
+    return found
+
+
+@pytest.mark.parametrize(("file", "content"), settings_files())
+def test_files_of_the_guide_are_valid(file, content, own_files, capsys):
+    Path(file).write_text(content, encoding="utf-8")
+    if re.search(r"^env:", content, re.MULTILINE):
+        words = ["--config=qmix", f"--env-config={file}", "with", "plugins=[my_env.py]"]
+    else:
+        words = [f"--config={file}", "--env-config=predator_prey", "with"]
+        words += ["plugins=[my_learner.py]"] if "my_learner" in content else []
+    words = [*words, "seed=1"]
+    assert main_module.main(["print_config", *words]) == 0, capsys.readouterr().err
+    assert f"# from {file}" in capsys.readouterr().out
+
+
+def test_the_guide_shows_files():
+    assert len(settings_files()) >= 3
 
 
 def test_the_guide_shows_the_documented_learner(own_files):

@@ -13,9 +13,10 @@ import pytest
 from console_fixtures import fresh_console  # noqa: F401
 
 import main as main_module
+from doctor import read_requirements
 from utils import config as config_module
 from utils import observers as observers_module
-from utils.errors import RunFailure, UserError
+from utils.errors import REQUIRED, RunFailure, UserError
 from utils.logging import Logger
 from utils.observers import Interrupted
 
@@ -533,3 +534,37 @@ def test_a_reader_that_closes_early_is_no_error(tmp_path):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "said"),
+    [
+        ("rich", 2, "`source .venv/bin/activate` is missing"),
+        ("PIL.Image", 2, "has no module 'PIL.Image'"),
+        ("somebodys", 1, "ModuleNotFoundError: No module named 'somebodys'"),
+    ],
+)
+def test_without_the_requirements(module, code, said, monkeypatch, capsys):
+    """The system's Python instead of that of .venv."""
+
+    def fails():
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
+
+    monkeypatch.setattr(main_module, "main", fails)
+    assert main_module.program() == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_all_requirements_are_known():
+    """By the names of their modules."""
+    modules = {
+        "setuptools": "pkg_resources",
+        "pyyaml": "yaml",
+        "protobuf": "google",
+        "tensorboard-logger": "tensorboard_logger",
+        "pillow": "PIL",
+    }
+    names = [name for name, _ in read_requirements(SRC.parent / "requirements.txt")]
+    assert {modules.get(name, name) for name in names} == REQUIRED

@@ -12,6 +12,10 @@ from envs.starcraft.facts import UNIT_NAMES, MapInfo, UnitType, unit_type
 
 WIDTH = 640  # pixels
 HEADER = 24  # pixels, for the line of text
+FOOTER = 24  # pixels, for the legend
+MARGIN = 2  # cells around the units of a film
+FLATTEST = 0.4  # least height of a film's ground, in parts of its width
+LEGEND = "blue disc: agent    orange square: enemy    line: attack    bar: health    cross: dead"
 OVERSAMPLING = 2
 LEAST_RADIUS = 0.42  # cells; smaller bodies are drawn as large as this
 SIDES: tuple[Colour, Colour] = (PALETTE[0], PALETTE[5])  # of the agents and of the enemies
@@ -61,22 +65,57 @@ class Scene:
         return self.health > 0
 
 
+@dataclass(frozen=True)
+class View:
+    """The part of a map that is shown: the cells from `x0` to before `x1`, and `y0` to before
+    `y1`.
+    """
+
+    x0: int
+    x1: int
+    y0: int
+    y1: int
+
+    @classmethod
+    def of_map(cls, info: MapInfo) -> View:
+        """All ground that somebody can walk on, and a row of walls around it."""
+        open_x, open_y = (np.flatnonzero(info.pathing.any(axis=axis)) for axis in (1, 0))
+        return cls(
+            max(open_x[0] - 1, 0), min(open_x[-1] + 2, info.map_size[0]),
+            max(open_y[0] - 1, 0), min(open_y[-1] + 2, info.map_size[1]),
+        )  # fmt: skip
+
+    @classmethod
+    def around(cls, x: np.ndarray, y: np.ndarray, info: MapInfo) -> View:
+        """The ground around places [any number] with `MARGIN`, within `of_map`, and not flatter
+        than `FLATTEST`.
+        """
+        most = cls.of_map(info)
+        x0, x1 = max(int(x.min()) - MARGIN, most.x0), min(int(x.max()) + 1 + MARGIN, most.x1)
+        y0, y1 = max(int(y.min()) - MARGIN, most.y0), min(int(y.max()) + 1 + MARGIN, most.y1)
+        missing = max(int(np.ceil(FLATTEST * (x1 - x0))) - (y1 - y0), 0)
+        y0 = max(y0 - missing // 2, most.y0)
+        y1 = min(y1 + missing - missing // 2, most.y1)
+        # A high and narrow part gets ground beside it, so that the picture is no higher than wide.
+        missing = max(y1 - y0 - (x1 - x0), 0)
+        x0 = max(x0 - missing // 2, most.x0)
+        return cls(x0, min(x1 + missing - missing // 2, most.x1), y0, y1)
+
+
 class Painter:
     """Draws scenes on one map: agents as blue discs, enemies as orange squares, with a letter for
     the type.
 
-    Above each unit are its bars: energy, shield, health. The part of the map that nobody can walk
-    on is cut off.
+    Above each unit are its bars: energy, shield, health.
+
+    Args:
+        view: the part of the map that is shown; None: all that somebody can walk on.
     """
 
-    def __init__(self, info: MapInfo) -> None:
+    def __init__(self, info: MapInfo, view: View | None = None) -> None:
         self.n_agents = info.n_agents
-        open_x, open_y = (
-            np.flatnonzero(info.pathing.any(axis=1)),
-            np.flatnonzero(info.pathing.any(axis=0)),
-        )
-        self._x0, x1 = max(open_x[0] - 1, 0), min(open_x[-1] + 2, info.map_size[0])
-        y0, self._y1 = max(open_y[0] - 1, 0), min(open_y[-1] + 2, info.map_size[1])
+        view = view or View.of_map(info)
+        self._x0, x1, y0, self._y1 = view.x0, view.x1, view.y0, view.y1
         self._scale = WIDTH * OVERSAMPLING / (x1 - self._x0)
         size = (WIDTH * OVERSAMPLING, round((self._y1 - y0) * self._scale))
         self._top = HEADER * OVERSAMPLING
@@ -84,10 +123,14 @@ class Painter:
         ground[~info.pathing] = WALL
         cells = np.ascontiguousarray(ground[self._x0 : x1, y0 : self._y1].transpose(1, 0, 2)[::-1])
         field = Image.fromarray(cells).resize(size, Image.Resampling.NEAREST)
-        height = -(-(size[1] + self._top) // OVERSAMPLING) * OVERSAMPLING
+        bottom = -(-(size[1] + self._top) // OVERSAMPLING) * OVERSAMPLING
+        height = bottom + FOOTER * OVERSAMPLING
         self._background = Image.new("RGB", (size[0], height), (255, 255, 255))
         self._background.paste(field, (0, self._top))
         self._font = ImageFont.load_default(14 * OVERSAMPLING)
+        ImageDraw.Draw(self._background).text(
+            (6 * OVERSAMPLING, (bottom + height) / 2), LEGEND, TEXT, self._font, anchor="lm"
+        )
         self._letters = [
             ImageFont.load_default(max(9 * OVERSAMPLING, self._pixels(u) * 1.2)) for u in _types()
         ]

@@ -13,11 +13,12 @@ from PIL import Image
 
 from envs.starcraft.battle import Battle
 from envs.starcraft.facts import UNIT_NAMES, MapInfo
-from envs.starcraft.render import Painter, Scene
+from envs.starcraft.render import Painter, Scene, View
 
 FIELDS = ("x", "y", "health", "shield", "energy")
 FRAME_MS = 200  # of a film; a step is 357 ms at the speed that people play at
 LAST_FRAME_MS = 1500
+BEFORE = 2  # frames of a film before the first attack
 RESULTS = ("", "won", "lost", "draw", "time is up")
 
 _log = logging.getLogger(__name__)
@@ -69,11 +70,14 @@ class Recorder:
             ValueError: it has not begun an episode.
         """
         self._check(index)
-        return self._draw(index, int(self._length[index]) - 1, result)
+        if self._painter is None:
+            self._painter = Painter(self._info)
+        return self._painter.picture(self._scene(index, int(self._length[index]) - 1, result))
 
     def save(self, index: int, folder: Path, prefix: str, result: int = 0) -> Path:
         """Writes the episode of battle `index` as PREFIX_NUMBER.gif and PREFIX_NUMBER.npz; returns
-        the film's path.
+        the film's path. The film begins `BEFORE` frames before the first attack, and shows the part
+        of the map where the units are from then on.
 
         The .npz holds "type", "health_max", "shield_max" [N], arrays [frames, N] "x", "y", "health"
         (0: dead), "shield", "energy", "target" (unit index or -1), "actions" [frames, A] and
@@ -104,11 +108,18 @@ class Recorder:
             actions=self._actions[index, :frames],
             reward=self._rewards[index, :frames],
         )
+        attacks = (self._targets[index, :frames] >= 0).any(axis=1)
+        first = max(int(attacks.argmax()) - BEFORE, 0)  # argmax is 0 where nobody attacks
+        living = values["health"][first:] > 0
+        view = View.around(values["x"][first:][living], values["y"][first:][living], self._info)
+        painter = Painter(self._info, view)
         pictures = [
-            Image.fromarray(self._draw(index, t, result if t == frames - 1 else 0)).quantize(64)
-            for t in range(frames)
+            Image.fromarray(
+                painter.picture(self._scene(index, t, result if t == frames - 1 else 0))
+            ).quantize(64)
+            for t in range(first, frames)
         ]
-        times = [FRAME_MS] * (frames - 1) + [LAST_FRAME_MS]
+        times = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
         pictures[0].save(film, save_all=True, append_images=pictures[1:], duration=times, loop=0)
         _log.info("film of a battle: %s", film)
         return film
@@ -119,9 +130,7 @@ class Recorder:
                 f"environment {index} has not begun an episode: there is nothing to show"
             )
 
-    def _draw(self, index: int, t: int, result: int) -> np.ndarray:
-        if self._painter is None:
-            self._painter = Painter(self._info)
+    def _scene(self, index: int, t: int, result: int) -> Scene:
         bt, a = self._battle, self._battle.n_agents
         values = dict(zip(FIELDS, self._values[index, t], strict=True))
         living = values["health"] > 0
@@ -131,7 +140,7 @@ class Recorder:
             f"   agents {living[:a].sum()}/{a}   enemies {living[a:].sum()}/{bt.n_enemies}   "
             f"{RESULTS[result]}"
         )
-        scene = Scene(
+        return Scene(
             type=bt.type[index],
             health_max=bt.health_max[index],
             shield_max=bt.shield_max[index],
@@ -139,7 +148,6 @@ class Recorder:
             text=text,
             **values,
         )
-        return self._painter.picture(scene)
 
 
 @njit(cache=True, nogil=True)

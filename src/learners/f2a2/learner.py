@@ -356,8 +356,7 @@ class F2A2Learner(Learner):
         """The critics at several joint actions of the same observations [M, A, O].
 
         Args:
-            parts: actions, and whether the twins of the first critics have a say in what becomes of
-                them.
+            parts: actions, and whether the values of the second critics are used for them.
         """
         both = any(twins for _, twins in parts)
         critics = {False: self.critic.first_critics(), True: self.critic}

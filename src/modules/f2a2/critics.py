@@ -149,8 +149,8 @@ class CriticCopies(nn.Module):
         raise NotImplementedError
 
     def first_critics(self) -> CriticCopies:
-        """The first critic of every agent alone, on the same parameters: for what twins have no say
-        in.
+        """The first critic of every agent alone, on the same parameters: where second critics are
+        unused, they need not be computed.
         """
         if self.lead[1] == 1:
             return self
