@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 from utils.errors import MissingPackage, UserError
 
+REACH_TIMEOUT = 10.0  # s until a cluster's address has to answer
 _SRC = str(Path(__file__).resolve().parents[1])
 GB = 10**9
 
@@ -73,6 +75,7 @@ def _start(ray: ModuleType, address: str) -> None:
             # Ray would give everything else on this machine precedence over its workers.
             "_system_config": {"worker_niceness": 0},
         }
+    _check_reachable(address)
     try:
         with _own_signals():
             ray.init(log_to_driver=False, **options)
@@ -80,6 +83,24 @@ def _start(ray: ModuleType, address: str) -> None:
         said = str(exc).strip().splitlines()
         where = f"at {address}" if address else "can be started here"
         raise UserError(f"no Ray cluster {where}: {said[0] if said else exc}") from exc
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself goes on trying for minutes where nobody listens.
+
+    Args:
+        address: HOST:PORT is tried, anything else (`auto`, `ray://...`) is not.
+
+    Raises:
+        UserError: nobody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT).close()
+    except (OSError, OverflowError) as exc:
+        raise UserError(f"no Ray cluster at {address}: {exc}") from exc
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """What work asks of a node of a Ray cluster, and what is said where Ray is missing."""
 
+import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import nodes
 from envs import make_vector_env
 from utils.config import build_config
-from utils.errors import ConfigError, MissingPackage
-from utils.ray_cluster import Demand
+from utils.errors import ConfigError, MissingPackage, UserError
+from utils.ray_cluster import Demand, connect
 
 WHERE = {"address": "", "envs_per_actor": 2, "resources": {}, "patience": 1.0}
 
@@ -20,6 +22,17 @@ def test_a_missing_package_is_one_line(monkeypatch):
     assert str(caught.value) == "runner=ray needs Ray: pip install -r requirements-ray.txt"
     with pytest.raises(MissingPackage, match="doctor --cluster needs Ray: pip install -r"):
         nodes.main(["--cluster"])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "127.0.0.1:99999", "no.such.host:6379"])
+def test_an_address_where_nobody_listens_is_one_line(address, monkeypatch):
+    package = SimpleNamespace(is_initialized=lambda: False, init=lambda **options: 1 / 0)
+    monkeypatch.setitem(sys.modules, "ray", package)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = address.format(port=free.getsockname()[1])
+        with pytest.raises(UserError, match=f"no Ray cluster at {address}: "):
+            connect("runner: ray", address)
 
 
 def test_what_several_environments_ask():
