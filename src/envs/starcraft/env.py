@@ -16,7 +16,9 @@ from envs.starcraft.interface import RUNNING, TIMEOUT, Interface
 from envs.starcraft.opponents import MIXTURE, Opponents
 from envs.starcraft.options import SCRIPTS, SimulatorOptions, ranges_of, takes
 from envs.starcraft.replay import Recorder
+from envs.starcraft.words import words
 from envs.vector_env import EnvSpec, VectorEnv
+from envs.words import Words
 
 
 def _simulator(*args: Any, **kwargs: Any) -> Any:
@@ -168,6 +170,10 @@ class Simulation(VectorEnv):
     def _record(self, mask: np.ndarray) -> None:
         self.engine.find_targets(mask)
         self._recorder.add(mask, self.engine.targets, self.interface.executed, self.reward)
+
+    def words(self) -> Words:
+        """Names of units, actions and what an agent sees."""
+        return words(self.map_info, self.interface.options)
 
     def render(self, index: int = 0) -> np.ndarray:
         """The picture of battle `index`, see `render.Painter`.
