@@ -348,6 +348,8 @@ class PPOLearner(Learner):
     @torch.no_grad()
     def explain(self, batch: EpisodeBatch) -> Explained:
         """The critic's values, in the unit of the rewards."""
+        self.mac.agent.eval()
+        self.critic.eval()
         values = self.denormalise(self.baselines(self.packed(batch)))
         if self.n_values == 1:
             return {"value": Inner(values.squeeze(-1))}

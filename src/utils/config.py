@@ -37,6 +37,7 @@ from utils.config_files import KINDS as KINDS
 from utils.config_files import list_configs as list_configs
 from utils.config_files import load_file as load_file
 from utils.errors import ConfigError, UserError
+from utils.films import FORMATS
 from utils.ranges import (
     COUNT,
     FINITE_POSITIVE,
@@ -433,6 +434,7 @@ RANGES: dict[str, Range] = {
     # evaluation
     "test_interval": COUNT,
     "test_nepisode": COUNT,
+    "film_format": one_of(*FORMATS),
     # results, logging
     "local_results_path": NAME,
     "log_interval": COUNT,

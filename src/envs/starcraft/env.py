@@ -96,6 +96,7 @@ class Simulation(VectorEnv):
         self._timeouts = np.zeros(n_envs, dtype=np.int64)
         self._replay_dir = Path(options.replay_dir)
         self._replay_prefix = options.replay_prefix or info.name
+        self._replay_film = options.replay_film
         self._recorder = Recorder(info, self.battle)
 
     @property
@@ -191,7 +192,11 @@ class Simulation(VectorEnv):
             ValueError: it has not begun an episode.
         """
         self._recorder.save(
-            index, self._replay_dir, self._replay_prefix, int(self.interface.outcome[index])
+            index,
+            self._replay_dir,
+            self._replay_prefix,
+            int(self.interface.outcome[index]),
+            self._replay_film,
         )
 
     def get_stats(self) -> dict[str, list[float]]:

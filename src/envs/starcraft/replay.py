@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from PIL import Image
 
 from envs.starcraft.battle import Battle
 from envs.starcraft.facts import UNIT_NAMES, MapInfo
 from envs.starcraft.render import Painter, Scene
+from utils.films import check_format, write_film
 
 FIELDS = ("x", "y", "health", "shield", "energy")
 FRAME_MS = 200  # of a film; a step is 357 ms at the speed that people play at
@@ -71,9 +71,11 @@ class Recorder:
         self._check(index)
         return self._draw(index, int(self._length[index]) - 1, result)
 
-    def save(self, index: int, folder: Path, prefix: str, result: int = 0) -> Path:
-        """Writes the episode of battle `index` as PREFIX_NUMBER.gif and PREFIX_NUMBER.npz; returns
-        the film's path.
+    def save(
+        self, index: int, folder: Path, prefix: str, result: int = 0, film_format: str = "gif"
+    ) -> Path:
+        """Writes the episode of battle `index` as PREFIX_NUMBER.gif (or .mp4) and
+        PREFIX_NUMBER.npz; returns the film's path.
 
         The .npz holds "type", "health_max", "shield_max" [N], arrays [frames, N] "x", "y", "health"
         (0: dead), "shield", "energy", "target" (unit index or -1), "actions" [frames, A] and
@@ -81,12 +83,15 @@ class Recorder:
 
         Raises:
             ValueError: it has not begun an episode.
+            UserError, MissingPackage: see `utils.films.check_format`.
         """
         self._check(index)
+        check_format(film_format)
         folder.mkdir(parents=True, exist_ok=True)
         number = 0
-        while (film := folder / f"{prefix}_{number:04d}.gif").exists():
+        while (figures := folder / f"{prefix}_{number:04d}.npz").exists():
             number += 1
+        film = figures.with_suffix(f".{film_format}")
         frames = int(self._length[index])
         bt = self._battle
         fixed = {name: getattr(bt, name)[index] for name in ("type", "health_max", "shield_max")}
@@ -94,7 +99,7 @@ class Recorder:
             name: self._values[index, :frames, row] for row, name in enumerate(FIELDS)
         }
         np.savez_compressed(
-            film.with_suffix(".npz"),
+            figures,
             map_name=self._info.name,
             n_agents=bt.n_agents,
             unit_names=np.array(UNIT_NAMES),
@@ -105,11 +110,9 @@ class Recorder:
             reward=self._rewards[index, :frames],
         )
         pictures = [
-            Image.fromarray(self._draw(index, t, result if t == frames - 1 else 0)).quantize(64)
-            for t in range(frames)
+            self._draw(index, t, result if t == frames - 1 else 0) for t in range(frames)
         ]
-        times = [FRAME_MS] * (frames - 1) + [LAST_FRAME_MS]
-        pictures[0].save(film, save_all=True, append_images=pictures[1:], duration=times, loop=0)
+        write_film(pictures, film, FRAME_MS, LAST_FRAME_MS, colours=64)
         _log.info("film of a battle: %s", film)
         return film
 
