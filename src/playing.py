@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     from analysis.dashboard.server import Address
 
     with Address.of(args) as place, Player(policy, args.seed, args.exploring) as player:
-        app = make_app(player.record, player.record(0))
+        app = make_app(player.record)
         place.serve(app.server, f"{policy.title}; the player is")
     return 0
 

@@ -37,6 +37,7 @@ _OF_THE_RUN = (
     *("save_replay", "observers", "use_tensorboard", "label", "repeat_id"),
 )
 
+
 @dataclass(frozen=True)
 class Policy:
     """A policy on the disk.

@@ -6,7 +6,7 @@ import numpy as np
 
 from envs.ranges import AMOUNT, SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec, VectorEnv
-from envs.words import Words, every, group, one_hot
+from envs.words import Words, every, grouped, one_hot
 from utils.errors import ConfigError
 from utils.ranges import check_ranges
 
@@ -204,9 +204,9 @@ class PredatorPrey(VectorEnv):
     def words(self) -> Words:
         """Names of predators, actions and what a predator sees."""
         predators = [f"predator {i}" for i in range(self.n_agents)]
-        seen = group("self", "xy") + one_hot("number", map(str, range(self.n_agents)))
+        seen = grouped("self", "xy") + one_hot("number", map(str, range(self.n_agents)))
         for prey in range(self.n_prey):
-            seen += group(f"prey {prey}", ("x from here", "y from here"))
+            seen += grouped(f"prey {prey}", ("x from here", "y from here"))
         moves = ("left", "right", "up", "down", "stop")
         return Words(tuple(predators), every(self.n_agents, seen), every(self.n_agents, moves))
 

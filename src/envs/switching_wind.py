@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.ranges import SIZE, whole
 from envs.vector_env import EnvSpec, VectorEnv
-from envs.words import Words, every, group
+from envs.words import Words, every, grouped
 from utils.ranges import Range, check_ranges, one_of
 
 # mean and standard deviation of the wind: calm, headwind, tailwind
@@ -152,7 +152,7 @@ class SwitchingWind(VectorEnv):
     def words(self) -> Words:
         """Names of the walker, its movements and its place."""
         moves = [f"move {value:+.2g}" for value in self.action_values]
-        return Words(("walker",), every(1, group("self", ("position",))), every(1, moves))
+        return Words(("walker",), every(1, grouped("self", ("position",))), every(1, moves))
 
     def render(self, index: int = 0) -> np.ndarray:
         """Position over the episode so far, the modes shaded, uint8 [H, W, 3]."""

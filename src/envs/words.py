@@ -32,14 +32,14 @@ def numbered(obs_sizes: Sequence[int], action_sizes: Sequence[int]) -> Words:
     )
 
 
-def group(name: str, entries: Iterable[str]) -> list[str]:
+def grouped(name: str, entries: Iterable[str]) -> list[str]:
     """Entries of an observation that belong together."""
     return [f"{name}: {entry}" for entry in entries]
 
 
 def one_hot(name: str, of: Iterable[str]) -> list[str]:
     """The entries of a one-hot, by what each of them says."""
-    return group(name, (f"is {one}" for one in of))
+    return grouped(name, (f"is {one}" for one in of))
 
 
 def every(n: int, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -17,8 +17,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 MAY_IMPORT = {
-    "main": {"launch", "recording", "session", "doctor", "analysis", "utils"},
+    "main": {
+        "launch",
+        "recording",
+        "session",
+        "doctor",
+        "playing",
+        "policies",
+        "analysis",
+        "utils",
+    },
     "api": {"recording", "session", "training", "isolation", "analysis", "utils"},
+    "playing": {"policies", "assembly", "runners", "envs", "components", "analysis", "utils"},
+    "policies": {"session", "assembly", "runners", "plugins", "utils"},
     "launch": {"analysis", "utils"},
     "doctor": {"modules", "utils"},
     "recording": {"session", "utils"},

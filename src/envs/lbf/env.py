@@ -26,7 +26,7 @@ from envs.named import override
 from envs.particle.drawing import PALETTE
 from envs.ranges import AMOUNT, SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec, VectorEnv
-from envs.words import Words, every, group
+from envs.words import Words, every, grouped
 from utils.errors import ConfigError
 from utils.ranges import Range, check_ranges
 
@@ -231,15 +231,15 @@ class LevelBasedForaging(VectorEnv):
             cells = [(y, x) for y in _around(rules.sight) for x in _around(rules.sight)]
             layers = ("level of a player", "level of food", "free")
             names = [
-                name for layer in layers for name in group(layer, (f"{y} {x}" for y, x in cells))
+                name for layer in layers for name in grouped(layer, (f"{y} {x}" for y, x in cells))
             ]
         else:
             names = []
             for food in range(self.task.max_num_food):
-                names += group(f"food {food}", ("row", "column", "level"))
+                names += grouped(f"food {food}", ("row", "column", "level"))
             for player in ("self", *(f"other player {i}" for i in range(1, n))):
                 level = ("level",) if rules.observe_agent_levels else ()
-                names += group(player, ("row", "column", *level))
+                names += grouped(player, ("row", "column", *level))
         moves = ("none", "north", "south", "west", "east", "load")
         return Words(tuple(f"player {i}" for i in range(n)), every(n, names), every(n, moves))
 

@@ -19,7 +19,7 @@ from envs.particle.kernels import (
 )
 from envs.ranges import SIZE, SWITCH
 from envs.vector_env import EnvSpec
-from envs.words import PUSHES, Words, every, group, one_hot
+from envs.words import PUSHES, Words, every, grouped, one_hot
 from utils.ranges import check_ranges
 
 ROVER_ACCELERATION = 1.5
@@ -130,9 +130,9 @@ class RoverTower(ParticleEnv):
         p = self.n_pairs
         rovers, towers = ([f"{kind} {i}" for i in range(p)] for kind in ("rover", "tower"))
         symbols = [f"say {k}" for k in range(N_SYMBOLS)]
-        rover = one_hot("my tower", towers) + group("it said", map(str, range(N_SYMBOLS)))
-        rover += group("self", ("x", "y", "velocity x", "velocity y"))
-        tower = one_hot("my rover", rovers) + group("rover", "xy") + group("goal", "xy")
+        rover = one_hot("my tower", towers) + grouped("it said", map(str, range(N_SYMBOLS)))
+        rover += grouped("self", ("x", "y", "velocity x", "velocity y"))
+        tower = one_hot("my rover", rovers) + grouped("rover", "xy") + grouped("goal", "xy")
         return Words(
             (*rovers, *towers),
             every(p, rover) + every(p, tower),

@@ -11,7 +11,7 @@ from envs.particle.drawing import BLACK, PALETTE, WHITE, Canvas
 from envs.particle.kernels import COVERED, N_MOVES, Bodies, spread_observe_all, spread_step
 from envs.ranges import SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec
-from envs.words import PUSHES, Words, every, group
+from envs.words import PUSHES, Words, every, grouped
 from utils.errors import ConfigError
 from utils.ranges import check_ranges, one_of
 from utils.registry import nearest
@@ -148,14 +148,14 @@ class Spread(ParticleEnv):
 def _seen_by(agent: int, n: int) -> list[str]:
     """Names of the entries of an agent's observation."""
     there = ("x from here", "y from here")
-    names = group("self", ("velocity x", "velocity y", "x", "y"))
+    names = grouped("self", ("velocity x", "velocity y", "x", "y"))
     for landmark in range(n):
-        names += group(f"landmark {landmark}", there)
+        names += grouped(f"landmark {landmark}", there)
     others = [f"agent {i}" for i in range(n) if i != agent]
     for other in others:
-        names += group(other, there)
+        names += grouped(other, there)
     for other in others:
-        names += group(other, ("unused 0", "unused 1"))
+        names += grouped(other, ("unused 0", "unused 1"))
     return names
 
 

@@ -19,7 +19,7 @@ from envs.particle.kernels import (
 )
 from envs.ranges import SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec
-from envs.words import PUSHES, Words, every, group
+from envs.words import PUSHES, Words, every, grouped
 from utils.ranges import check_ranges
 
 HUNTER_RADIUS, HUNTER_MASS = 0.05, 1.0
@@ -159,11 +159,13 @@ class TreasureCollection(ParticleEnv):
         for place in range(1, self.n_agents):
             holds, banks = ([f"{does} {c}" for c in colours] for does in ("holds", "is bank of"))
             about = (*there, "velocity x", "velocity y", *holds, *banks)
-            around += group(f"other agent, nearest {place}", about)
+            around += grouped(f"other agent, nearest {place}", about)
         for place in range(1, self.n_treasures + 1):
-            around += group(f"treasure, nearest {place}", (*there, *(f"has {c}" for c in colours)))
-        own = group("self", ("x", "y", "velocity x", "velocity y"))
-        hunter = own + group("self", (f"holds {c}" for c in colours)) + around
+            around += grouped(
+                f"treasure, nearest {place}", (*there, *(f"has {c}" for c in colours))
+            )
+        own = grouped("self", ("x", "y", "velocity x", "velocity y"))
+        hunter = own + grouped("self", (f"holds {c}" for c in colours)) + around
         return Words(
             (*hunters, *(f"bank of {c}" for c in colours)),
             every(self.n_hunters, hunter) + every(self.n_banks, own + around),

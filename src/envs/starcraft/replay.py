@@ -109,9 +109,7 @@ class Recorder:
             actions=self._actions[index, :frames],
             reward=self._rewards[index, :frames],
         )
-        pictures = [
-            self._draw(index, t, result if t == frames - 1 else 0) for t in range(frames)
-        ]
+        pictures = [self._draw(index, t, result if t == frames - 1 else 0) for t in range(frames)]
         write_film(pictures, film, FRAME_MS, LAST_FRAME_MS, colours=64)
         _log.info("film of a battle: %s", film)
         return film

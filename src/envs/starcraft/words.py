@@ -7,7 +7,7 @@ from typing import Any
 from envs.starcraft.facts import MapInfo
 from envs.starcraft.options import Options
 from envs.starcraft.smac.rules import N_LOOKS, make_rules
-from envs.words import COMPASS, Words, group
+from envs.words import COMPASS, Words, grouped
 
 # where pathing and height are looked up, as `smac.observations.AROUND` has it
 _AROUND = (
@@ -69,13 +69,13 @@ def _of_agent(info: MapInfo, actions: list[str], first_attack: int, i: int) -> t
 
 
 def _observation(info: MapInfo, rules: Any, agent: int, actions: list[str]) -> tuple[str, ...]:
-    names = group("can move", COMPASS)
+    names = grouped("can move", COMPASS)
     if rules.obs_pathing_grid:
-        names += group("walkable", _AROUND[:-1])
+        names += grouped("walkable", _AROUND[:-1])
     if rules.obs_terrain_height:
-        names += group("height", _AROUND)
+        names += grouped("height", _AROUND)
     for k in range(info.n_enemies):
-        names += group(
+        names += grouped(
             _enemy(info, k),
             [
                 "can be attacked",
@@ -89,14 +89,14 @@ def _observation(info: MapInfo, rules: Any, agent: int, actions: list[str]) -> t
             seen += _types(info, info.agent_bits)
             if rules.obs_last_action:
                 seen += [f"did {action}" for action in actions]
-            names += group(_agent(info, i), seen)
+            names += grouped(_agent(info, i), seen)
     own = _health(rules.agent_shields) if rules.obs_own_health else []
     own += ["x", "y"] if rules.obs_own_pos else []
     own += ["looks to x", "looks to y"] if rules.conic_fov else []
     own += _types(info, info.agent_bits)
     timed = rules.obs_timestep_number  # SMAC's own part has a place for it that stays zero
-    names += group("self", [*own, *(["unused"] if timed else [])])
-    return (*names, *(group("time", ["step / limit"]) if timed else []))
+    names += grouped("self", [*own, *(["unused"] if timed else [])])
+    return (*names, *(grouped("time", ["step / limit"]) if timed else []))
 
 
 def _place(rules: Any, shields: bool) -> list[str]:
