@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from numba import njit
 from numba.core.caching import FunctionCache
 
 OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
+
+_log = logging.getLogger(__name__)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -40,8 +43,21 @@ class _Cache(FunctionCache):
         self._file = Path(function.__code__.co_filename)
         self._root = self._file.parents[function.__module__.count(".")]
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled function, None where it has to be compiled; the first time that is said."""
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            announce()
+        return found
+
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(signature, codegen), digest(self._file, self._root))
+
+
+@cache
+def announce() -> None:
+    """Says why nothing seems to happen; once, for there are many functions."""
+    _log.info("compiling the simulator, once, about a minute")
 
 
 @cache

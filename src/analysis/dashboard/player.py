@@ -57,7 +57,7 @@ def make_app(record: Callable[[int], Episode]) -> Dash:
     app = Dash(
         "murmuration-player",
         title=f"{episodes[0].title} - Murmuration",
-        update_title=None,
+        update_title="",
         assets_folder=str(Path(__file__).with_name("assets")),
         serve_locally=True,
     )
