@@ -103,15 +103,11 @@ class Player:
         self.policy, self.exploring = policy, exploring
         config = policy.config
         self.seed = seed if seed is not None else config["seed"]
-        settings: dict[str, Any] = {
-            "seed": self.seed,
-            "batch_size_run": 1,
-            "evaluate": True,
-            "render": True,
-        }
-        self._runner = _Watcher(SimpleNamespace(**{**config, **settings, "device": "cpu"}))
+        one: dict[str, Any] = {"batch_size_run": 1, "evaluate": True, "render": True}
+        one |= {"seed": self.seed, "device": "cpu"}
+        self._runner = _Watcher(SimpleNamespace(**{**config, **one}))
         try:
-            self.mac, self.learner, missing = build(policy, self._runner.get_env_info(), **settings)
+            self.mac, self.learner, missing = build(policy, self._runner.get_env_info())
             args = self.learner.args
             if exploring:
                 drawn = getattr(self.mac, "drawn", {})

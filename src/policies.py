@@ -90,12 +90,11 @@ def _completed(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, **recorded}
 
 
-def build(policy: Policy, env_info: Mapping[str, Any], **settings: Any) -> tuple[Any, Any, str]:
+def build(policy: Policy, env_info: Mapping[str, Any]) -> tuple[Any, Any, str]:
     """The controller of a policy and the learner around it, with their weights, on the CPU.
 
     Args:
         env_info: PyMARL's, of the environment.
-        settings: that differ from the policy's own.
 
     Returns:
         Controller, learner, and in words which of the learner's networks are missing, "" if none
@@ -104,7 +103,7 @@ def build(policy: Policy, env_info: Mapping[str, Any], **settings: Any) -> tuple
     Raises:
         UserError: the models do not fit.
     """
-    args = SimpleNamespace(**{**policy.config, "device": "cpu", "use_cuda": False, **settings})
+    args = SimpleNamespace(**{**policy.config, "device": "cpu", "use_cuda": False})
     args.learner_threads = args.learner_threads or 1
     load_plugins(args.plugins)
     describe_env(args, env_info)
