@@ -5,26 +5,20 @@ dark, the token. Skipped where Dash, Playwright or a Chromium is missing.
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+import browser_fixtures
 import pytest
+from browser_fixtures import sync_api
 from result_fixtures import learning_curve, write_run
 
-pytest.importorskip("dash")
-pytest.importorskip("dash_ag_grid")
-sync_api = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-if CHROMIUM is None:
-    pytest.skip("no Chromium is installed", allow_module_level=True)
+browser, visit = browser_fixtures.browser, browser_fixtures.visit
 
 MAIN = Path(__file__).resolve().parents[2] / "src" / "main.py"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 ROWS = "#table .ag-center-cols-container .ag-row"
 
 
@@ -89,39 +83,6 @@ def served(tmp_path):
     made = Served(tmp_path / "results")
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser, tmp_path):
-    """Opens pages; at the end no page may have had an error or asked another server."""
-    pages, wrong = [], []
-
-    def opened(url, **look):
-        page = browser.new_page(**{"viewport": {"width": 1400, "height": 1000}, **look})
-        here = "/".join(url.split("/")[:3])
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
-        page.on(
-            "request",
-            lambda asked: asked.url.startswith((here, "data:", "blob:")) or wrong.append(asked.url),
-        )
-        page.goto(url)
-        pages.append(page)
-        return page
-
-    yield opened
-    for i, page in enumerate(pages):
-        page.screenshot(path=tmp_path / f"page{i}.png", full_page=True)
-        page.close()
-    assert wrong == []
 
 
 def row(page, name):

@@ -104,10 +104,8 @@ class Address:
         Args:
             what: the beginning of that sentence, e.g. "the dashboard is".
         """
-        protect(app, self.token, local=self.local)
-        server = serve(app, self._listener)
-        url = address(self.host, self._listener.getsockname()[1], self.token)
-        sys.stdout.write(f"{what} at {url} (Ctrl-C ends it)\n")
+        server = self.server(app)
+        sys.stdout.write(f"{what} at {self.url} (Ctrl-C ends it)\n")
         sys.stdout.flush()
         try:
             server.serve_forever()
@@ -115,6 +113,16 @@ class Address:
             pass
         finally:
             server.server_close()
+
+    def server(self, app: Flask) -> BaseWSGIServer:
+        """Of the page, guarded, not at work yet."""
+        protect(app, self.token, local=self.local)
+        return serve(app, self._listener)
+
+    @property
+    def url(self) -> str:
+        """What to type into a browser."""
+        return address(self.host, self._listener.getsockname()[1], self.token)
 
     def __enter__(self) -> Address:
         return self
