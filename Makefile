@@ -11,7 +11,7 @@ $(VENV)/.run.stamp: requirements.txt
 	$(PY) -m pip install -q -r requirements.txt
 	touch $@
 
-$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt requirements-sisl.txt requirements-smax.txt requirements-magent.txt requirements-sc2.txt requirements-dashboard.txt requirements-film.txt requirements-tools.txt
+$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt requirements-sisl.txt requirements-smax.txt requirements-magent.txt requirements-sc2.txt requirements-dashboard.txt requirements-film.txt requirements-tensorboard.txt requirements-wandb.txt requirements-mlflow.txt requirements-mongo.txt requirements-tools.txt
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@
 

@@ -21,6 +21,7 @@ from benchmarks import (  # noqa: E402
     actor_critic,
     dac_update,
     f2a2,
+    gate,
     grid_worlds,
     learner_update,
     particle,
@@ -46,6 +47,7 @@ PARTS = {
     "particle": particle.run,
     "grid_worlds": grid_worlds.run,
     "starcraft": starcraft.run,
+    "gate": gate.run,
 }
 
 
@@ -63,11 +65,18 @@ def main() -> None:
         default=ROOT / "results" / "bench",
         help="folder of the written tables",
     )
+    parser.add_argument(
+        "--set-baseline",
+        action="store_true",
+        help="keep the ratios of part gate in benchmarks/baseline.json, as those of this version",
+    )
     options = parser.parse_args()
     chosen = options.only.split(",")
     unknown = sorted(set(chosen) - set(PARTS))
     if unknown:
         parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    if options.set_baseline and (options.quick or "gate" not in chosen):
+        parser.error("--set-baseline needs part gate, and all of its repetitions: no --quick")
     warnings.filterwarnings(
         "ignore", message="Creating a tensor from a list of numpy.ndarrays"
     )  # PyMARL's way
@@ -79,7 +88,8 @@ def main() -> None:
     sections = [f"# Benchmarks\n\n{time.strftime('%Y-%m-%d %H:%M')}, {machine}\n"]
     for name, part in PARTS.items():
         if name in chosen:
-            for table in part(options.quick):
+            extra = {"set_baseline": options.set_baseline} if name == "gate" else {}
+            for table in part(options.quick, **extra):
                 table.show(console)
                 sections.append(table.write(options.output))
     path = options.output / "bench.md"

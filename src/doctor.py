@@ -275,6 +275,9 @@ def _optional() -> Iterator[Check]:
         ("football", ("gfootball",)),
         ("magent", ("magent2",)),
         ("jaxmarl", ("jaxmarl",)),
+        ("tensorboard", ("tensorboard",)),
+        ("wandb", ("wandb",)),
+        ("mlflow", ("mlflow-skinny", "sqlalchemy", "alembic")),
         ("mongo", ("pymongo",)),
         ("sql", ("sqlalchemy",)),
     ):

@@ -240,7 +240,7 @@ def _read_options(experiment: Experiment, words: list[str]) -> dict[str, Any]:
 def _train(argv: list[str]) -> int:
     from recording import Recorder, find_resume
     from utils.config import describe_config, safe_name, trace_config
-    from utils.observers import mask_secrets
+    from utils.observers import mask_secrets, masked_config
     from utils.registry import nearest
 
     files, words = _take_files(argv)
@@ -268,8 +268,7 @@ def _train(argv: list[str]) -> int:
         origins["seed"] = "the resumed run"
     shown = ""
     if options["--print-config"] or command == "print_config":
-        recorded = {**config, "observers": mask_secrets(config["observers"])}
-        shown = describe_config(recorded, origins)
+        shown = describe_config(masked_config(config), origins)
         options["--print-config"] = False  # Sacred's own does not know where values come from
     if command is not None:
         sys.stdout.write(shown)

@@ -104,15 +104,18 @@ class Recorder:
             meta_info: recorded with the run.
 
         Raises:
-            UserError: besides the work's own: the disk is full, Sacred refuses an option.
+            UserError: besides the work's own: the disk is full, Sacred refuses an option, the
+                package of a logger is missing.
             Interrupted: by a signal, before the work has handlers of its own.
         """
         from utils.config import check_results_folder
+        from utils.loggers import check_packages
         from utils.logging import record_output
 
         if observe and run_dir is not None:
             self._hold(run_dir)
         if observe:
+            check_packages(config)
             check_results_folder(run_dir or Path(config["local_results_path"]))
         # What cannot be imported should fail before anything is written.
         import session  # noqa: F401
@@ -145,7 +148,7 @@ class Recorder:
         basedir = (run_dir.parent if run_dir else results_dir(config)).absolute()
         self._new_folders = missing_folders(basedir)
         self._observer = RunFolder(basedir, run_dir)
-        self.experiment.observers = [self._observer, *make_observers(config)]
+        self.experiment.observers = [self._observer, *make_observers(config, self._observer)]
 
     def _discard(self) -> None:
         """Removes the folder that was made for this run, unless it has metrics."""
@@ -174,10 +177,9 @@ class Recorder:
         return self._output.getvalue()
 
     def _configure(self, config: Mapping[str, Any]) -> None:
-        from utils.observers import mask_secrets
+        from utils.observers import masked_config
 
-        observers = mask_secrets(config["observers"])
-        self.experiment.add_config({**config, "observers": observers})
+        self.experiment.add_config(masked_config(config))
 
     def _main(self, run: SacredRun) -> Any:
         self._begun = True

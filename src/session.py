@@ -16,6 +16,7 @@ from training import StopRequest, Training
 from utils.checkpoints import ResumePoint, check_checkpoint
 from utils.config import resolve_device
 from utils.errors import RunFailure, UserError
+from utils.loggers import FAILED, FINISHED, INTERRUPTED, attach
 from utils.logging import Logger
 from utils.memory import keep_freed_memory
 from utils.observers import Interrupted, Paused
@@ -99,6 +100,8 @@ class Session:
         self.training: Training | None = None
         self.finished = False
         self._random: dict[str, Any] | None = None
+        self._logging = False
+        self._end = INTERRUPTED
 
     def open(self, run_dir: Path) -> Training:
         """Builds environments, networks and buffer, or takes them from the checkpoint.
@@ -133,6 +136,9 @@ class Session:
             UserError, RunFailure: see there.
         """
         self.logger.setup_sacred(sacred_run)
+        if not self._logging and not sacred_run.unobserved:
+            self.logger.setup_loggers(attach(self.config, run_dir))
+            self._logging = True
         stop = StopRequest(self.log)
         try:
             with (
@@ -145,11 +151,13 @@ class Session:
                     result = training.work(steps)
         except (Interrupted, Paused):
             raise
-        except BaseException:  # an update may have stopped half-way
+        except BaseException as exc:  # an update may have stopped half-way
+            self._end = FAILED if isinstance(exc, Exception) else INTERRUPTED
             self.close()
             self.training = None
             raise
         self.finished = True
+        self._end = FINISHED
         return result
 
     def evaluate(self, n_episodes: int, run_dir: Path) -> dict[str, float]:
@@ -165,9 +173,13 @@ class Session:
             return training.checkpoint()
 
     def close(self) -> None:
-        """Ends the environments; the networks stay."""
-        if self.training is not None:
-            self.training.close()
+        """Ends the environments and the loggers; the networks stay."""
+        try:
+            if self.training is not None:
+                self.training.close()
+        finally:
+            self.logger.close_loggers(self._end)
+            self._logging = False
 
     def _build(self, run_dir: Path) -> Training:
         config, log = self.config, self.log
@@ -220,8 +232,6 @@ class Session:
         """The result files are open."""
         self.logger.setup_files(run_dir)
         try:
-            if self.config["use_tensorboard"]:
-                self.logger.setup_tb(str(run_dir / "tb"))
             yield
         finally:
             try:

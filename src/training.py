@@ -333,6 +333,7 @@ class Training:
         path = self.run_dir / f"evaluation.{self.args.film_format}"
         write_film(self.runner.frames, path, frame_ms=FILM_FRAME_MS)
         self.log.info("film of the evaluation: %s", path)
+        self.logger.log_film(path, self.runner.t_env)
 
     # -- checkpoints -------------------------------------------------------------------------------
     def save(self) -> None:

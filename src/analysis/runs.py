@@ -37,7 +37,7 @@ WALL_CLOCK_KEY = "seconds"
 _NOT_SETTINGS = re.compile(
     r"(^|\.)seed$|^(repeat_id|label|unique_token|checkpoint_path|resume|load_step|local_results_path|results_path"
     r"|save_model|save_model_interval|keep_checkpoints|checkpoint_buffer|save_replay|render|evaluate|use_cuda|device"
-    r"|use_tensorboard|observers(\..*)?|acting_threads|learner_threads|env_timeout|max_env_restarts"
+    r"|use_tensorboard|loggers|(observers|logger_args)(\..*)?|acting_threads|learner_threads|env_timeout|max_env_restarts"
     r"|(runner_|learner_)?log_interval)$"
 )
 

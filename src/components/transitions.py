@@ -76,8 +76,11 @@ class Transitions(Mapping[str, Tensor]):
         """Rewards with mean 0 and deviation 1 over the buffer, per agent (MAAC); constant ones
         become 0.
         """
-        spread = torch.where(self.reward_std > 0, self.reward_std, 1.0)
-        return (self["reward"] - self.reward_mean) / spread
+        return (self["reward"] - self.reward_mean) / self.reward_spread()
+
+    def reward_spread(self) -> Tensor:
+        """The rewards' deviation over the buffer per agent, 1 for constant ones: [A]."""
+        return torch.where(self.reward_std > 0, self.reward_std, 1.0)
 
     def to(self, device: torch.device | str) -> Transitions:
         """The same on another device."""

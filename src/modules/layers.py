@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from modules.kernels import gru as kernels
 from modules.kernels import linear as fused
-from modules.kernels.linear import affine
+from modules.kernels.linear import affine, relu_
+
+LEAKY = 0.01  # slope of leaky ReLUs below 0, torch's default
 
 
 def first_inputs(*parts: tuple[int, Sequence[int]]) -> Tensor:
@@ -44,6 +46,7 @@ class StackedLinear(nn.Module):
             be zero: their weights start at zero, have no gradient and stay zero. A group is
             initialised as `nn.Linear` of its own size.
         rectify: a ReLU follows.
+        slope: of the ReLU below 0; above 0 it is a leaky one.
     """
 
     def __init__(
@@ -53,9 +56,10 @@ class StackedLinear(nn.Module):
         groups: int,
         in_sizes: Sequence[int] | Tensor | None = None,
         rectify: bool = False,
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
-        self.rectify = rectify
+        self.rectify, self.slope = rectify, slope
         if in_sizes is None:
             bound = 1 / math.sqrt(n_in)
             self.weight = nn.Parameter(torch.empty(groups, n_out, n_in).uniform_(-bound, bound))
@@ -76,21 +80,35 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(groups, n_out).uniform_(-1, 1) * bounds)
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused.available(x, self.weight, self.bias):
-            return fused.linear(x, self.weight, self.bias, self.rectify)
-        out = self._by_torch(x)
-        return F.relu(out, inplace=True) if self.rectify else out
+        return grouped(x, self.weight, self.bias, self.rectify, self.slope)
 
-    def _by_torch(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:
-            groups, n_out, _ = self.weight.shape
-            # The same input for every group: one product with all weights side by side.
-            return (
-                F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
-                .view(-1, groups, n_out)
-                .transpose(0, 1)
-            )
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+def grouped(
+    x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool = False, slope: float = 0.0
+) -> Tensor:
+    """G linear layers, and a ReLU behind them if `rectify`, by whichever way is faster.
+
+    Args:
+        x: [G, R, n_in], or [R, n_in] that all groups read.
+        weight: [G, n_out, n_in].
+        bias: [G, n_out] or None.
+        slope: of the ReLU below 0.
+
+    Returns:
+        [G, R, n_out].
+    """
+    if fused.available(x, weight, *(() if bias is None else (bias,))):
+        return fused.linear(x, weight, bias, rectify, slope)
+    if x.dim() == 2:
+        groups, n_out, _ = weight.shape
+        # The same input for every group: one product with all weights side by side.
+        out = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
+        out = out.view(-1, groups, n_out).transpose(0, 1)
+    elif bias is None:
+        out = torch.bmm(x, weight.transpose(1, 2))
+    else:
+        out = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    return relu_(out, slope) if rectify else out
 
 
 class StackedBatchNorm(nn.Module):
@@ -146,21 +164,31 @@ class Linear(nn.Linear):
         n_in, n_out: numbers of inputs and outputs.
         bias: whether there is one.
         rectify: a ReLU follows.
+        slope: of the ReLU below 0; above 0 it is a leaky one.
     """
 
-    def __init__(self, n_in: int, n_out: int, bias: bool = True, rectify: bool = False) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        bias: bool = True,
+        rectify: bool = False,
+        slope: float = 0.0,
+    ) -> None:
         super().__init__(n_in, n_out, bias)
-        self.rectify = rectify
+        self.rectify, self.slope = rectify, slope
 
     def forward(self, x: Tensor) -> Tensor:
-        return affine(x, self.weight, self.bias, self.rectify)
+        return affine(x, self.weight, self.bias, self.rectify, self.slope)
 
 
-def linear(n_in: int, n_out: int, groups: int = 1, rectify: bool = False) -> Linear | StackedLinear:
+def linear(
+    n_in: int, n_out: int, groups: int = 1, rectify: bool = False, slope: float = 0.0
+) -> Linear | StackedLinear:
     """`Linear` for one group, `StackedLinear` for several; `rectify`: a ReLU follows."""
     if groups == 1:
-        return Linear(n_in, n_out, rectify=rectify)
-    return StackedLinear(n_in, n_out, groups, rectify=rectify)
+        return Linear(n_in, n_out, rectify=rectify, slope=slope)
+    return StackedLinear(n_in, n_out, groups, rectify=rectify, slope=slope)
 
 
 class GRU(nn.Module):

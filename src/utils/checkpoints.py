@@ -47,6 +47,8 @@ FREE_KEYS = frozenset(
             "checkpoint_buffer",
         ),
         *(
+            "loggers",
+            "logger_args",
             "use_tensorboard",
             "observers",
             "env_timeout",

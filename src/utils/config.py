@@ -38,6 +38,7 @@ from utils.config_files import list_configs as list_configs
 from utils.config_files import load_file as load_file
 from utils.errors import ConfigError, UserError
 from utils.films import FORMATS
+from utils.loggers import check as check_loggers
 from utils.ranges import (
     COUNT,
     FINITE_POSITIVE,
@@ -512,6 +513,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError("checkpoint_agents is for evaluation only: set evaluate=True")
     if config["checkpoint_path"] and not os.path.exists(config["checkpoint_path"]):
         raise ConfigError(f"checkpoint_path: no such file or folder: {config['checkpoint_path']}")
+    check_loggers(config)
     for kind, options in config["observers"].items():
         if kind not in OBSERVERS:
             raise ConfigError(f"unknown observer '{kind}'; {nearest(kind, OBSERVERS)}")

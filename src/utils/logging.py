@@ -1,4 +1,4 @@
-"""What a run says: on the console, in its result files, to Sacred and TensorBoard.
+"""What a run says: on the console, in its result files, to Sacred and to other loggers.
 
 `metrics.jsonl` is the source of truth: one JSON object per line, `{"t": steps, "key": name,
 "value": number or list}`. Sacred's info holds the same numbers in PyMARL's form (lists `key` and
@@ -16,10 +16,10 @@ import logging
 import math
 import sys
 import time
-import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
@@ -32,6 +32,8 @@ from rich.text import Text
 
 from utils.errors import UserError
 from utils.line_file import FilePosition, LineFile, check_lines
+from utils.loggers import Attached
+from utils.loggers.base import Recorded
 
 Position = dict[str, FilePosition]
 Number = int | float | None
@@ -178,6 +180,23 @@ def _json_number(value: int | float) -> Number:
     return value if isinstance(value, int) or math.isfinite(value) else None
 
 
+def _series(entry: Mapping[str, Any]) -> str:
+    """The name under which a file's entry is known: a list may have the key of a number."""
+    return f"{entry['key']}[]" if isinstance(entry["value"], list) else entry["key"]
+
+
+def _recorded(sizes: Mapping[Path, int]) -> list[Recorded]:
+    """What the first bytes of the files record, in the order of the steps."""
+    found = []
+    for path, size in sizes.items():
+        with path.open("rb") as file:
+            for line in file.read(size).splitlines():
+                entry = json.loads(line)
+                value = math.nan if entry["value"] is None else entry["value"]
+                found.append(Recorded(entry["key"], value, entry["t"]))
+    return sorted(found, key=lambda recorded: recorded.t)
+
+
 # --- Logger ---
 
 
@@ -197,35 +216,16 @@ class Logger:
 
     def __init__(self, console_logger: logging.Logger) -> None:
         self.console_logger = console_logger
-        self.use_tb = False
         self.use_sacred = False
         self.stats: defaultdict[str, list[tuple[int, int | float]]] = defaultdict(list)
         self._last_t: dict[str, int] = {}
         self._files: dict[str, LineFile] = {}
-        self._tb: Any = None
+        self._loggers: list[Attached] = []
         self._info: dict[str, Any] = {}
 
-    def setup_tb(self, directory_name: str | Path) -> None:
-        """Writes TensorBoard events too; without a working tensorboard-logger this is one
-        warning.
-        """
-        try:
-            with warnings.catch_warnings():  # dozens of them, about its generated code
-                warnings.simplefilter("ignore", DeprecationWarning)
-                from tensorboard_logger import Logger as EventWriter
-
-            self._tb = EventWriter(str(directory_name))
-        except (
-            Exception
-        ) as exc:  # an old package: it breaks in many ways, and a run can do without it
-            self.console_logger.warning(
-                "use_tensorboard: no TensorBoard events (%s: %s); `python src/main.py doctor` "
-                "tells more",
-                type(exc).__name__,
-                exc,
-            )
-            return
-        self.use_tb = True
+    def setup_loggers(self, loggers: list[Attached]) -> None:
+        """Passes what is recorded on to other loggers too, from the next `rewind` on."""
+        self._loggers = loggers
 
     def setup_sacred(self, sacred_run_dict: _SacredRun) -> None:
         """Writes into a Sacred run's `info` too: lists `key` and `key_T`."""
@@ -258,25 +258,32 @@ class Logger:
         self._append("metrics", entry if to_sacred else {**entry, "sacred": False})
         if to_sacred:
             self._to_info(key, _json_number(value), t)
-        if self.use_tb:
-            self._tb.log_value(key, value, t)
+        for logger in self._loggers:
+            logger.figure(key, value, t)
 
     def log_list(self, key: str, values: Sequence[Any], t: int) -> None:
         """Records a list of figures, e.g. the return of every evaluation episode: in
-        `metrics.jsonl` only.
+        `metrics.jsonl`, and in loggers that draw distributions.
         """
         if self._is_new(f"{key}[]", int(t)):
             numbers = [_json_number(_number(value)) for value in values]
             self._append("metrics", {"t": int(t), "key": key, "value": numbers})
+            for logger in self._loggers:
+                logger.values(key, numbers, int(t))
+
+    def log_film(self, path: Path, t: int) -> None:
+        """Shows loggers a film that was written."""
+        for logger in self._loggers:
+            logger.film(path, int(t))
 
     def log_timing(self, key: str, value: Any, t: int) -> None:
-        """Records a wall-clock figure: in `timing.jsonl` and TensorBoard, not in Sacred's info or
+        """Records a wall-clock figure: in `timing.jsonl` and the loggers, not in Sacred's info or
         `metrics.jsonl`.
         """
         value, t = _number(value), int(t)
         self._append("timing", {"t": t, "key": key, "value": _json_number(value)})
-        if self.use_tb:
-            self._tb.log_value(key, value, t)
+        for logger in self._loggers:
+            logger.figure(key, value, t)
 
     def print_recent_stats(self) -> None:
         """Logs the recent value of every figure: the last one for `episode` and `epsilon`, else the
@@ -305,6 +312,8 @@ class Logger:
         """
         for file in self._files.values():
             file.sync()
+        for logger in self._loggers:
+            logger.flush()
         return {name: file.position() for name, file in self._files.items()}
 
     def rewind(self, position: Mapping[str, FilePosition]) -> None:
@@ -312,11 +321,12 @@ class Logger:
         `stats` from them.
 
         Needs `setup_files`. A file that lost lines since then (a crash of the machine) is used as
-        far as it goes, with a warning.
+        far as it goes, with a warning. The other loggers begin here, or are told to go back, too.
 
         Raises:
             UserError: the metrics up to there are not those of the checkpoint; nothing is cut.
         """
+        lost = self._lost(position) if self._loggers else {}
         for name, file in self._files.items():
             try:
                 check_lines(file.path, position[name])
@@ -341,21 +351,42 @@ class Logger:
             for line in lines:
                 entry = json.loads(line)
                 key, value, t = entry["key"], entry["value"], entry["t"]
+                self._last_t[_series(entry)] = t
                 if isinstance(value, list):
-                    self._last_t[f"{key}[]"] = t
                     continue
-                self._last_t[key] = t
                 self._remember(key, math.nan if value is None else value, t)
                 if "sacred" not in entry:
                     self._to_info(key, value, t)
+        sizes = {file.path: file.bytes for file in self._files.values()}
+        for logger in self._loggers:
+            last_t = max(self._last_t.values(), default=-1)
+            logger.begin(last_t, lost, partial(_recorded, sizes))
+
+    def _lost(self, position: Mapping[str, FilePosition]) -> dict[str, int]:
+        """The last step of every series that goes on behind `position` in a file."""
+        lost = {}
+        for name, file in self._files.items():
+            with file.path.open("rb") as lines:
+                lines.seek(position[name]["bytes"])
+                for line in lines:
+                    try:
+                        entry = json.loads(line)
+                        lost[_series(entry)] = entry["t"]
+                    except (ValueError, KeyError, TypeError):
+                        continue  # not an entry of a run: `rewind` judges that
+        return lost
 
     def close(self) -> None:
         """Syncs and closes all files; nothing can be logged to them afterwards."""
         for file in self._files.values():
             file.close()
         self._files = {}
-        self._tb = None  # closes its file when it is collected
-        self.use_tb = False
+
+    def close_loggers(self, status: str) -> None:
+        """Ends the other loggers; see `Attached.close`."""
+        for logger in self._loggers:
+            logger.close(status)
+        self._loggers = []
 
     def _is_new(self, key: str, t: int) -> bool:
         new = self._last_t.get(key) != t

@@ -9,20 +9,22 @@ import json
 import logging
 import math
 import os
-import queue
 import re
 import textwrap
 import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sacred.observers import FileStorageObserver, RunObserver
+from sacred.observers import FileStorageObserver, MongoObserver, RunObserver
 from sacred.serializer import flatten
 from sacred.utils import SacredInterrupt
 
+from utils.background import Background
+from utils.elsewhere import note, recall
 from utils.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -284,15 +286,12 @@ class Detached(RunObserver):
     def __init__(self, name: str, observer: RunObserver) -> None:
         self._name = name
         self._observer = observer
-        self._events: queue.SimpleQueue[tuple[str, dict[str, Any], threading.Event]] = (
-            queue.SimpleQueue()
-        )
         self._beating = (
             threading.Event()
         )  # a heartbeat is on its way: another one would say the same
         self._failing = False
         self._dead = False
-        self._thread = threading.Thread(target=self._work, name=f"observer-{name}", daemon=True)
+        self._thread = Background(f"observer-{name}")
 
     def started_event(
         self,
@@ -326,7 +325,7 @@ class Detached(RunObserver):
             return
         self._beating.set()
         event = {
-            "info": _snapshot(info),
+            "info": info,
             "captured_out": captured_out,
             "beat_time": beat_time,
             "result": result,
@@ -373,22 +372,21 @@ class Detached(RunObserver):
         self._send("artifact_event", event)
 
     def _send(self, method: str, event: dict[str, Any]) -> threading.Event:
-        done = threading.Event()
-        self._events.put((method, event, done))
-        return done
+        return self._thread.call(partial(self._handle, method, event))
 
     def _finish(self, method: str, event: dict[str, Any]) -> None:
         if not self._send(method, event).wait(_END_WAIT):
             self._warn("does not answer; the end of the run is not recorded there")
+        self._thread.end()
 
-    def _work(self) -> None:
-        while True:
-            method, event, done = self._events.get()
-            if method == "heartbeat_event":
-                self._beating.clear()
-            if not self._dead:
-                self._pass_on(method, event)
-            done.set()
+    def _handle(self, method: str, event: dict[str, Any]) -> None:
+        if method == "heartbeat_event":
+            self._beating.clear()
+            event["info"] = _snapshot(
+                event["info"]
+            )  # as late as can be: the next one may be left out
+        if not self._dead:
+            self._pass_on(method, event)
 
     def _pass_on(self, method: str, event: dict[str, Any]) -> None:
         try:
@@ -426,17 +424,98 @@ class Detached(RunObserver):
         self._failing = True
 
 
-def make_observers(config: Mapping[str, Any]) -> list[RunObserver]:
+class Mongo(MongoObserver):
+    """Sacred's observer, with what Omniboard draws and a resumed run under its old `_id`.
+
+    Omniboard draws the collection `metrics`, which Sacred fills with what a run logs by
+    `log_scalar`, and finds its documents by the ids in the run's `info.metrics`. Here the series of
+    the info go there, too: at each heartbeat their new points. Those of a resumed run replace the
+    old ones, because its info begins with all figures up to the checkpoint.
+
+    Args:
+        folder: the run's folder, which keeps the `_id`.
+        options: Sacred's.
+    """
+
+    run_entry: dict[str, Any]
+
+    def __init__(self, folder: RunFolder, **options: Any) -> None:
+        super().__init__(**options)
+        self._folder = folder
+        self._sent: dict[str, int] = {}  # points of every series
+        self._links: dict[str, list[dict[str, str]]] = {"metrics": []}
+
+    def started_event(
+        self,
+        ex_info: dict[str, Any],
+        command: str,
+        host_info: dict[str, Any],
+        start_time: datetime,
+        config: dict[str, Any],
+        meta_info: dict[str, Any],
+        _id: int | None,
+    ) -> int:
+        """Inserts the run, or takes up the run that it was before."""
+        known = recall(self._folder.path, "mongo").get("id")
+        before = None if known is None else self.runs.find_one({"_id": known})
+        if before is not None:
+            self.overwrite = {**before, **dict.fromkeys({"stop_time", "fail_trace"} & set(before))}
+            start_time = before["start_time"]
+            self._links["metrics"] = before["info"].get("metrics", [])
+        run_id: int = super().started_event(
+            ex_info, command, host_info, start_time, config, meta_info, _id
+        )
+        note(self._folder.path, "mongo", {"id": run_id})
+        return run_id
+
+    def heartbeat_event(
+        self, info: dict[str, Any], captured_out: str, beat_time: datetime, result: object
+    ) -> None:
+        """Saves the run, and new points of the info's series in the metrics."""
+        for key, steps in info.items():
+            series = key.removesuffix("_T")
+            if series != key and isinstance(info.get(series), list):
+                self._send(series, info[series], steps, beat_time)
+        super().heartbeat_event({**info, **self._links}, captured_out, beat_time, result)
+
+    def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
+        """What a plug-in records with Sacred's `log_scalar`."""
+        super().log_metrics(metrics_by_name, self._links)
+
+    def _send(self, key: str, values: list[Any], steps: list[int], now: datetime) -> None:
+        if key not in self._sent:
+            self._forget(key)
+        begin = self._sent.setdefault(key, 0)
+        new = {"values": values[begin:], "steps": steps[begin:]}
+        if new["values"]:
+            times = [now] * len(new["values"])
+            super().log_metrics({key: {**new, "timestamps": times}}, self._links)
+            self._sent[key] = len(values)
+
+    def _forget(self, key: str) -> None:
+        """Of this run before it was resumed."""
+        if any(link["name"] == key for link in self._links["metrics"]):
+            self.metrics.delete_one({"run_id": self.run_entry["_id"], "name": key})
+            self._links["metrics"] = [
+                link for link in self._links["metrics"] if link["name"] != key
+            ]
+
+
+def make_observers(config: Mapping[str, Any], folder: RunFolder) -> list[RunObserver]:
     """The observers of config key `observers`; one that cannot be made (package missing, bad
     options) is a warning.
+
+    Args:
+        config: the run's.
+        folder: the observer that makes the run's folder, before these are told of the run.
     """
     made: list[RunObserver] = []
     for name, options in config["observers"].items():
         try:
-            made.append(Detached(name, _MAKERS[name](dict(options), config)))
+            made.append(Detached(name, _MAKERS[name](dict(options), config, folder)))
         except ImportError as exc:
-            package = {"mongo": "pymongo", "sql": "sqlalchemy"}[name]
-            _log.warning("observers.%s: not used, %s; pip install %s", name, exc, package)
+            install = {"mongo": "-r requirements-mongo.txt", "sql": "sqlalchemy"}[name]
+            _log.warning("observers.%s: not used, %s; pip install %s", name, exc, install)
         except Exception as exc:  # whatever a database client raises
             _log.warning(
                 "observers.%s: not used, %s: %s", name, type(exc).__name__, mask_secrets(str(exc))
@@ -444,15 +523,13 @@ def make_observers(config: Mapping[str, Any]) -> list[RunObserver]:
     return made
 
 
-def _mongo(options: dict[str, Any], config: Mapping[str, Any]) -> RunObserver:
-    from sacred.observers import MongoObserver
-
+def _mongo(options: dict[str, Any], config: Mapping[str, Any], folder: RunFolder) -> RunObserver:
     options.setdefault("serverSelectionTimeoutMS", 5000)
     options.setdefault("failure_dir", str(Path(config["local_results_path"]) / "mongo_failed"))
-    return MongoObserver(**options)
+    return Mongo(folder, **options)
 
 
-def _sql(options: dict[str, Any], config: Mapping[str, Any]) -> RunObserver:
+def _sql(options: dict[str, Any], config: Mapping[str, Any], folder: RunFolder) -> RunObserver:
     from sacred.observers import SqlObserver
 
     return SqlObserver(**options)
@@ -491,3 +568,8 @@ def mask_secrets(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [mask_secrets(value) for value in content]
     return content
+
+
+def masked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as it is recorded: without passwords of databases and servers."""
+    return {**config, **{key: mask_secrets(config[key]) for key in ("observers", "logger_args")}}

@@ -39,15 +39,16 @@ COMMANDS = {
         f2a2_sac rover_tower t_max=250000 env_args.episode_limit=25 runner_log_interval=5000
         learner_log_interval=5000 test_interval=12500 log_interval=25000 save_model_interval=25000
         use_cuda=False joint=True moa=True topology=ring topology_extra_edges=40.0
-        consensus_interval=1.0 consensus_interval_std=0.0 batch_size=128 recent_transitions=300
+        consensus_interval=1.0 consensus_interval_std=0.0 consensus_start=zero batch_size=128
+        recent_transitions=300
         moa_natural_batch=128 seed=1""",
     ("dac_ablations", "weight of L_KL", "beta = 0.1"): """
-        dac predator_prey runner=vector batch_size_run=32 updates_per_collection=4 t_max=1000000
+        dac predator_prey runner=vector batch_size_run=32 updates_per_collection=32 t_max=1000000
         epsilon_anneal_time=500000 test_interval=25000 test_nepisode=32 log_interval=250000
         use_cuda=False scenario=predator_prey dac_k=10 dac_m=10 dac_beta=0.1 env_args.penalty=0.0
         seed=1""",
     ("dac_predator_prey", "P = 1", "DAC"): """
-        dac predator_prey runner=vector batch_size_run=32 updates_per_collection=4 t_max=3050000
+        dac predator_prey runner=vector batch_size_run=32 updates_per_collection=32 t_max=3050000
         epsilon_anneal_time=1500000 test_interval=50000 test_nepisode=32 log_interval=250000
         use_cuda=False scenario=predator_prey_p1 env_args.penalty=1.0 seed=1""",
     ("football", "football", "S2Q"): """

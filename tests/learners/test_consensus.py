@@ -367,6 +367,35 @@ def test_penalty_gradient_and_duals_by_hand():
     assert param.grad.tolist() == [[-1.5], [3.0]]
 
 
+@pytest.mark.parametrize(("start", "target"), [("own_copy", (1.0, 5.0)), ("zero", (0.0, 0.0))])
+@pytest.mark.parametrize("lr", [None, 0.2])
+def test_what_the_penalty_pulls_to_before_the_first_exchange(start, target, lr):
+    """Algorithm 1 starts at phi_sh = 0 and never leaves the penalty out."""
+    param = nn.Parameter(torch.tensor([[1.0], [5.0]]))
+    consensus, channel = PrimalDual([param], 0.5, 0, start=start), Channel(2, ["critic"])
+    for _ in range(2):  # an update without an exchange changes nothing
+        param.data = torch.tensor([[2.0], [7.0]])
+        param.grad = torch.tensor([[10.0], [20.0]])
+        consensus.add_gradients_(lr)
+        pull = [0.5 * (end - copy) for end, copy in zip(target, (2.0, 7.0), strict=True)]
+        if lr is None:
+            assert param.grad.flatten().tolist() == pytest.approx([10 - pull[0], 20 - pull[1]])
+            assert param.flatten().tolist() == [2.0, 7.0]
+        else:
+            assert param.grad.flatten().tolist() == [10.0, 20.0]
+            moved = [2 + lr * pull[0], 7 + lr * pull[1]]
+            assert param.flatten().tolist() == pytest.approx(moved)
+        consensus.consensus_step(channel, torch.zeros(2, 2, dtype=torch.bool), "critic")
+        assert not consensus.duals.any()
+    param.data = torch.tensor([[2.0], [7.0]])
+    consensus.consensus_step(channel, graph(2, (0, 1)), "critic")
+    assert consensus.shared.flatten().tolist() == [4.5, 4.5]
+    state = consensus.state_dict()
+    again = PrimalDual([param], 0.5, 0, start=start)
+    again.load_state_dict(state)
+    assert again.shared.flatten().tolist() == [4.5, 4.5]
+
+
 def test_the_penalty_bypasses_the_optimiser_by_hand():
     param = nn.Parameter(torch.tensor([[1.0], [5.0]]))
     consensus, channel = PrimalDual([param], 0.5, 0, dual_scale=0.1), Channel(2, ["critic"])

@@ -161,12 +161,17 @@ def continuous_policy(outputs):
     return TransformedDistribution(normal, [TanhTransform()])
 
 
-def test_continuous_losses():
+@pytest.mark.parametrize("undiscounted", [False, True])
+def test_continuous_losses(undiscounted):
     """Targets, the Monte-Carlo baseline and the policies' loss, from plain loops and torch's own
     distributions.
     """
     args = maac_args(
-        sizes=((5, 3, 2), (2, 2, 2)), continuous=True, mc_actions=3, policy_logit_penalty=0.0
+        sizes=((5, 3, 2), (2, 2, 2)),
+        continuous=True,
+        mc_actions=3,
+        policy_logit_penalty=0.0,
+        undiscounted_entropy=undiscounted,
     )
     learner, log = maac_learner(args)
     batch, before = transitions(args), copy.deepcopy(learner)
@@ -181,9 +186,9 @@ def test_continuous_losses():
             -1
         )
         q = critic_value(before.target_critic, batch["next_obs"], next_actions, i)[0].squeeze(1)
-        expected = rewards[:, i] + args.gamma * (1 - batch["terminated"][:, 0]) * (
-            q - args.alpha_entropy * log_prob
-        )
+        going_on = args.gamma * (1 - batch["terminated"][:, 0])
+        share = 1.0 if undiscounted else going_on
+        expected = rewards[:, i] + going_on * q - share * args.alpha_entropy * log_prob
         assert torch.allclose(targets[:, i], expected.float(), rtol=1e-4, atol=1e-4)
 
     step = learner.evaluate_policies(batch)

@@ -83,6 +83,7 @@ def test_mamt_is_maac_with_more_keys():
         ),
         *(
             "coordination_sigma",
+            "coordination_unit",
             "divergence",
             "divergence_min",
             "divergence_max",

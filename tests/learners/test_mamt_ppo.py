@@ -47,7 +47,7 @@ def test_it_is_ma_ppo_with_more_keys():
     )
     assert {key for key in ma_ppo if mamt_ppo.get(key) != ma_ppo[key]} == {"learner"}
     more = set(mamt_ppo) - set(ma_ppo)
-    assert len(more) == 14
+    assert len(more) == 15
     assert {key: mamt_ppo[key] for key in more} == {key: mamt[key] for key in more}
 
 

@@ -35,7 +35,7 @@ def make_args(**overrides):
         "optimizer": "adam", "lr": 0.01, "optim_eps": 1e-7, "weight_decay": 0.0,
         "trust_region_split": "learned", "trust_region_delta": 3.0, "trust_region_members": {},
         "trust_region_penalty": 1.0, "trust_region_batch_size": 0,
-        "coordination": "learned", "coordination_sigma": 0.2,
+        "coordination": "learned", "coordination_sigma": 0.2, "coordination_unit": "values",
         "divergence": "opponents", "divergence_min": 0.0, "divergence_max": 10.0,
         "trd_steps": 4, "trd_grad_norm_clip": 10.0, "opponent_weight_decay": 0.001,
         "opponent_grad_norm_clip": 0.5,
@@ -67,7 +67,7 @@ def make_situation(args, seed=0, scale=1.0):
     return Situation(
         obs, avail, policy.sample(), policy.sample(), outputs, policy.kl(old_policy),
         lambda: effects,
-        values, log_weights, baselines,
+        values, log_weights, baselines, 1 + torch.rand(A, generator=rng),
     )  # fmt: skip
 
 
@@ -197,6 +197,29 @@ def test_divergences_by_loops(divergence, continuous):
     assert ("loss_opponents" in figures) == (divergence == "opponents")
     if divergence == "opponents":
         assert expected.max() > 1.0
+
+
+@pytest.mark.parametrize("unit", ["values", "reward", "spread"])
+def test_unit_of_the_coefficients_by_loops(unit):
+    args = make_args(coordination_unit=unit, coordination_sigma=0.3)
+    split, s = make_learned(args), make_situation(args, scale=0.2)
+    found = split.coefficients(s)
+    first = torch.zeros(A, A)
+    for n in range(N):
+        for i in range(A):
+            unit_of_i = {
+                "values": 1.0,
+                "reward": s.reward_unit[i].item(),
+                "spread": 1 / s.values[:, i].double().std(correction=0).item(),
+            }[unit]
+            shares = {j: math.exp(s.effects()[n, i, j] * unit_of_i) for j in range(A) if j != i}
+            total = sum(shares.values())
+            kept = {j: x / total for j, x in shares.items() if x / total >= 0.3}
+            for j in range(A):
+                assert found[n, i, j].item() == pytest.approx(kept.get(j, 0.0), rel=1e-4)
+            first[i, max(kept, key=kept.get)] += 1 / N
+    figures = split.learn(s, 0)
+    assert torch.allclose(figures["coordination_first"], first, atol=1e-5)
 
 
 def test_models_of_others_learn_the_replayed_actions_by_cross_entropy():

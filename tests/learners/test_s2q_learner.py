@@ -341,6 +341,24 @@ def test_identified_by_hand():
     ]
 
 
+def test_figures_of_the_mechanism_by_hand():
+    """Three transitions of two agents with K = 2, T = 0.5."""
+    learner, _ = tiny_learner(tiny("s2q", s2q_k=2, s2q_temperature=0.5))
+    greedy = torch.tensor(
+        [[[0, 0], [1, 1], [2, 0]], [[0, 1], [1, 1], [0, 1]], [[1, 1], [1, 0], [2, 0]]]
+    )
+    actions = torch.tensor([[0, 1], [1, 1], [2, 1]])
+    best = torch.tensor([[4.0, 1.0, 0.0], [1.0, 1.0, 0.0], [2.0, 0.0, 3.0]]).unsqueeze(-1)
+    figures = learner.mechanism(greedy, identified(actions, greedy), best)
+    assert figures["choice_spread"].flatten().tolist() == [6.0, 2.0, 6.0]
+    assert figures["differs_1"].tolist() == [1.0, 0.0, 1.0]
+    assert figures["differs_2"].tolist() == [1.0, 1.0, 0.0]
+    assert figures["agents_differ_1"].tolist() == [1.0, 0.0, 2.0]
+    assert figures["agents_differ_2"].tolist() == [2.0, 1.0, 0.0]
+    assert figures["suppressed_1"].flatten().tolist() == [0.0, 1.0, 0.0]
+    assert figures["suppressed_2"].flatten().tolist() == [1.0, 1.0, 0.0]
+
+
 def test_weights_and_choice_by_hand():
     learner, _ = tiny_learner(tiny("s2q", s2q_alpha=0.9, s2q_temperature=0.1, s2q_k=1))
     best = torch.tensor([[[1.0], [1.0], [1.0]], [[2.0], [0.5], [1.0]]])

@@ -27,10 +27,10 @@ def close(mine, theirs):
     return torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5 * max(1.0, float(theirs.abs().max())))
 
 
-def by_torch(x, weight, bias, rectify):
+def by_torch(x, weight, bias, rectify, slope=0.0):
     out = torch.matmul(x, weight.transpose(-1, -2))
     out = out if bias is None else out + bias.unsqueeze(-2)
-    return F.relu(out) if rectify else out
+    return F.leaky_relu(out, slope) if rectify else out
 
 
 def operands(groups, rows, n_in, n_out, shared=False, bias=True):
@@ -40,17 +40,18 @@ def operands(groups, rows, n_in, n_out, shared=False, bias=True):
     return x, weight, torch.randn(*lead, n_out, requires_grad=True) if bias else None
 
 
-@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize(("rectify", "slope"), [(False, 0.0), (True, 0.0), (True, 0.25)])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize(
     ("rows", "n_in", "n_out"),
     [(1, 1, 1), (7, 5, 3), (97, 64, 64), (200, 98, 14), (193, 33, 130), (96, 16, 48)],
 )
-def test_numbers_and_gradients(rows, n_in, n_out, groups, rectify):
+def test_numbers_and_gradients(rows, n_in, n_out, groups, rectify, slope):
     torch.manual_seed(rows + groups)
     x, weight, bias = operands(groups, rows, n_in, n_out)
     assert kernels.available(x, weight, bias)
-    mine, theirs = kernels.linear(x, weight, bias, rectify), by_torch(x, weight, bias, rectify)
+    mine = kernels.linear(x, weight, bias, rectify, slope)
+    theirs = by_torch(x, weight, bias, rectify, slope)
     assert close(mine, theirs)
     grad = torch.randn_like(theirs)
     found = torch.autograd.grad(mine, (x, weight, bias), grad)

@@ -11,7 +11,8 @@ from learner_fixtures import Log, gradients
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import Table, make_args, make_batch, make_learner
+from benchmarks import gate
+from benchmarks.common import Ratio, Table, make_args, make_batch, make_learner
 from benchmarks.learner_update import episode_lengths
 from benchmarks.reference import QMIX, EpisodeBatch, dense_batch
 
@@ -82,3 +83,36 @@ def test_written_tables(tmp_path):
     assert text.endswith("a note\n")
     with open(tmp_path / "name.csv", newline="") as file:
         assert list(csv.reader(file)) == [["what", "time [ms]"], ["update, [b]old", "1.5"]]
+
+
+# -- beside the last release -----------------------------------------------------------------------
+
+
+def ratio(value):
+    return Ratio(value * 10, 10.0, value, value * 0.9, value * 1.1)
+
+
+def test_what_a_changed_ratio_is_called():
+    assert gate.verdict(1.0, None) == "new"
+    assert gate.verdict(1.09, 1.0) == gate.verdict(0.91, 1.0) == "as before"
+    assert gate.verdict(1.2, 1.0) == "SLOWER: 1.20 times the release's time"
+    assert gate.verdict(0.5, 1.0) == "faster: 0.50 times the release's time"
+
+
+def test_the_baseline_is_kept_and_compared(tmp_path):
+    path = tmp_path / "baseline.json"
+    assert gate.read_baseline(path)["ratios"] == {}
+    gate.write_baseline({"a": ratio(2.0), "gone": ratio(1.0)}, path)
+    baseline = gate.read_baseline(path)
+    assert baseline["ratios"] == {"a": 2.0, "gone": 1.0}
+    assert baseline["version"].count(".") == 2
+    table = gate.table_of({"a": ratio(3.0), "b": ratio(1.0)}, baseline)
+    assert [row[-1] for row in table.rows] == ["SLOWER: 1.50 times the release's time", "new"]
+    assert [row[-2] for row in table.rows] == ["2.00", "-"]
+    assert "No longer measured: gone." in table.note
+
+
+def test_the_kept_baseline_has_what_is_measured():
+    ratios = gate.read_baseline()["ratios"]
+    assert set(ratios) == set(gate.MEASUREMENTS)
+    assert all(value > 0 for value in ratios.values())

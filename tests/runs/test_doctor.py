@@ -135,7 +135,7 @@ def test_packages_that_are_fine_missing_old_or_broken(package):
         ("PyYAML", "yaml"),
         ("pillow", "PIL"),
         ("numpy", "numpy"),
-        ("tensorboard-logger", "tensorboard_logger"),
+        ("tensorboard-data-server", "tensorboard_data_server"),
     ],
 )
 def test_modules_that_are_called_otherwise(distribution, module):

@@ -278,33 +278,6 @@ def test_opening_a_file_drops_a_torn_end(tmp_path):
     assert [entry["t"] for entry in lines(tmp_path / "metrics.jsonl")] == [1, 3]
 
 
-def test_tensorboard_events_can_be_read_back(tmp_path):
-    made = Logger(LOG)
-    made.setup_tb(tmp_path)
-    from tensorboard_logger.tf_protobuf import event_pb2
-
-    made.log_stat("return_mean", 1.25, np.int64(7))
-    made.log_timing("seconds", 3.0, 7)
-    made.close()
-    (path,) = tmp_path.glob("events.out.tfevents.*")
-    data, found = path.read_bytes(), []
-    while data:  # records: length (8 bytes), its checksum (4), the event, its checksum (4)
-        length = int.from_bytes(data[:8], "little")
-        event = event_pb2.Event.FromString(data[12 : 12 + length])
-        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-        data = data[12 + length + 4 :]
-    assert found == [("return_mean", 7, 1.25), ("seconds", 7, 3.0)]
-
-
-def test_broken_tensorboard_is_one_warning(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "tensorboard_logger", None)
-    made = Logger(LOG)
-    made.setup_tb(tmp_path)
-    made.log_stat("a", 1, 1)
-    assert not made.use_tb
-    assert len(caplog.records) == 1
-
-
 # --- Console ---
 
 
@@ -780,7 +753,7 @@ def run_detached(database, beats=3):
     assert start(detached, _id="4") is None
     for t in range(beats):
         detached.heartbeat_event(info={"a": [t]}, captured_out="", beat_time=NOW, result=None)
-        wait_for(detached._events.empty)
+        wait_for(detached._thread._calls.empty)
     detached.completed_event(stop_time=NOW, result=1.0)
 
 
@@ -846,7 +819,7 @@ def test_an_sql_database_that_was_away_gets_what_comes_later(caplog):
 
     def beat(t):
         detached.heartbeat_event(info={"a": [t]}, captured_out="", beat_time=NOW, result=None)
-        wait_for(detached._events.empty)
+        wait_for(detached._thread._calls.empty)
 
     database.failing = ("heartbeat",)
     beat(1)
@@ -883,14 +856,14 @@ def test_missing_packages_and_bad_options_are_warnings(tmp_path, monkeypatch, ca
         "observers": {"mongo": {"url": "x"}, "sql": {"url": "sqlite:///x"}},
         "local_results_path": str(tmp_path),
     }
-    assert make_observers(config) == []
+    assert make_observers(config, RunFolder(tmp_path)) == []
     assert [record.getMessage().rpartition("; ")[2] for record in caplog.records] == [
-        "pip install pymongo",
+        "pip install -r requirements-mongo.txt",
         "pip install sqlalchemy",
     ]
     caplog.clear()
     config["observers"] = {"sql": {"urk": "x"}}
-    assert make_observers(config) == []
+    assert make_observers(config, RunFolder(tmp_path)) == []
     assert len(caplog.records) == 1
     assert "unexpected keyword argument 'urk'" in caplog.text
 

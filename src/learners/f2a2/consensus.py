@@ -34,10 +34,13 @@ LINK_RANGES = {
         lambda std: 0 <= std < math.inf, "a number that is not negative"
     ),
 }
+# What the penalty pulls an agent's copy to before the agent has exchanged anything.
+STARTS = ("nothing", "own_copy", "zero")
 PRIMAL_DUAL_RANGES = {
     "consensus_beta": NOT_NEGATIVE,
     "consensus_beta_steps": NOT_NEGATIVE,
     "consensus_dual_scale": NOT_NEGATIVE,
+    "consensus_start": one_of(*STARTS),
 }
 
 
@@ -373,8 +376,10 @@ class PrimalDual(nn.Module):
     `add_gradients_`; a step of their optimiser; `consensus_step`. The beta of an update rises
     linearly from 0 at the first one to `beta`.
 
-    An agent's average starts as its own copy and counts only once the agent has exchanged anything,
-    so that what is never exchanged binds nobody.
+    Algorithm 1 sets phi_sh to zero at the start, and its penalty always counts: a copy that is
+    never exchanged is pulled to zero for good (`start="zero"`). With "own_copy" the pull is to the
+    copy that the agent began with. With "nothing" the penalty counts only once the agent has
+    exchanged anything, so that what is never exchanged binds nobody.
 
     The paper's formulas are those of plain gradient descent. Adam makes steps of about the same
     length from small and from large gradients, so that it follows neither the penalty nor the duals
@@ -387,6 +392,7 @@ class PrimalDual(nn.Module):
         beta: penalty parameter, not negative.
         beta_steps: updates until `beta` is reached; 0: from the first one.
         dual_scale: step of the dual variables as a share of beta; 1: the paper's.
+        start: nothing | own_copy | zero: what the penalty pulls to before the first exchange.
 
     Attributes:
         shared: [A, D], phi_sh as agent i knows it: its last average.
@@ -400,13 +406,19 @@ class PrimalDual(nn.Module):
     updates: Tensor
 
     def __init__(
-        self, params: Sequence[nn.Parameter], beta: float, beta_steps: int, dual_scale: float = 1.0
+        self,
+        params: Sequence[nn.Parameter],
+        beta: float,
+        beta_steps: int,
+        dual_scale: float = 1.0,
+        start: str = "nothing",
     ) -> None:
         super().__init__()
+        self.binds_at_once = start != "nothing"
         self.params = tuple(params)
         self.largest_beta, self.beta_steps, self.dual_scale = beta, beta_steps, dual_scale
         copies = flat_copies(self.params)
-        self.register_buffer("shared", copies)
+        self.register_buffer("shared", torch.zeros_like(copies) if start == "zero" else copies)
         self.register_buffer("duals", torch.zeros_like(copies))
         self.register_buffer(
             "exchanged", torch.zeros(len(copies), dtype=torch.bool, device=copies.device)
@@ -436,7 +448,9 @@ class PrimalDual(nn.Module):
         if lr is not None:
             check_bypass(self.largest_beta, lr)
         copies = flat_copies(self.params)
-        towards = self.beta * (self.shared - copies) * self.exchanged.unsqueeze(1)
+        towards = self.beta * (self.shared - copies)
+        if not self.binds_at_once:
+            towards = towards * self.exchanged.unsqueeze(1)
         added = self.duals if lr is not None else self.duals - towards
         for param, part in zip(self.params, _split(added, self.params), strict=True):
             param.grad = part.clone() if param.grad is None else param.grad.add_(part)

@@ -154,7 +154,11 @@ class F2A2Learner(Learner):
         }
         self.consensus = {
             name: PrimalDual(
-                params, args.consensus_beta, args.consensus_beta_steps, args.consensus_dual_scale
+                params,
+                args.consensus_beta,
+                args.consensus_beta_steps,
+                args.consensus_dual_scale,
+                args.consensus_start,
             )
             for name, params in shared.items()
             if not args.share_params

@@ -44,6 +44,7 @@ class PolicyStep(NamedTuple):
     all_q: Tensor  # [N, A, K], Q_i(o, a_-i, .) of every choice
     q: Tensor  # [N, A], Q_i(o, a)
     baseline: Tensor  # [N, A], b_i, the mean of `all_q` under the policy
+    reward_unit: Tensor  # [A], what one unit of the values is in units of the rewards
 
     @property
     def advantage(self) -> Tensor:
@@ -61,7 +62,8 @@ class MAACLearner(Learner):
     Args:
         mac: an `ActorMAC` with `mlp_policy`.
         scheme, logger: as for every learner.
-        args: `alpha_entropy` (1 / MAAC's reward scale), `standardise_rewards`, `mc_actions`,
+        args: `alpha_entropy` (1 / MAAC's reward scale), `undiscounted_entropy`,
+            `standardise_rewards`, `mc_actions`,
             `target_tau`, `critic` (and what it reads), `attention_logit_penalty`,
             `policy_logit_penalty`, `critic_weight_decay`, `critic_grad_norm_clip` (for each agent:
             the sum of the losses is clipped at A times that), `policy_grad_norm_clip`.
@@ -165,6 +167,9 @@ class MAACLearner(Learner):
     def value_targets(self, batch: Transitions) -> Tensor:
         """r_i + gamma (1 - d) (Q_i(o', a') - alpha log pi_i(a'_i|o'_i)) with the target networks,
         a' ~ pi: [N, A].
+
+        With `undiscounted_entropy` the term -alpha log pi_i stands outside: neither discounted nor
+        left out at the end of an episode, as in MAAC's public code.
         """
         args = self.args
         rewards = batch.standardised_rewards() if args.standardise_rewards else batch["reward"]
@@ -173,8 +178,11 @@ class MAACLearner(Learner):
         )
         actions = policy.sample()
         q = self.critic.taken(self.target_critic(batch["next_obs"], actions).all_q, actions)
-        soft = q - args.alpha_entropy * policy.log_prob(actions)
-        return rewards + args.gamma * (1 - batch["terminated"]) * soft
+        bonus = -args.alpha_entropy * policy.log_prob(actions)
+        discount = args.gamma * (1 - batch["terminated"])
+        if args.undiscounted_entropy:
+            return rewards + discount * q + bonus
+        return rewards + discount * (q + bonus)
 
     # -- policies ----------------------------------------------------------------------------------
     def evaluate_policies(self, batch: Transitions) -> PolicyStep:
@@ -195,9 +203,12 @@ class MAACLearner(Learner):
                 samples, all_q = None, self.critic(obs, actions).all_q
                 q, baseline = self.critic.taken(all_q, actions), (policy.probs * all_q).sum(-1)
         log_prob = policy.log_prob(actions)
+        spread = batch.reward_spread()
+        unit = spread if self.args.standardise_rewards else torch.ones_like(spread)
         return PolicyStep(
-            obs, avail, replayed, outputs, policy, actions, log_prob, samples, all_q, q, baseline
-        )
+            obs, avail, replayed, outputs, policy, actions, log_prob, samples, all_q, q, baseline,
+            unit,
+        )  # fmt: skip
 
     def policy_step(self, step: PolicyStep, t_env: int) -> dict[str, Tensor]:
         """One step of all policies, each with the gradient of its own loss."""

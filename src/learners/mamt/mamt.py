@@ -118,6 +118,7 @@ class MAMTLearner(MAACLearner):
             old_outputs=old_outputs[:n],
             values=step.all_q[:n],
             baselines=step.baseline[:n],
+            reward_unit=step.reward_unit,
         )
 
     # -- for people who watch ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from learners.mamt.trust_region import RANGES, check_split, make_split
 from learners.needs import Needs
 from learners.ppo_learner import AttentionPPOLearner, PackedEpisodes, Rollout
 from modules.agents.policy_agent import PolicyAgent
+from utils.errors import ConfigError
 
 
 class MAMTPPOLearner(AttentionPPOLearner):
@@ -54,6 +55,11 @@ class MAMTPPOLearner(AttentionPPOLearner):
     def check_settings(cls, args: SimpleNamespace) -> None:
         """Also what the split of the trust region needs."""
         super().check_settings(args)
+        if args.coordination_unit == "reward":
+            raise ConfigError(
+                "coordination_unit=reward needs a replay buffer that knows the rewards' deviation, "
+                "mamt_ppo has none: choose values or spread"
+            )
         # Episodes have one step at least.
         check_split(args, args.batch_size // args.ppo_minibatches)
 

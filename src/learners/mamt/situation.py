@@ -35,6 +35,9 @@ class Situation(NamedTuple):
     values: Tensor  # [N, A, K], Q_i of agent i's choices
     log_weights: Tensor  # [N, A, K], see `mirror_descent.mirror_step`
     baselines: Tensor  # [N, A]
+    # [A], what one unit of the values is in units of the rewards (their deviation over the buffer
+    # where they are standardised); None: not known
+    reward_unit: Tensor | None = None
 
 
 @torch.no_grad()
@@ -50,6 +53,7 @@ def make_situation(
     old_outputs: Tensor,
     values: Tensor,
     baselines: Tensor,
+    reward_unit: Tensor | None = None,
 ) -> Situation:
     """The situation of these rows; what is not described here is as in `Situation`.
 
@@ -79,6 +83,7 @@ def make_situation(
         values=values,
         log_weights=log_weights,
         baselines=baselines.detach(),
+        reward_unit=reward_unit,
     )
 
 

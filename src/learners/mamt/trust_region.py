@@ -43,6 +43,7 @@ RANGES: dict[str, Range] = {
     "trust_region_batch_size": NOT_NEGATIVE,
     "coordination": one_of("learned", "fixed", "random"),
     "coordination_sigma": PROBABILITY,
+    "coordination_unit": one_of("values", "reward", "spread"),
     "divergence": one_of("opponents", "weighted_sum"),
     "divergence_min": NOT_NEGATIVE,
     "divergence_max": POSITIVE,
@@ -96,10 +97,11 @@ class LearnedSplit:
     how that depends on the local trust regions, which follow the gradient of F (eq. 8).
 
     Args:
-        args: `coordination` (learned | fixed | random), `coordination_sigma`, `divergence`
-            (opponents | weighted_sum), `divergence_min`, `divergence_max`, `trust_region_delta`,
-            `trust_region_penalty`, `trd_steps`, `trd_grad_norm_clip` (times A),
-            `opponent_weight_decay`, `opponent_grad_norm_clip`, `policy_hidden_dim`, and what
+        args: `coordination` (learned | fixed | random), `coordination_sigma`, `coordination_unit`
+            (values | reward | spread), `divergence` (opponents | weighted_sum), `divergence_min`,
+            `divergence_max`, `trust_region_delta`, `trust_region_penalty`, `trd_steps`,
+            `trd_grad_norm_clip` (times A), `opponent_weight_decay`, `opponent_grad_norm_clip`,
+            `policy_hidden_dim`, and what
             `make_optimiser` reads.
         optimise: the learner's `Learner.optimise`.
 
@@ -146,12 +148,14 @@ class LearnedSplit:
         | eq. 8 | a step of the sizes delta_i | values after mirror steps, less TRD-Net's estimate |
 
         Returns:
-            Figures by name: scalars, and per agent [A] or pair [A, A].
+            Figures by name: scalars, and per agent [A] or pair [A, A]. `coordination_first` is the
+            share of rows in which C_ij is agent i's largest coefficient (all zero: none is).
 
         Raises:
             Diverged: a loss or gradient is not finite.
         """
         c = self.coefficients(situation)
+        first = F.one_hot(c.argmax(-1), c.shape[-1]) * (c.sum(-1, keepdim=True) > 0)
         models = self.models_of_others(situation)
         divergences = self.divergences(situation, c, models)
         figures = {} if models is None else self._fit_models(models, situation, t_env)
@@ -165,6 +169,7 @@ class LearnedSplit:
             "non_stationarity": divergences.mean(0),
             "coordination": c.mean(0),
             "coordination_variance": c.var(0, correction=0),
+            "coordination_first": first.float().mean(0),
         }
 
     @torch.no_grad()
@@ -175,7 +180,24 @@ class LearnedSplit:
             return fixed_coordination(n_agents, situation.obs).expand(n, -1, -1)
         if self.args.coordination == "random":
             return random_coordination(n, n_agents, situation.obs)
-        return coordination(situation.effects(), self.args.coordination_sigma)
+        return coordination(self.effects(situation), self.args.coordination_sigma)
+
+    @torch.no_grad()
+    def effects(self, situation: Situation) -> Tensor:
+        """|Q_i(o, a_\\j) - Q_i(o, a)| in the unit that `coordination_unit` names: [N, A, A].
+
+        The softmax over the others is flat where differences are far below 1, as those of values of
+        standardised rewards are, so the unit decides whether a coefficient finds anybody. The paper
+        does not say which one it takes.
+        """
+        effects = situation.effects()
+        if self.args.coordination_unit == "reward":
+            assert situation.reward_unit is not None, "`check_settings` of the learner tells"
+            return effects * situation.reward_unit.unsqueeze(-1)
+        if self.args.coordination_unit == "spread":
+            spread = situation.values.std(dim=(0, 2), correction=0)
+            return effects / torch.where(spread > 0, spread, 1.0).unsqueeze(-1)
+        return effects
 
     def models_of_others(self, situation: Situation) -> Policy | None:
         """h_ij(. | o_i), agent i's model of agent j's policy, of every pair: P x N policies with

@@ -182,6 +182,7 @@ class S2QLearner(Learner):
             "target_mean": targets,
             "w_to_use": weights,
             "choice_of_first": choice[:, 0],
+            **self.mechanism(greedy[:, cur], known, best),
         }
         return Losses(reduce(torch.add, losses.values()), figures, rows.errors(delta[0]))
 
@@ -209,6 +210,29 @@ class S2QLearner(Learner):
         1].
         """
         return torch.softmax(best.squeeze(-1).t() / self.args.s2q_temperature, dim=-1)
+
+    @torch.no_grad()
+    def mechanism(self, greedy: Tensor, known: Tensor, best: Tensor) -> dict[str, Tensor]:
+        """Figures that tell whether there is anything to choose from.
+
+        For k = 1..K: `suppressed_k`, whether the joint action taken is suppressed in Q_k's target;
+        `differs_k`, whether a_k* is another joint action than a_0*; `agents_differ_k`, how many
+        agents act differently in it. `choice_spread`: the largest less the smallest Q*(a_k*),
+        divided by T; far below 1 the choice is a uniform draw.
+
+        Args:
+            greedy: int64 [K + 1, M, A].
+            known: bool [K + 1, M, 1].
+            best: [K + 1, M, 1].
+        """
+        others = (greedy[1:] != greedy[:1]).sum(-1)
+        spread = (best.amax(0) - best.amin(0)) / self.args.s2q_temperature
+        figures = {"choice_spread": spread}
+        for k, differ in enumerate(others, start=1):
+            figures[f"suppressed_{k}"] = known[k].float()
+            figures[f"differs_{k}"] = (differ > 0).float()
+            figures[f"agents_differ_{k}"] = differ.float()
+        return figures
 
     # -- for people who watch ---------------------------------------------------------------------
     @property

@@ -5,13 +5,12 @@ side, or for all.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import StackedBatchNorm, StackedLinear
+from modules.layers import LEAKY, StackedBatchNorm, StackedLinear
 from utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,8 +63,9 @@ class PolicyAgent(nn.Module):
         self.groups, width, n_actions = len(obs_sizes), args.policy_hidden_dim, args.n_actions
         n_out = 2 * n_actions if args.continuous_actions else n_actions
         self.norm = StackedBatchNorm(input_shape, self.groups)
-        self.fc1 = StackedLinear(input_shape, width, self.groups, obs_sizes)
-        self.fc2 = StackedLinear(width, width, self.groups)
+        leaky: dict[str, Any] = {"rectify": True, "slope": LEAKY}
+        self.fc1 = StackedLinear(input_shape, width, self.groups, obs_sizes, **leaky)
+        self.fc2 = StackedLinear(width, width, self.groups, **leaky)
         self.fc3 = StackedLinear(width, n_out, self.groups)
         used = torch.arange(n_actions) < torch.tensor(action_sizes).unsqueeze(1)
         self.register_buffer("used_outputs", used.repeat(1, n_out // n_actions), persistent=False)
@@ -78,9 +78,7 @@ class PolicyAgent(nn.Module):
         """
         rows = obs.reshape(-1, self.groups, obs.shape[-1])
         x = self.norm(rows.transpose(0, 1))
-        x = F.leaky_relu(self.fc1(x), inplace=True)
-        x = F.leaky_relu(self.fc2(x), inplace=True)
-        return self.fc3(x).transpose(0, 1).reshape(*obs.shape[:-1], -1)
+        return self.fc3(self.fc2(self.fc1(x))).transpose(0, 1).reshape(*obs.shape[:-1], -1)
 
     def mean_square(self, outputs: Tensor) -> Tensor:
         """Of every agent's outputs [N, A, U or 2U] without padding: [A]. Also of the means alone,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import Linear, StackedBatchNorm, StackedLinear, first_inputs
+from modules.layers import LEAKY, Linear, StackedBatchNorm, StackedLinear, first_inputs, grouped
 from utils.errors import ConfigError
 
 # Rows of a batch whose counterfactual values are computed together: what is in between then stays
@@ -81,11 +81,12 @@ class AttentionCritic(nn.Module):
         self.norm = StackedBatchNorm(
             self.obs_size + n_actions, n_agents
         )  # f and g normalise the same observations
-        self.state_encoder = StackedLinear(self.obs_size, width, n_agents, obs_sizes)
-        self.encoder = StackedLinear(self.obs_size + n_actions, width, n_agents, seen)
+        leaky: dict[str, Any] = {"rectify": True, "slope": LEAKY}
+        self.state_encoder = StackedLinear(self.obs_size, width, n_agents, obs_sizes, **leaky)
+        self.encoder = StackedLinear(self.obs_size + n_actions, width, n_agents, seen, **leaky)
         self.query = Linear(width, width, bias=False)
         self.key = Linear(width, width, bias=False)
-        self.value = Linear(width, width)
+        self.value = Linear(width, width, **leaky)
         # The last network reads the attended values, s_i and, where actions are continuous, the own
         # one.
         parts = [(2 * width, [2 * width] * n_agents), (n_actions, action_sizes)][
@@ -161,10 +162,10 @@ class AttentionCritic(nn.Module):
 
     def _attend(self, x: Tensor) -> _Attended:
         """Normalised inputs [A, N, O + U] -> who attends to whom."""
-        s = F.leaky_relu(self.state_encoder(x[..., : self.obs_size]), inplace=True)
-        e = F.leaky_relu(self.encoder(x), inplace=True)
+        s = self.state_encoder(x[..., : self.obs_size])
+        e = self.encoder(x)
         query, key = self._by_heads(self.query(s)), self._by_heads(self.key(e))
-        value = self._by_heads(F.leaky_relu(self.value(e), inplace=True))
+        value = self._by_heads(self.value(e))
         logits = torch.bmm(query, key.mT) * self.others
         attention = _Softmax.apply(
             torch.add(self.never, logits, alpha=1 / math.sqrt(key.shape[-1]))
@@ -237,7 +238,8 @@ class AttentionCritic(nn.Module):
         without = torch.cat(
             [obs, torch.zeros_like(inputs[..., self.obs_size :]).transpose(0, 1)], dim=-1
         )
-        encoded = self.encoder((without.transpose(0, 1) - shift) * scale)
+        rows = (without.transpose(0, 1) - shift) * scale
+        encoded = grouped(rows, self.encoder.weight, self.encoder.bias)
         by_action = self.encoder.weight[..., self.obs_size :] * scale[..., self.obs_size :]
         _, by_state, by_own = self._head1_parts()
         known = torch.baddbmm(self.head1.bias.unsqueeze(1), attended.s, by_state.mT)

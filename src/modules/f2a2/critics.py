@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.kernels.linear import affine
-from modules.layers import StackedLinear, first_inputs
+from modules.kernels.attention import attend
+from modules.kernels.linear import affine, relu_
+from modules.layers import LEAKY, StackedLinear, first_inputs, grouped
 from utils.errors import ConfigError
 from utils.registry import Registry
 
@@ -64,28 +65,29 @@ class CopiedLinear(nn.Module):
         """[A, C, *inner, M, n_in] -> [A, C, *inner, M, n_out], through a leaky ReLU if
         `rectify`.
         """
-        return self.add(
-            None if self.bias is None else self.bias.unsqueeze(-2), x, 0, x.shape[-1], rectify
-        )
+        bias = None if self.bias is None else self.bias.flatten(0, -2)
+        out = grouped(self._rows(x), self.weight.flatten(0, -3), bias, rectify, LEAKY)
+        return out.view(*self.lead, *out.shape[-2:])
 
     def first(self, x: Tensor) -> Tensor:
         """The layer for the first inputs alone, the bias included; `add` has the others."""
         assert self.bias is not None
-        return self.add(self.bias.unsqueeze(-2), x, 0, x.shape[-1])
+        weight = self.weight.flatten(0, -3).narrow(-1, 0, x.shape[-1])
+        out = grouped(self._rows(x), weight, self.bias.flatten(0, -2))
+        return out.view(*self.lead, *out.shape[-2:])
 
     def add(
-        self, so_far: Tensor | None, x: Tensor, start: int, width: int, rectify: bool = False
+        self, so_far: Tensor, x: Tensor, start: int, width: int, rectify: bool = False
     ) -> Tensor:
         """so_far plus the product with the inputs `start` to `start + width`."""
-        rows = x.expand(*self.lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
-        weight = self.weight.flatten(0, -3).narrow(-1, start, width).mT
-        if so_far is None:
-            out = torch.bmm(rows, weight)
-        else:
-            out = torch.baddbmm(so_far.flatten(0, -3), rows, weight)
-        # Before the view: in place on a view, the way back would copy the whole gradient.
-        out = _leaky_relu(out) if rectify else out
+        weight = self.weight.flatten(0, -3).narrow(-1, start, width)
+        out = grouped(self._rows(x), weight, None) + so_far.flatten(0, -3)
+        out = relu_(out, LEAKY) if rectify else out
         return out.view(*self.lead, *out.shape[-2:])
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """[A, C, *inner, M, n], with axes of 1 that are shared -> [A C ..., M, n]."""
+        return x.expand(*self.lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
 
     def first_critics(self) -> CopiedLinear:
         """The layers of every agent's first critic, on the same parameters."""
@@ -103,13 +105,6 @@ def _normalised(x: Tensor) -> Tensor:
     """
     var, mean = torch.var_mean(x, dim=-2, correction=0, keepdim=True)
     return (x - mean) * (var + 1e-5).rsqrt()
-
-
-def _leaky_relu(x: Tensor) -> Tensor:
-    """In place: its gradient needs the result only, and the largest of these fill whole pages. Not
-    for views.
-    """
-    return F.leaky_relu(x, inplace=True)
 
 
 class CriticCopies(nn.Module):
@@ -196,7 +191,7 @@ class _Seen(NamedTuple):
     """What an attention critic makes of the observations; J = A - 1 others, h heads."""
 
     s: Tensor  # [A, C, M, H]
-    query: Tensor  # [A, C, M, H, h], meets the encodings themselves: the keys' matrix is in it
+    query: Tensor  # [A, C, h, M, H], meets the encodings themselves: the keys' matrix is in it
     encoded: Tensor  # [A, C, M, J * H], of the encoders g_j before the actions are added
 
 
@@ -253,7 +248,7 @@ class AttentionCopies(CriticCopies):
             y.unflatten(d, (self.heads, -1))
             for y, d in ((self.query(s), -1), (self.key.weight, -2))
         )
-        query = torch.einsum("icmhd,ichdk->icmkh", query, key)
+        query = torch.einsum("icmhd,ichdk->ichmk", query, key)
         weight, bias = self._encoder_of_others()
         by_obs = weight[..., : self.obs_size].flatten(0, 2).mT
         rows = x[self.others].unsqueeze(1).expand(*bias.shape[:3], -1, -1).flatten(0, 2)
@@ -275,15 +270,16 @@ class AttentionCopies(CriticCopies):
             2, self.others.view(a, 1, -1, 1).expand(-1, rows, -1, joint.shape[-1])
         )
         actions = _normalised(actions.flatten(2)).repeat_interleave(self.lead[1], 0)
-        e = _leaky_relu(torch.baddbmm(seen.encoded.flatten(0, 1), actions, blocks)).view(
-            *self.lead, -1, self.width
-        )
-        values = self.value(e, rectify=True).view(*self.lead, rows, n_others, self.heads, -1)
-        logits = torch.bmm(e.view(-1, n_others, self.width), seen.query.flatten(0, 2)) / math.sqrt(
-            values.shape[-1]
-        )
-        attention = logits.softmax(1).view(*values.shape[:-1], 1)
-        mixed = (attention * values).sum(3).flatten(-2)
+        encoded = torch.baddbmm(seen.encoded.flatten(0, 1), actions, blocks)
+        e = relu_(encoded, LEAKY).view(-1, rows, n_others, self.width)
+        assert self.value.bias is not None
+        mixed = attend(
+            e,
+            seen.query.flatten(0, 1),
+            self.value.weight.flatten(0, 1),
+            self.value.bias.flatten(0, 1),
+            LEAKY,
+        ).view(*self.lead, rows, self.width)
         hidden = self.head1.add(
             self.head1.first(seen.s), mixed, self.width, self.width, rectify=True
         )

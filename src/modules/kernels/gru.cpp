@@ -13,26 +13,6 @@ namespace {
 
 constexpr int64_t BLOCK = 96;  // sequences that run through all steps together
 
-// exp by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7.
-inline vec exponential(vec x) {
-    x = x > 88.0f ? splat(88.0f) : x;
-    x = x < -87.0f ? splat(-87.0f) : x;
-    const vec shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
-    const vec n = shifted - 12582912.0f;
-    x = x - n * 0.693359375f;
-    x = x + n * 2.12194440e-4f;
-    vec p = splat(1.9875691e-4f);
-    p = p * x + 1.3981999e-3f;
-    p = p * x + 8.3334519e-3f;
-    p = p * x + 4.1665796e-2f;
-    p = p * x + 1.6666665e-1f;
-    p = p * x + 5.0000001e-1f;
-    p = p * (x * x) + x + 1.0f;
-    const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
-    vec scale;
-    std::memcpy(&scale, &power, sizeof scale);
-    return p * scale;
-}
 inline vec sigmoid(vec x) {
     return 1.0f / (1.0f + exponential(-x));
 }
@@ -184,8 +164,8 @@ void backward(Shape s, const float* grad, const float* out, const float* gates, 
     };
     if (dx != nullptr) pack(3 * H, s.F, input, w.data);
     pack(3 * H, H, [&](int64_t k, int64_t n) { return wh[k * H + n]; }, u.data);
-    const Product to_input{3 * H, s.F, w.data, nullptr, false};
-    const Product to_hidden{3 * H, H, u.data, nullptr, false};
+    const Product to_input{3 * H, s.F, w.data, nullptr, false, 0.0f};
+    const Product to_hidden{3 * H, H, u.data, nullptr, false, 0.0f};
     Buffer dh(BLOCK * H), g(BLOCK * 4 * H);
     std::fill(d_wi, d_wi + 3 * H * s.F, 0.0f);
     std::fill(d_wh, d_wh + 3 * H * H, 0.0f);

@@ -1,4 +1,4 @@
-// Linear layers, with or without a ReLU behind them, forward and backward, G of them side by side.
+// Linear layers, with or without a (leaky) ReLU behind them, forward and backward, G of them side by side.
 //
 // Groups are shared out among threads; of a single group the rows are, in parts whose weight
 // gradients are added up in the order of the rows.
@@ -21,10 +21,10 @@ void forward(Layer l, const Product& p, int64_t R, const float* x, float* out) {
 }
 
 // The gradient in front of the ReLU, n entries.
-void rectified(int64_t n, const float* grad, const float* out, float* to) {
+void rectified(int64_t n, const float* grad, const float* out, float slope, float* to) {
     for (int64_t i = 0; i < n; i += WIDTH) {
         const vec g = load(grad + i, n - i);
-        store(to + i, load(out + i, n - i) > 0.0f ? g : vec{}, n - i);
+        store(to + i, load(out + i, n - i) > 0.0f ? g : slope * g, n - i);
     }
 }
 
@@ -35,13 +35,13 @@ void add(int64_t n, const float* values, float* to) {
 
 // dw [N, K] and db [N] (null: no bias) are added to; dx may be null.
 void backward(Layer l, const Product& p, int64_t R, const float* grad, const float* out,
-              const float* x, float* dx, float* dw, float* db) {
+              float slope, const float* x, float* dx, float* dw, float* db) {
     Buffer masked(out ? BLOCK * l.N : 0);
     for (int64_t row = 0; row < R; row += BLOCK) {
         const int64_t n = std::min(BLOCK, R - row);
         const float* g = grad + row * l.N;
         if (out != nullptr) {
-            rectified(n * l.N, g, out + row * l.N, masked.data);
+            rectified(n * l.N, g, out + row * l.N, slope, masked.data);
             g = masked.data;
         }
         if (dx != nullptr) product(p, Start::zero, n, g, l.N, dx + row * l.K);
@@ -60,10 +60,10 @@ int64_t part_of(int64_t R, int64_t parts) {
 extern "C" {
 
 // x [G, R, K], its groups and rows `group_stride` and `row_stride` apart, w [G, N, K], b [G, N]
-// (null: none) -> out [G, R, N], through a ReLU if `rectify`.
+// (null: none) -> out [G, R, N], through a ReLU if `rectify`, of this slope below 0.
 void linear_forward(int64_t G, int64_t R, int64_t K, int64_t N, const float* x,
                     int64_t group_stride, int64_t row_stride, const float* w, const float* b,
-                    int64_t rectify, int64_t threads, float* out) {
+                    int64_t rectify, float slope, int64_t threads, float* out) {
     const Layer l{K, N, row_stride};
     const int64_t size = K * panels_of(N) * WIDTH, parts = G > 1 ? 1 : threads;
     const int64_t share = part_of(R, parts);
@@ -75,7 +75,7 @@ void linear_forward(int64_t G, int64_t R, int64_t K, int64_t N, const float* x,
     });
     in_parallel(G * parts, threads, [&](int64_t i) {
         const int64_t g = i / parts, first = i % parts * share;
-        const Product p{K, N, packed.data + g * size, b ? b + g * N : nullptr, rectify != 0};
+        const Product p{K, N, packed.data + g * size, b ? b + g * N : nullptr, rectify != 0, slope};
         forward(l, p, std::min(share, R - first), x + g * group_stride + first * row_stride,
                 out + (g * R + first) * N);
     });
@@ -84,8 +84,8 @@ void linear_forward(int64_t G, int64_t R, int64_t K, int64_t N, const float* x,
 // grad [G, R, N]; out: what `linear_forward` gave, null without a ReLU -> dx [G, R, K] (null: not
 // wanted), dw [G, N, K], db [G, N] (null: no bias).
 void linear_backward(int64_t G, int64_t R, int64_t K, int64_t N, const float* grad,
-                     const float* out, const float* x, int64_t group_stride, int64_t row_stride,
-                     const float* w, int64_t threads, float* dx, float* dw, float* db) {
+                     const float* out, float slope, const float* x, int64_t group_stride,
+                     int64_t row_stride, const float* w, int64_t threads, float* dx, float* dw, float* db) {
     const Layer l{K, N, row_stride};
     const int64_t size = dx ? N * panels_of(K) * WIDTH : 0, parts = G > 1 ? 1 : threads;
     const int64_t share = part_of(R, parts), own = N * K + N;
@@ -100,11 +100,11 @@ void linear_backward(int64_t G, int64_t R, int64_t K, int64_t N, const float* gr
         });
     in_parallel(G * parts, threads, [&](int64_t i) {
         const int64_t g = i / parts, part = i % parts, first = part * share;
-        const Product p{N, K, packed.data + g * size, nullptr, false};
+        const Product p{N, K, packed.data + g * size, nullptr, false, 0.0f};
         float* to = part ? others.data + (part - 1) * own : dw + g * N * K;
         float* to_bias = part ? to + N * K : db + g * N;
         backward(l, p, std::min(share, R - first), grad + (g * R + first) * N,
-                 out ? out + (g * R + first) * N : nullptr,
+                 out ? out + (g * R + first) * N : nullptr, slope,
                  x + g * group_stride + first * row_stride, dx ? dx + (g * R + first) * K : nullptr,
                  to, db ? to_bias : nullptr);
     });

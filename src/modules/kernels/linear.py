@@ -7,6 +7,7 @@ can do unused (100 of 230 GFLOP/s on Zen 5).
 
 from __future__ import annotations
 
+from ctypes import c_float
 from typing import Any
 
 import torch
@@ -36,13 +37,16 @@ def available(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool = False) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool = False, slope: float = 0.0
+) -> Tensor:
     """x weight^T + bias for every group, through a ReLU if `rectify`.
 
     Args:
         x: [(G,) R, K], or [R, K] that all groups of weights [G, N, K] read.
         weight: [(G,) N, K].
         bias: [(G,) N] or None.
+        slope: of the ReLU below 0, not negative; above 0 it is a leaky one.
 
     Returns:
         [(G,) R, N].
@@ -50,18 +54,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool = False
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, weight, bias)
     ):
-        return _Linear.apply(x, weight, bias, rectify)
-    return _forward(x, weight, bias, rectify)
+        return _Linear.apply(x, weight, bias, rectify, slope)
+    return _forward(x, weight, bias, rectify, slope)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool, slope: float) -> Tensor:
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     out = x.new_empty(*weight.shape[:-2], x.shape[-2], weight.shape[-2])
     sizes, strides, threads = _layout(x, weight)
     _library().linear_forward(
-        *sizes, address(x), *strides, address(weight), address(bias), SIZE(rectify), threads,
-        address(out),
+        *sizes, address(x), *strides, address(weight), address(bias), SIZE(rectify),
+        c_float(slope), threads, address(out),
     )  # fmt: skip
     return out
 
@@ -70,8 +74,11 @@ class _Linear(torch.autograd.Function):
     """`linear` with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool) -> Tensor:
-        out = _forward(x, weight, bias, rectify)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool, slope: float
+    ) -> Tensor:
+        out = _forward(x, weight, bias, rectify, slope)
+        ctx.slope = slope
         ctx.save_for_backward(x, weight, bias, out if rectify else None)
         return out
 
@@ -79,35 +86,45 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, out = ctx.saved_tensors
         if torch.is_grad_enabled():  # a gradient of this gradient is wanted
-            return (*_differentiable(grad, x, weight, bias, out), None)
+            return (*_differentiable(grad, x, weight, bias, out, ctx.slope), None, None)
         grad, weight = grad.contiguous(), weight.contiguous()
         of_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] and x.dim() == weight.dim() else None
         of_weight = torch.empty_like(weight)
         of_bias = None if bias is None else torch.empty_like(bias)
         sizes, strides, threads = _layout(x, weight)
         _library().linear_backward(
-            *sizes, *map(address, (grad, out, x)), *strides, address(weight), threads,
-            *map(address, (of_x, of_weight, of_bias)),
+            *sizes, address(grad), address(out), c_float(ctx.slope), address(x), *strides,
+            address(weight), threads, *map(address, (of_x, of_weight, of_bias)),
         )  # fmt: skip
         if ctx.needs_input_grad[0] and of_x is None:
             # All groups read the same rows.
             if out is not None:
-                grad = grad * (out > 0)
+                grad = _before_relu(grad, out, ctx.slope)
             of_x = torch.matmul(grad, weight).sum(0)
-        return of_x, of_weight, of_bias, None
+        return of_x, of_weight, of_bias, None, None
 
 
 def _differentiable(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor | None,
+    slope: float,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The same gradients by operations that have gradients themselves."""
     if out is not None:
-        grad = grad * (out > 0)
+        grad = _before_relu(grad, out, slope)
     of_x = torch.matmul(grad, weight)
     if of_x.dim() > x.dim():
         of_x = of_x.sum(0)
     of_bias = None if bias is None else grad.sum(-2)
     return of_x, torch.matmul(grad.transpose(-1, -2), x), of_bias
+
+
+def _before_relu(grad: Tensor, out: Tensor, slope: float) -> Tensor:
+    """The gradient in front of a ReLU that gave `out`."""
+    return torch.where(out > 0, grad, slope * grad)
 
 
 def _layout(x: Tensor, weight: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...], Any]:
@@ -121,23 +138,37 @@ def _layout(x: Tensor, weight: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]
     return sizes, (SIZE(group_stride), SIZE(x.stride(-2))), SIZE(threads)
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None, rectify: bool = False) -> Tensor:
+def affine(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    rectify: bool = False,
+    slope: float = 0.0,
+) -> Tensor:
     """`F.linear`, and a ReLU behind it if `rectify`, by whichever way is faster.
 
     Args:
         x: [..., K].
         weight: [N, K].
         bias: [N] or None.
+        slope: of the ReLU below 0.
 
     Returns:
         [..., N].
     """
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     if available(rows, weight, bias):
-        out = linear(rows, weight, bias, rectify)
+        out = linear(rows, weight, bias, rectify, slope)
         return out.view(*x.shape[:-1], out.shape[-1])
     out = F.linear(x, weight, bias)
-    return F.relu(out, inplace=True) if rectify else out
+    return relu_(out, slope) if rectify else out
+
+
+def relu_(x: Tensor, slope: float) -> Tensor:
+    """In place: its gradient needs the result only, and the largest of these fill whole pages. Not
+    for views, where the way back would copy the whole gradient.
+    """
+    return F.leaky_relu(x, slope, inplace=True) if slope else F.relu(x, inplace=True)
 
 
 def _library() -> Any:

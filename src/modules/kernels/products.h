@@ -51,6 +51,27 @@ inline void store(float* p, vec v, int64_t n) {
         std::memcpy(p, &v, n * sizeof(float));
 }
 
+// exp by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7.
+inline vec exponential(vec x) {
+    x = x > 88.0f ? splat(88.0f) : x;
+    x = x < -87.0f ? splat(-87.0f) : x;
+    const vec shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
+    const vec n = shifted - 12582912.0f;
+    x = x - n * 0.693359375f;
+    x = x + n * 2.12194440e-4f;
+    vec p = splat(1.9875691e-4f);
+    p = p * x + 1.3981999e-3f;
+    p = p * x + 8.3334519e-3f;
+    p = p * x + 4.1665796e-2f;
+    p = p * x + 1.6666665e-1f;
+    p = p * x + 5.0000001e-1f;
+    p = p * (x * x) + x + 1.0f;
+    const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
+    vec scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return p * scale;
+}
+
 template <int N>
 using number = std::integral_constant<int, N>;  // passes a size to a lambda at compile time
 
@@ -140,7 +161,8 @@ struct Product {
     int64_t K, N;
     const float* packed;  // by `pack`
     const float* bias;    // [N], with Start::bias
-    bool rectify;         // through a ReLU
+    bool rectify;         // through a ReLU, leaky where `slope` is not 0
+    float slope;
 };
 
 template <int M, int J, bool FULL>
@@ -168,7 +190,7 @@ inline void product_tile(const Product& p, Start start, const float* a, int64_t 
             const vec sum = sums[m][j];
             // Comparing so that NaN stays NaN.
             put<FULL>(to + m * p.N, column + j * WIDTH, p.N,
-                      p.rectify ? (sum < 0.0f ? vec{} : sum) : sum);
+                      p.rectify ? (sum < 0.0f ? p.slope * sum : sum) : sum);
         }
 }
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import StackedBatchNorm, StackedLinear
+from modules.layers import LEAKY, StackedBatchNorm, StackedLinear
 
 
 class Pairs:
@@ -57,8 +56,10 @@ class OpponentPolicies(nn.Module):
         # agent.
         self.norm = StackedBatchNorm(max(obs_sizes), len(obs_sizes))
         in_sizes = [obs_sizes[i] for i in pairs.first.tolist()]
-        self.fc1 = StackedLinear(max(obs_sizes), hidden_dim, n_pairs, in_sizes=in_sizes)
-        self.fc2 = StackedLinear(hidden_dim, hidden_dim, n_pairs)
+        self.fc1 = StackedLinear(
+            max(obs_sizes), hidden_dim, n_pairs, in_sizes=in_sizes, rectify=True, slope=LEAKY
+        )
+        self.fc2 = StackedLinear(hidden_dim, hidden_dim, n_pairs, rectify=True, slope=LEAKY)
         self.fc3 = StackedLinear(hidden_dim, n_outputs, n_pairs)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -66,5 +67,4 @@ class OpponentPolicies(nn.Module):
         nothing.
         """
         x = self.norm(obs.transpose(0, 1)).index_select(0, self.pairs.first.to(obs.device))
-        x = F.leaky_relu_(self.fc1(x))
-        return self.fc3(F.leaky_relu_(self.fc2(x)))
+        return self.fc3(self.fc2(self.fc1(x)))
