@@ -18,6 +18,7 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
+SIMULATOR = "envs.starcraft"
 OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class _Cache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
+        self._module = function.__module__
         self._file = Path(function.__code__.co_filename)
         self._root = self._file.parents[function.__module__.count(".")]
 
@@ -47,7 +49,7 @@ class _Cache(FunctionCache):
         """The compiled function, None where it has to be compiled; the first time that is said."""
         found = super().load_overload(sig, target_context)
         if found is None:
-            announce()
+            announce(".".join(self._module.split(".")[:2]))
         return found
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
@@ -55,9 +57,16 @@ class _Cache(FunctionCache):
 
 
 @cache
-def announce() -> None:
-    """Says why nothing seems to happen; once, for there are many functions."""
-    _log.info("compiling the simulator, once, about a minute")
+def announce(part: str) -> None:
+    """Says why nothing seems to happen; once, for there are many functions in a part.
+
+    Args:
+        part: the module or package that is compiled, e.g. envs.starcraft.
+    """
+    if part == SIMULATOR:
+        _log.info("compiling the simulator, once, about a minute")
+    else:
+        _log.info("compiling %s, once, a few seconds", part)
 
 
 @cache

@@ -73,7 +73,7 @@ def test_a_changed_dependency_is_compiled_anew(package):
 def test_compiling_is_announced_once(package, caplog):
     announce.cache_clear()
     caplog.set_level("INFO", "envs.compiled")
-    said = "compiling the simulator, once, about a minute"
+    said = "compiling compiled_toys.main, once, a few seconds"
     run = package()
     assert caplog.messages == []
     run(3)
@@ -84,6 +84,8 @@ def test_compiling_is_announced_once(package, caplog):
     caplog.clear()
     assert package()(3) == 7  # from the disk
     assert caplog.messages == []
+    announce("envs.starcraft")
+    assert caplog.messages == ["compiling the simulator, once, about a minute"]
 
 
 def test_which_changes_count(package):
