@@ -249,6 +249,12 @@ def test_replay(tmp_path):
                 there = np.array(film.convert("RGB"))
     # the film has few colours
     assert np.abs(there.astype(int) - last).mean() < 2
+    pytest.importorskip("imageio_ffmpeg")
+    with Sim(1, 0, map_name="3m", replay_dir=str(folder), replay_film="mp4") as env:
+        env.reset()
+        env.save_replay()
+    assert (folder / "3m_0000.mp4").stat().st_size > 1000
+    assert (folder / "3m_0000.npz").is_file()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 computes; films; the command line.
 """
 
+import importlib.util
 import io
 import json
 import sys
@@ -406,12 +407,15 @@ def test_an_exported_policy_is_small_and_plays_and_evaluates(made, tmp_path, cap
     # PyMARL's form finds the figure of the card.
     words = ["--config=s2q", "--env-config=predator_prey", "with", str(small / "config.json")]
     words += ["evaluate=True", f"checkpoint_path={small / 'checkpoints'}"]
+    kind = "mp4" if importlib.util.find_spec("imageio_ffmpeg") else "gif"
+    words += ["render=True", f"film_format={kind}"]
     assert main([*words, f"local_results_path={tmp_path / 'results'}"]) == 0
     (metrics,) = (tmp_path / "results").rglob("metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     found = {line["key"]: line["value"] for line in lines}
     assert found["test_return_mean"] == pytest.approx(card["test_return_mean"], abs=1e-4)
     assert len(found["test_returns"]) == 6
+    assert metrics.with_name(f"evaluation.{kind}").stat().st_size > 1000
 
 
 def test_weights_beyond_half_precision_are_refused(made, tmp_path):
