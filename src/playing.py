@@ -199,7 +199,7 @@ class Player:
         if card.is_file():
             known = json.loads(card.read_text(encoding="utf-8"))
             won = known.get("test_win_rate")
-            figure = f"{known['test_return_mean']:.4g}" if won is None else f"{won:.0%}"
+            figure = f"{known['test_return_mean']:.4g}" if won is None else f"{100 * won:.0f} %"
             what = "Return" if won is None else "Win rate"
             facts[f"{what} in {known['episodes']} episodes"] = figure
         return facts | {

@@ -9,8 +9,10 @@ from analysis.dashboard.entry import Entry
 
 _PROGRAM = ("python", "src/main.py")
 # What a new command says itself, or must not repeat.
-_SETTINGS = ("resume", "evaluate", "render", "film_format", "save_replay", "checkpoint_path")
-_SETTINGS += ("load_step",)
+_SETTINGS = (
+    *("resume", "evaluate", "render", "film_format", "save_replay"),
+    *("checkpoint_path", "load_step"),
+)
 _WITH_VALUE = ("-i", "--id")
 _ALONE = ("-u", "--unobserved", "-p", "--print-config")
 
