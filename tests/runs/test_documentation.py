@@ -135,9 +135,13 @@ def check_training(words, capsys):
     """The settings of a run are valid, but for those that need the folder of an earlier run."""
     if words[0].startswith("--c"):
         words = ["print_config", *words]
-    if words[0] != "print_config":
-        assert words[0] in {"doctor", "report", "--help"}
+    if words[0] == "play":
+        assert not words[1].startswith("zoo/") or (ROOT / words[1] / "policy.json").is_file()
         return
+    if words[0] != "print_config":
+        assert words[0] in {"doctor", "report", "export", "--help"}
+        return
+    words = [str(ROOT / word) if word.startswith("zoo/") else word for word in words]
     earlier = ("resume=", "evaluate=", "checkpoint_path=")
     words = [word for word in words if not word.startswith(earlier)]
     assert main_module.main(words) == 0, capsys.readouterr().err
