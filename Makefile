@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+# What requirements-dev.txt is made of.
+DEV_PARTS := $(shell sed -n 's/^-r //p' requirements-dev.txt)
 
 .PHONY: setup football lint format test test-slow test-long test-cluster coverage docs bench demo clean
 
@@ -11,7 +13,7 @@ $(VENV)/.run.stamp: requirements.txt
 	$(PY) -m pip install -q -r requirements.txt
 	touch $@
 
-$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt requirements-pettingzoo.txt requirements-sisl.txt requirements-smax.txt requirements-magent.txt requirements-sc2.txt requirements-dashboard.txt requirements-film.txt requirements-tensorboard.txt requirements-wandb.txt requirements-mlflow.txt requirements-mongo.txt requirements-tools.txt
+$(VENV)/.dev.stamp: $(VENV)/.run.stamp requirements-dev.txt $(DEV_PARTS)
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@
 

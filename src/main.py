@@ -1,5 +1,5 @@
 """Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and the
-commands `doctor`, `report`, `sweep`, `dashboard`, `play`, `export`, `--help`.
+commands `doctor`, `report`, `sweep`, `search`, `dashboard`, `play`, `export`, `--help`.
 
 Worker processes import this file again, so nothing heavy is imported up here.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from utils.checkpoints import ResumePoint
 
 _FILES = ("--config", "--env-config")
-_COMMANDS = ("doctor", "report", "sweep", "dashboard", "play", "export")
+_COMMANDS = ("doctor", "report", "sweep", "search", "dashboard", "play", "export")
 _REFUSED = {
     "--file_storage": "results are always written: choose the folder with local_results_path=...",
     "--mongo_db": "write observers.mongo.url=... behind `with`",
@@ -50,6 +50,8 @@ Usage:
                                          learning curves and tables
   python src/main.py sweep SPEC.yaml [--launcher local|slurm|ray]
                                          many runs; sweep --help
+  python src/main.py search SPEC.yaml [--launcher local|slurm|ray]
+                                         good settings, found with Optuna; search --help
   python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
                                          all runs on a local page, live while they train
   python src/main.py play RUN [--exploring] [--film FILE]
@@ -145,6 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from launch.sweep import main as sweep
 
             return sweep(argv[1:])
+        if argv[:1] == ["search"]:
+            from launch.search import main as search
+
+            return search(argv[1:])
         if argv[:1] == ["dashboard"]:
             from analysis.dashboard import main as dashboard
 

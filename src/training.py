@@ -338,6 +338,8 @@ class Training:
     # -- checkpoints -------------------------------------------------------------------------------
     def save(self) -> None:
         """Writes a checkpoint, unless `save_model` is off."""
+        if hasattr(self.learner, "raise_if_diverged"):
+            self.learner.raise_if_diverged(self.runner.t_env)
         if self.args.save_model:
             self.checkpoint()
 

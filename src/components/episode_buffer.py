@@ -103,6 +103,7 @@ class EpisodeBatch:
         }
         self._derived: dict[str, Tensor] = {}
         self._steps: Steps | None = None
+        self._lengths: Tensor | None = None  # `lengths()`, where they are known
         if data is not None:
             self.data = data
         else:
@@ -141,6 +142,8 @@ class EpisodeBatch:
 
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """Moves all entries, in place as in PyMARL."""
+        # Counted here, so that nobody has to wait for a device to tell.
+        self._lengths = self.lengths()
         for store in (self.data.transition_data, self.data.episode_data):
             for key, value in store.items():
                 store[key] = value.to(device, non_blocking=True)
@@ -167,7 +170,7 @@ class EpisodeBatch:
             if key in self.preprocess:
                 self._derived.pop(self.preprocess[key][0], None)
             if key == "filled":
-                self._steps = None
+                self._steps = self._lengths = None
 
     def update(
         self,
@@ -222,9 +225,12 @@ class EpisodeBatch:
         )
         n_episodes = _length(bs, self.batch_size)
         n_steps = _length(ts, self.max_seq_length)
-        return EpisodeBatch(
+        part = EpisodeBatch(
             self.scheme, self.groups, n_episodes, n_steps, data, self.preprocess, self.device
         )
+        if self._lengths is not None and n_steps == self.max_seq_length:
+            part._lengths = self._lengths[bs]
+        return part
 
     def _read(self, key: str) -> Tensor:
         if key in self._derived:
@@ -273,6 +279,8 @@ class EpisodeBatch:
 
     def lengths(self) -> Tensor:
         """int64 [B] on the CPU: the filled steps of every episode."""
+        if self._lengths is not None:
+            return self._lengths
         return self.data.transition_data["filled"].sum(dim=(1, 2)).cpu()
 
     def steps(self) -> Steps:
@@ -431,9 +439,11 @@ class ReplayBuffer(EpisodeBatch):
             else:
                 value = value[:, :longest].index_select(0, index)
                 data.transition_data[key] = value.float() if key in self.HALF else value
-        return EpisodeBatch(
+        taken = EpisodeBatch(
             self.scheme, self.groups, len(episodes), longest, data, self.preprocess, self.device
         )
+        taken._lengths = torch.from_numpy(self.episode_lengths[episodes])
+        return taken
 
     def n_transitions(self) -> int:
         """Stored transitions (filled steps that have a successor)."""

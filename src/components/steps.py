@@ -45,6 +45,7 @@ class Steps:
         self.n_transitions = self.n_rows - self.batch_size
         self._flat = torch.from_numpy((order * max_steps + time)[filled]).to(device)
         self.nxt = slice(self.batch_size, self.n_rows)
+        self._last = np.flatnonzero((time + 1 == ordered)[filled])
         if self.sizes[-1] == self.batch_size:
             self.cur: slice | Tensor = slice(0, self.n_transitions)
         else:
@@ -66,6 +67,11 @@ class Steps:
     def rows_cur(self) -> Tensor:
         """`cur` as int64 [M]."""
         return torch.arange(self.n_rows, device=self.device)[self.cur]
+
+    @cached_property
+    def rows_last(self) -> Tensor:
+        """int64 [B]: the rows without a successor, in the order of the rows."""
+        return torch.from_numpy(self._last).to(self.device)
 
     @cached_property
     def _flat_cur(self) -> Tensor:

@@ -57,8 +57,11 @@ class SweepRun:
 
     @property
     def results(self) -> Path | None:
-        """The folder of its metrics and checkpoints, once there is one."""
-        return next(iter((self.folder / "sacred").glob("*/*/*")), None)
+        """The folder of its metrics and checkpoints, once there is one: the newest, where one was
+        killed before its first checkpoint and the run began anew.
+        """
+        found = (self.folder / "sacred").glob("*/*/[0-9]*")
+        return max(found, key=lambda path: (len(path.name), path.name), default=None)
 
     def events(self) -> list[dict[str, Any]]:
         """What has happened to it, oldest first."""
@@ -186,6 +189,10 @@ def _key(job: Job) -> str:
     )
 
 
+class AtWork(UserError):
+    """Another process has a folder."""
+
+
 class RunProcess:
     """A run of a sweep as a process of this machine; its start and end are noted in its folder.
 
@@ -195,7 +202,7 @@ class RunProcess:
         patience: seconds to wait for another process that has the run at work.
 
     Raises:
-        UserError: another process has the run at work.
+        AtWork: another process has the run at work.
     """
 
     def __init__(
@@ -209,7 +216,7 @@ class RunProcess:
         self._ended: int | None = None
         run.folder.mkdir(parents=True, exist_ok=True)
         # The run inherits the lock and holds it even where the launcher is killed.
-        with _lock(run.folder / _LOCK, patience) as lock, open(run.log, "ab") as log:
+        with lock_file(run.folder / _LOCK, patience) as lock, open(run.log, "ab") as log:
             self._child = Child(run.job.command(run.folder), log, env, [lock.fileno()])
             run.note("start", pid=self._child.pid, **about)
 
@@ -238,8 +245,15 @@ class RunProcess:
         return code
 
 
-def _lock(path: Path, patience: float) -> IO[str]:
-    """The file, open and locked until its last holder closes it."""
+def lock_file(path: Path, patience: float) -> IO[str]:
+    """The file, open and locked until its last holder closes it.
+
+    Args:
+        patience: seconds to wait for another process that has it.
+
+    Raises:
+        AtWork: another process has it.
+    """
     file = open(path, "w")  # noqa: SIM115 - whoever asked closes it
     deadline = time.monotonic() + patience
     while True:
@@ -248,7 +262,7 @@ def _lock(path: Path, patience: float) -> IO[str]:
         except BlockingIOError as exc:
             if time.monotonic() >= deadline:
                 file.close()
-                raise UserError(f"{path.parent} is at work in another process") from exc
-            time.sleep(0.5)
+                raise AtWork(f"{path.parent} is at work in another process") from exc
+            time.sleep(0.1)
         else:
             return file

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from launch.folder import DONE, FAILED, RunProcess, Sweep, SweepRun
+from launch.folder import DONE, FAILED, AtWork, RunProcess, Sweep, SweepRun
 from launch.jobs import FinishedRun, Job, console, finished_runs
 from launch.process import ENDED_BY_SIGNAL, Child, Stopped, side_by_side, thread_environment
 from launch.resources import Resources
@@ -124,6 +124,52 @@ def visible_gpus() -> list[str]:
 # --- A sweep ---
 
 
+class LocalLauncher:
+    """Starts runs as processes of this machine, as long as there is room.
+
+    Args:
+        patience: seconds to wait for another process that has a run at work.
+
+    Raises:
+        UserError: the machine can never have what a run needs.
+    """
+
+    def __init__(self, machine: Machine, needs: Resources, patience: float = 5.0) -> None:
+        machine.check(needs)
+        self._machine, self._needs, self._patience = machine, needs, patience
+        self._gpus: dict[Path, list[str]] = {}
+
+    def room(self) -> bool:
+        """Whether one more run can start now."""
+        given = self._machine.take(self._needs)
+        if given is not None:
+            self._machine.give_back(self._needs, given)
+        return given is not None
+
+    def start(self, sweep: Sweep, run: SweepRun) -> RunProcess | None:
+        """The run's process; None: there is no room for it now.
+
+        Raises:
+            AtWork: another process has the run at work.
+        """
+        given = self._machine.take(self._needs)
+        if given is None:
+            return None
+        env = thread_environment(self._needs.cores)
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(given)
+        try:
+            process = RunProcess(run, env, {"launcher": "local"}, self._patience)
+        except AtWork:
+            self._machine.give_back(self._needs, given)
+            raise
+        self._gpus[run.folder] = given
+        return process
+
+    def ended(self, run: SweepRun) -> None:
+        """What the run used is free again."""
+        self._machine.give_back(self._needs, self._gpus.pop(run.folder))
+
+
 def run_sweep(sweep: Sweep, machine: Machine, live: bool) -> list[SweepRun]:
     """Runs what is not finished.
 
@@ -137,24 +183,19 @@ def run_sweep(sweep: Sweep, machine: Machine, live: bool) -> list[SweepRun]:
         Stopped: by SIGINT or SIGTERM; the runs have written checkpoints.
         UserError: the machine lacks what a run needs.
     """
-    machine.check(sweep.resources)
+    launcher = LocalLauncher(machine, sweep.resources)
     todo = deque(run for run in sweep.runs if run.state() != DONE)
     failed: list[SweepRun] = []
-    gpus: dict[str, list[str]] = {}
     table = LiveTable(sweep, done=len(sweep.runs) - len(todo), live=live)
 
     def start(run: SweepRun) -> RunProcess | None:
-        given = machine.take(sweep.resources)
-        if given is None:
-            return None
-        gpus[run.key] = given
-        env = thread_environment(sweep.resources.cores)
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(given)
-        table.started(run)
-        return RunProcess(run, env, {"launcher": "local"})
+        process = launcher.start(sweep, run)
+        if process is not None:
+            table.started(run)
+        return process
 
     def ended(run: SweepRun, process: RunProcess, code: int) -> None:
-        machine.give_back(sweep.resources, gpus.pop(run.key))
+        launcher.ended(run)
         state = run.state()
         table.ended(run, state)
         if state == FAILED:

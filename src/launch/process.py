@@ -109,6 +109,7 @@ def side_by_side(
     start: Callable[[T], P | None],
     ended: Callable[[T, P, int], None],
     tick: Callable[[Sequence[P], bool], None] = lambda running, stopping: None,
+    more: Callable[[], bool] = lambda: False,
 ) -> None:
     """Works through a queue with several processes at a time.
 
@@ -121,6 +122,7 @@ def side_by_side(
         ended: is told of each process that ended, with its exit code.
         tick: is called several times a second with the running processes, and whether they have
             been told to end.
+        more: is called whenever the queue is empty; it may fill it. False: nothing will come.
 
     Raises:
         Stopped: after a signal, once all processes have ended.
@@ -134,7 +136,7 @@ def side_by_side(
 
     with handling_signals((signal.SIGINT, signal.SIGTERM), note):
         try:
-            while running or (todo and not signals):
+            while (not signals and (todo or more())) or running:
                 while todo and not signals and (process := start(todo[0])) is not None:
                     running.append((todo.popleft(), process))
                 time.sleep(0.1)

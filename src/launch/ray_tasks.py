@@ -15,11 +15,12 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch.folder import DONE, FAILED, LOST, RUNNING, RunProcess, Sweep, SweepRun
 from launch.jobs import console
@@ -67,13 +68,69 @@ def run_sweep(sweep: Sweep, address: str | None, jobs: int, files: str) -> list[
         Stopped: by SIGINT or SIGTERM; the runs have written checkpoints.
         UserError: there is no such cluster, or it can never have what a run needs.
     """
+    with ray_launcher(sweep.folder, sweep.resources, address, jobs, files) as launcher:
+        return _run_all(launcher, sweep)
+
+
+@contextmanager
+def ray_launcher(
+    folder: Path, needs: Resources, address: str | None, jobs: int, files: str
+) -> Iterator[RayLauncher]:
+    """Connects to a cluster, or starts one; see `run_sweep`.
+
+    Raises:
+        UserError: there is no such cluster, or it can never have what a run needs.
+    """
     ray = _ray()
     _connect(ray, address)
     try:
-        _check_room(ray, sweep.resources)
-        return _run_all(ray, sweep, jobs, files)
+        _check_room(ray, needs)
+        launcher = RayLauncher(ray, folder, needs, jobs, files)
+        try:
+            yield launcher
+        finally:
+            launcher.token.file.unlink(missing_ok=True)
     finally:
         ray.shutdown()
+
+
+class RayLauncher:
+    """Starts runs as tasks of a cluster.
+
+    Args:
+        folder: below which all runs have their folders.
+        jobs: at most so many tasks at a time; 0: as many as there is room for.
+    """
+
+    def __init__(
+        self, ray: ModuleType, folder: Path, needs: Resources, jobs: int, files: str
+    ) -> None:
+        self._ray, self._needs, self._jobs, self._files = ray, needs, jobs, files
+        text = uuid.uuid4().hex
+        self.token = Token(folder / f"{_TOKEN}-{text[:8]}", text)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.token.file.write_text(text)
+        self._store = _store(ray)
+        self._work = _task(ray, needs)
+        self._n_active = 0
+
+    def room(self) -> bool:
+        """Whether one more task may be given to Ray."""
+        return not self._jobs or self._n_active < self._jobs
+
+    def start(self, sweep: Sweep, run: SweepRun) -> RayTask | None:
+        """The run's task; None: there are enough of them now."""
+        if not self.room():
+            return None
+        self._n_active += 1
+        told = self._work.remote(
+            run, sweep.folder, self.token, self._files, self._needs, self._store
+        )
+        return RayTask(self._ray, run, told)
+
+    def ended(self, run: SweepRun) -> None:
+        """There may be another task in its place."""
+        self._n_active -= 1
 
 
 def _connect(ray: ModuleType, address: str | None) -> None:
@@ -100,27 +157,16 @@ def _check_room(ray: ModuleType, needs: Resources) -> None:
     raise UserError(f"no node of the cluster has what a run needs: {wanted}")
 
 
-def _run_all(ray: ModuleType, sweep: Sweep, jobs: int, files: str) -> list[SweepRun]:
+def _run_all(launcher: RayLauncher, sweep: Sweep) -> list[SweepRun]:
     todo = deque(run for run in sweep.runs if run.state() != DONE)
-    token = uuid.uuid4().hex
-    (sweep.folder / _TOKEN).write_text(token)
-    store = _store(ray)
-    work, needs = _task(ray, sweep.resources), sweep.resources
-    n_active = 0
     failed: list[SweepRun] = []
     table = LiveTable(sweep, done=len(sweep.runs) - len(todo), live=console.is_terminal)
 
-    def start(run: SweepRun) -> _Task | None:
-        nonlocal n_active
-        if jobs and n_active == jobs:
-            return None
-        n_active += 1
-        told = work.remote(run, sweep.folder, token, files, needs, store)
-        return _Task(ray, run, told)
+    def start(run: SweepRun) -> RayTask | None:
+        return launcher.start(sweep, run)
 
-    def ended(run: SweepRun, process: _Task, code: int) -> None:
-        nonlocal n_active
-        n_active -= 1
+    def ended(run: SweepRun, process: RayTask, code: int) -> None:
+        launcher.ended(run)
         state = run.state(alive=False)
         if state != DONE and process.said:
             console.print(process.said, markup=False, highlight=False, soft_wrap=True)
@@ -128,7 +174,7 @@ def _run_all(ray: ModuleType, sweep: Sweep, jobs: int, files: str) -> list[Sweep
         if state in (FAILED, LOST):
             failed.append(run)
 
-    def tick(running: Sequence[_Task], stopping: bool) -> None:
+    def tick(running: Sequence[RayTask], stopping: bool) -> None:
         at_work = [task.run for task in running if task.run.state(alive=True) == RUNNING]
         table.show(at_work, stopping)
 
@@ -137,7 +183,7 @@ def _run_all(ray: ModuleType, sweep: Sweep, jobs: int, files: str) -> list[Sweep
     return failed
 
 
-class _Task:
+class RayTask:
     """A task of Ray as `side_by_side` sees it."""
 
     def __init__(self, ray: ModuleType, run: SweepRun, told: Any) -> None:
@@ -194,12 +240,21 @@ def _task(ray: ModuleType, needs: Resources) -> Any:
 # --- On the nodes ---
 
 
-def work(run: SweepRun, folder: Path, token: str, files: str, needs: Resources, store: Any) -> int:
+class Token(NamedTuple):
+    """A file in the launcher's folder, and what is in it: whoever reads that sees the folder."""
+
+    file: Path
+    text: str
+
+
+def work(
+    run: SweepRun, folder: Path, token: Token, files: str, needs: Resources, store: Any
+) -> int:
     """One run on the node that Ray has chosen.
 
     Args:
         folder: of the sweep's results, as the launcher sees it.
-        token: is in a file there.
+        token: tells whether this node sees the launcher's files.
         files: see `run_sweep`.
         store: actor that keeps the folder of the run where it is not shared.
 
@@ -207,9 +262,9 @@ def work(run: SweepRun, folder: Path, token: str, files: str, needs: Resources, 
         The exit code of the run.
     """
     ray = _ray()
-    shared = files == "shared" or (files == "auto" and _sees(folder / _TOKEN, token))
+    shared = files == "shared" or (files == "auto" and _sees(token))
     if not shared:
-        run = replace(run, folder=_node_folder(run, token))
+        run = replace(run, folder=_node_folder(run, token.text))
         content = ray.get(store.read.remote(str(folder), run.key))
         if content is not None:
             unpack(content, run.folder)
@@ -235,9 +290,9 @@ def _nothing(final: bool) -> None:
     """The launcher sees the files."""
 
 
-def _sees(file: Path, token: str) -> bool:
+def _sees(token: Token) -> bool:
     try:
-        return file.read_text() == token
+        return token.file.read_text() == token.text
     except OSError:
         return False
 

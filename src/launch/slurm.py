@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,13 +16,13 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launch.folder import DONE, FAILED, RUNNING, WAITING, RunProcess, Sweep, load_sweep
+from launch.folder import DONE, FAILED, RUNNING, WAITING, RunProcess, Sweep, SweepRun, load_sweep
 from launch.jobs import console
 from launch.process import Stopped, side_by_side, thread_environment
 from utils.errors import MissingPackage, RunFailure, UserError
@@ -31,7 +32,11 @@ _CANCELLED = "cancelled"
 _NO_LIMIT = 10**6  # of jobs that one run may take one after another
 _WARNING = 120  # [s] before its time limit that a job is told to end
 _LOCK_PATIENCE = 120.0  # [s] for a run's process on a node that Slurm has given up
+_LOOK_EVERY = 5.0  # [s] between looks at the queue
 _END_PATIENCE = 90.0  # [s] that an ended job waits for Slurm to requeue or cancel it
+
+
+_log = logging.getLogger(__name__)
 
 
 # --- In a job ---
@@ -107,7 +112,7 @@ def _cancelled(folder: Path) -> Path:
 # --- Where jobs are submitted ---
 
 
-def check(sweep: Sweep) -> None:
+def check() -> None:
     """
     Raises:
         MissingPackage: without submitit.
@@ -118,8 +123,8 @@ def check(sweep: Sweep) -> None:
         raise UserError("--launcher slurm needs Slurm's commands (sbatch) on this machine")
 
 
-def submit(sweep: Sweep, jobs: int) -> int:
-    """Submits what is neither done nor in the queue.
+def run_sweep(sweep: Sweep, jobs: int) -> int:
+    """Submits what is neither done nor in the queue, and says how much that is.
 
     Args:
         jobs: at most so many jobs of an array at a time; 0: no limit.
@@ -130,7 +135,6 @@ def submit(sweep: Sweep, jobs: int) -> int:
     Raises:
         UserError: Slurm refuses the jobs.
     """
-    submitit = _submitit()
     waiting = queued(sweep)
     todo = [
         run.key for run in sweep.runs if run.key not in waiting and run.state(alive=False) != DONE
@@ -140,8 +144,19 @@ def submit(sweep: Sweep, jobs: int) -> int:
         f"{n_done} of {len(sweep.runs)} runs are done, {len(waiting)} are in the queue already",
         highlight=False,
     )
-    if not todo:
-        return 0
+    if todo:
+        n_jobs = _submit(sweep, todo, jobs)
+        console.print(
+            f"{len(todo)} runs submitted in {n_jobs} jobs; results: {sweep.folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 0
+
+
+def _submit(sweep: Sweep, todo: Sequence[str], jobs: int) -> int:
+    """Submits the runs of these keys; the number of jobs."""
+    submitit = _submitit()
     _cancelled(sweep.folder).unlink(missing_ok=True)
     packs = [list(pack) for pack in _chunks(todo, sweep.resources.runs_per_gpu)]
     executor = _executor(submitit, sweep, jobs)
@@ -154,15 +169,10 @@ def submit(sweep: Sweep, jobs: int) -> int:
             text = said[0].split("error:")[-1].strip()
             raise UserError(
                 f"Slurm refuses the jobs: {text}; what was submitted before stays in the queue, "
-                "`sweep resume` submits the rest"
+                "the same command submits the rest"
             ) from e
         _note_submitted(sweep, [job.job_id for job in submitted], part)
-    console.print(
-        f"{len(todo)} runs submitted in {len(packs)} jobs; results: {sweep.folder}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0
+    return len(packs)
 
 
 def queued(sweep: Sweep) -> dict[str, str]:
@@ -172,14 +182,21 @@ def queued(sweep: Sweep) -> dict[str, str]:
         UserError: Slurm does not answer.
     """
     jobs = _submitted(sweep)
-    if not jobs:
-        return {}
-    states = {}
-    for line in _slurm("squeue", "--me", "-h", "-r", "-o", "%i %T").splitlines():
-        job, state = line.split()
-        at_work = state in ("RUNNING", "COMPLETING")
-        states.update(dict.fromkeys(jobs.get(job, ()), RUNNING if at_work else WAITING))
-    return states
+    return _states(jobs, _queue()) if jobs else {}
+
+
+def _queue() -> dict[str, str]:
+    """Job -> `running` or `waiting`, of all jobs of this user."""
+    lines = _slurm("squeue", "--me", "-h", "-r", "-o", "%i %T").splitlines()
+    return {
+        job: RUNNING if state in ("RUNNING", "COMPLETING") else WAITING
+        for job, state in map(str.split, lines)
+    }
+
+
+def _states(jobs: Mapping[str, Sequence[str]], queue: Mapping[str, str]) -> dict[str, str]:
+    """Key -> state, of the runs of those jobs that are in the queue."""
+    return {key: queue[job] for job, keys in jobs.items() if job in queue for key in keys}
 
 
 def cancel(sweep: Sweep) -> int:
@@ -188,13 +205,118 @@ def cancel(sweep: Sweep) -> int:
     Returns:
         How many jobs there were.
     """
-    there = set(_slurm("squeue", "--me", "-h", "-r", "-o", "%i").split())
+    there = _queue()
     jobs = [job for job in _submitted(sweep) if job in there]
     if jobs:
         _cancelled(sweep.folder).touch()
         # Whole arrays where nothing else is left of them: 10,000 numbers are too long a line.
         _slurm("scancel", *sorted({job.partition("_")[0] for job in jobs}))
     return len(jobs)
+
+
+class SlurmLauncher:
+    """Starts the runs of several sweeps as jobs, and looks after them.
+
+    Args:
+        jobs: so many runs at a time; the runs of one sweep are submitted together.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._n_active = 0
+        self._attached: dict[Path, set[str]] = {}  # sweep -> keys that are submitted, not started
+        self._cancelled: set[Path] = set()
+        self._seen: dict[str, str] = {}
+        self._next_look = 0.0
+
+    def room(self) -> bool:
+        """Whether one more sweep may be submitted."""
+        return self._n_active < self._jobs
+
+    def start(self, sweep: Sweep, run: SweepRun) -> SlurmRun:
+        """The run in Slurm's queue."""
+        started = SlurmRun(self, sweep, run)
+        waiting = self._attached.get(sweep.folder)
+        if waiting is None:
+            sweep.save()
+            there = queued(sweep)
+            todo = [
+                each.key
+                for each in sweep.runs
+                if each.key not in there and each.state(alive=False) != DONE
+            ]
+            waiting = self._attached[sweep.folder] = {*todo, *there}
+        else:
+            todo = [] if run.key in waiting else [run.key]
+        if todo:
+            _submit(sweep, todo, 0)
+        self._cancelled.discard(sweep.folder)
+        self._next_look = 0.0
+        waiting.discard(run.key)
+        self._n_active += 1
+        return started
+
+    def ended(self, run: SweepRun) -> None:
+        """There may be another run in its place."""
+        self._n_active -= 1
+
+    def waits(self, sweep: Sweep, run: SweepRun) -> bool:
+        """Whether the run is in the queue, at work or not; as of a few seconds ago."""
+        if time.monotonic() >= self._next_look:
+            try:
+                self._seen = _queue()
+            except UserError as exc:  # a controller that is busy answers the next time
+                _log.warning("%s", exc)
+            self._next_look = time.monotonic() + _LOOK_EVERY
+        return run.key in _states(_submitted(sweep), self._seen)
+
+    def cancel(self, sweep: Sweep) -> None:
+        """Ends all runs of a sweep with checkpoints; to ask again changes nothing."""
+        if sweep.folder not in self._cancelled:
+            self._cancelled.add(sweep.folder)
+            self._attached.pop(sweep.folder, None)
+            cancel(sweep)
+
+
+class SlurmRun:
+    """A run in Slurm's queue as `side_by_side` sees it."""
+
+    def __init__(self, launcher: SlurmLauncher, sweep: Sweep, run: SweepRun) -> None:
+        self._launcher, self._sweep, self._run = launcher, sweep, run
+        self._before = len(run.events())
+        self._code: int | None = None
+        self._next_poll = 0.0
+
+    def poll(self) -> int | None:
+        """The exit code of the run; None: it is not over."""
+        if self._code is None and time.monotonic() >= self._next_poll:
+            self._next_poll = time.monotonic() + 1.0
+            over = self._noted()
+            # What a signal has ended may be requeued.
+            if over is not None and over < 128:
+                self._code = over
+            elif not self._launcher.waits(self._sweep, self._run):
+                self._code = self._noted() or 128 + signal.SIGKILL
+        return self._code
+
+    def _noted(self) -> int | None:
+        """The exit code in the run's folder, since the start."""
+        events = self._run.events()[self._before :]
+        return events[-1].get("code") if events else None
+
+    def stop(self) -> None:
+        """Cancels the sweep that the run belongs to; its runs write checkpoints."""
+        self._launcher.cancel(self._sweep)
+
+    def abort(self) -> None:
+        """See `stop`: Slurm kills what does not end in time."""
+        self.stop()
+
+    def wait(self) -> int:
+        """The exit code once it is over."""
+        while (code := self.poll()) is None:
+            time.sleep(0.5)
+        return code
 
 
 def _submitit() -> ModuleType:

@@ -1,7 +1,7 @@
 """An experiment or a sweep as data: which methods play which tasks, with which seeds and settings,
 and what a run needs.
 
-`docs/sweeps.md` and `experiments/README.md` describe the form.
+`docs/sweeps.md`, `docs/guide/search.md` and `experiments/README.md` describe the form.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _KEYS = {
     "times_per_run": dict,
     "resources": dict,
     "slurm": dict,
+    "search": dict,
     "metrics": dict,
     "separate": bool,
     "paper": dict,
@@ -109,6 +110,7 @@ class Experiment:
         program: module of `experiments` whose `main` is the whole experiment.
         resources: what every run needs.
         slurm: options of `sbatch` for all jobs (`partition`, `account`, ...).
+        search: what `search` looks for, as the file has it (`launch.search.spec`).
         asked: settings from the command line, which count most.
     """
 
@@ -126,6 +128,7 @@ class Experiment:
     program: str = ""
     resources: Resources = field(default_factory=Resources)
     slurm: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     def job(self, task: str, method: str, seed: int) -> Job:
@@ -250,6 +253,16 @@ def parse_seeds(parts: Iterable[Any], where: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
+def checked(content: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> dict[str, Any]:
+    """The mapping with every value as the type of its key.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type; the message begins with `where`.
+    """
+    _known("key", content, kinds, f"{where}unknown")
+    return {key: convert(key, value, kinds[key], where) for key, value in content.items()}
+
+
 # --- Reading ---
 
 
@@ -277,6 +290,7 @@ def _filled(empty: Experiment, content: Mapping[str, Any], where: str) -> Experi
         times_per_run=times,
         resources=read_resources(content.get("resources", {}), f"{where}resources."),
         slurm=content.get("slurm", {}),
+        search=content.get("search", {}),
         metrics=_each(content["metrics"], str, f"{where}metrics."),
         paper=_paper(paper, points, tasks, f"{where}paper.") if paper is not None else None,
     )
@@ -324,24 +338,24 @@ def _content(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _own_content(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    checked = _checked(content, _KEYS, f"{path}: ")
+    own = checked(content, _KEYS, f"{path}: ")
     for key, kinds, short in (
         ("methods", _METHOD_KEYS, "algorithm"),
         ("tasks", _TASK_KEYS, "environment"),
     ):
-        if key in checked:
-            checked[key] = {
+        if key in own:
+            own[key] = {
                 str(label): _expanded(entry, kinds, short, f"{path}: {key}.{label}.")
-                for label, entry in checked[key].items()
+                for label, entry in own[key].items()
             }
-    return checked
+    return own
 
 
 def _expanded(entry: Any, kinds: Mapping[str, type], short: str, where: str) -> dict[str, Any]:
     """`QMIX: qmix` is short for `QMIX: {algorithm: qmix}`."""
     if isinstance(entry, str):
         return {short: entry}
-    return _checked(convert(where.removesuffix("."), entry, dict), kinds, where)
+    return checked(convert(where.removesuffix("."), entry, dict), kinds, where)
 
 
 def _merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,12 +366,6 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, An
             value = _merged(old, value)
         merged[key] = value
     return merged
-
-
-def _checked(content: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> dict[str, Any]:
-    """The mapping with every value as the type of its key."""
-    _known("key", content, kinds, f"{where}unknown")
-    return {key: convert(key, value, kinds[key], where) for key, value in content.items()}
 
 
 def _each(content: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
@@ -410,7 +418,7 @@ def _paper(
     tasks: Mapping[str, Task],
     where: str,
 ) -> Paper:
-    entry = _required(_checked(entry, _PAPER_KEYS, where), ("source", "values"), where)
+    entry = _required(checked(entry, _PAPER_KEYS, where), ("source", "values"), where)
     values = _each(entry["values"], dict, f"{where}values.")
     _known("method", values, points, f"{where}values: no")
     for label, row in values.items():

@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from analysis.runs import flatten
 from launch import local, ray_tasks, slurm
 from launch.folder import (
     DONE,
@@ -30,12 +29,21 @@ from launch.folder import (
     plan,
 )
 from launch.jobs import console
+from launch.options import (
+    Parser,
+    add_launcher_options,
+    add_place,
+    add_selection,
+    check_jobs,
+    machine_of,
+    results_folder,
+    selected,
+)
 from launch.process import Stopped
-from launch.spec import Experiment, parse_seeds, read
+from launch.spec import Experiment
 from launch.table import counts_in_words, run_table
 from utils.errors import UserError
 
-LAUNCHERS = ("local", "slurm", "ray")
 _COMMANDS = ("status", "cancel", "resume")
 _LOCK = "launcher.lock"
 
@@ -50,44 +58,16 @@ docs/sweeps.md has the form of the yaml file.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"sweep: {message}; `python src/main.py sweep --help` lists the options")
-
-
-def _parser(command: str) -> argparse.ArgumentParser:
-    name = "" if command == "start" else f" {command}"
-    parser = _Parser(
-        prog=f"python src/main.py sweep{name}",
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("place", help="the sweep's yaml file, or the folder of its results")
-    parser.add_argument("--results", type=Path, help="folder of the results (results/NAME)")
+def _parser(command: str) -> Parser:
+    parser = Parser("sweep" if command == "start" else f"sweep {command}", __doc__, _EPILOG)
+    add_place(parser, "sweep")
     if command == "status":
         parser.add_argument("--all", action="store_true", help="a row for every run")
     if command in ("start", "resume"):
-        _add_launcher_options(parser)
+        add_launcher_options(parser)
     if command == "start":
-        parser.add_argument("--launcher", choices=LAUNCHERS, default="local")
-        parser.add_argument("--only", nargs="+", metavar="METHOD", help="only these methods")
-        parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
-        parser.add_argument("--seeds", nargs="+", metavar="SEED", help="e.g. 1 2 or 11-20")
+        add_selection(parser)
     return parser
-
-
-def _add_launcher_options(parser: argparse.ArgumentParser) -> None:
-    text = "at most N runs (Slurm: jobs) at a time; 0: as many as there is room for"
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help=text)
-    text = "local: GPUs to use, e.g. 0,1; default: all that are visible"
-    parser.add_argument("--gpus", metavar="IDS", help=text)
-    text = "local: what this machine has of a named resource"
-    parser.add_argument("--have", nargs="+", default=[], metavar="NAME=N", help=text)
-    text = "ray: of the cluster (auto: a running one); default: one on this machine"
-    parser.add_argument("--address", metavar="ADDRESS", help=text)
-    text = "ray: whether the nodes share the folder of the results; auto: look"
-    parser.add_argument("--files", choices=("auto", "shared", "copied"), default="auto", help=text)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         return _launch(_planned(options, words[end + 1 :]), options)
     if words[end:]:
         raise UserError(f"sweep {command} takes no settings: they are those of the start")
-    sweep = load_sweep(_folder(options))
+    sweep = load_sweep(results_folder(options))
     if command == "status":
         return _status(sweep, options.all)
     if command == "cancel":
@@ -115,34 +95,12 @@ def main(argv: Sequence[str]) -> int:
     return _launch(sweep, options)
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    if options.results is not None:
-        return Path(options.results).absolute()
-    place = Path(options.place)
-    if place.is_dir():
-        return place.absolute()
-    return Path("results", read(place).results).absolute()
-
-
 def _planned(options: argparse.Namespace, updates: Sequence[str]) -> Sweep:
     """The sweep that a yaml file and the command line describe."""
-    from sacred.arg_parser import get_config_updates
-
-    experiment = read(Path(options.place))
-    if experiment.program:
-        raise UserError(f"{options.place} is a program: `python -m experiments run` does it all")
-    for update in updates:
-        if "=" not in update:
-            raise UserError(f"cannot read '{update}': expected key=value")
-    asked = dict(flatten(get_config_updates(list(updates))[0]))
-    experiment = experiment.select(
-        options.only or experiment.usual_methods,
-        options.tasks or experiment.usual_tasks,
-        parse_seeds(options.seeds, "--seeds") if options.seeds else None,
-        asked,
-    )
-    experiment.check()
-    return _sweep_of(experiment, _folder(options), options.launcher)
+    experiment = selected(options, updates)
+    if experiment.search:
+        raise UserError(f"{options.place} is a search: `python src/main.py search` runs it")
+    return _sweep_of(experiment, results_folder(options), options.launcher)
 
 
 def _sweep_of(experiment: Experiment, folder: Path, launcher: str) -> Sweep:
@@ -154,8 +112,7 @@ def _sweep_of(experiment: Experiment, folder: Path, launcher: str) -> Sweep:
 
 
 def _launch(sweep: Sweep, options: argparse.Namespace) -> int:
-    if options.jobs < 0:
-        raise UserError(f"--jobs must be at least 0, got {options.jobs}")
+    check_jobs(options)
     # Whatever is missing is said before anything is written.
     launch = {"local": _local, "slurm": _slurm, "ray": _ray}[sweep.launcher](sweep, options)
     sweep.save()
@@ -165,15 +122,14 @@ def _launch(sweep: Sweep, options: argparse.Namespace) -> int:
 
 
 def _local(sweep: Sweep, options: argparse.Namespace) -> Any:
-    gpus = None if options.gpus is None else [x for x in options.gpus.split(",") if x]
-    machine = local.Machine.here(options.jobs, gpus, _amounts(options.have))
+    machine = machine_of(options)
     machine.check(sweep.resources)
     return lambda: _attended(lambda: local.run_sweep(sweep, machine, sys.stdout.isatty()), sweep)
 
 
 def _slurm(sweep: Sweep, options: argparse.Namespace) -> Any:
-    slurm.check(sweep)
-    return lambda: slurm.submit(sweep, options.jobs)
+    slurm.check()
+    return lambda: slurm.run_sweep(sweep, options.jobs)
 
 
 def _ray(sweep: Sweep, options: argparse.Namespace) -> Any:
@@ -195,17 +151,6 @@ def _attended(work: Any, sweep: Sweep) -> int:
     if failed:
         sys.stderr.write(f"error: {len(failed)} of {len(sweep.runs)} runs failed\n")
     return 1 if failed else 0
-
-
-def _amounts(words: Sequence[str]) -> dict[str, float]:
-    amounts = {}
-    for word in words:
-        name, _, number = word.partition("=")
-        try:
-            amounts[name] = float(number)
-        except ValueError as exc:
-            raise UserError(f"--have takes NAME=NUMBER, got '{word}'") from exc
-    return amounts
 
 
 @contextmanager

@@ -164,6 +164,7 @@ class Learner:
         self.targets: list[tuple[Any, Any]] = []
         self.last_target_update_episode = 0
         self.log_stats_t = -args.learner_log_interval - 1
+        self._finite: Tensor | None = None  # on a device: whether all updates were
 
     @classmethod
     def check_settings(cls, args: SimpleNamespace) -> None:
@@ -246,7 +247,8 @@ class Learner:
 
         Raises:
             ConfigError: a vector of losses, and a parameter that is not one per agent.
-            Diverged: a loss or gradient is NaN or infinite; the weights are left as they were.
+            Diverged: a loss or gradient is NaN or infinite; the weights are left as they were. On a
+                GPU that is told later, see `raise_if_diverged`.
         """
         optimiser.zero_grad()
         loss.sum().backward()
@@ -259,10 +261,33 @@ class Learner:
         else:
             grad_norm = clip_per_agent_(params, max_norm, loss.shape[0])
         finite = torch.isfinite(grad_norm + loss.detach())
-        if not finite.all():
+        if finite.device.type != "cpu":
+            self._note_finite(finite.all(), t_env)
+        elif not finite.all():
             raise Diverged(_divergence(loss.detach(), grad_norm, finite, t_env, parts))
         (take_step or optimiser.step)()
         return grad_norm
+
+    def _note_finite(self, finite: Tensor, t_env: int) -> None:
+        """Keeps on the device whether all updates were finite; looks only where a record is due,
+        since the processor would have to wait for the answer.
+        """
+        self._finite = finite if self._finite is None else self._finite & finite
+        if self._record_due(t_env):
+            self.raise_if_diverged(t_env)
+
+    def raise_if_diverged(self, t_env: int) -> None:
+        """Training calls this before a checkpoint and at its end.
+
+        Raises:
+            Diverged: on a GPU, a loss or gradient since the last call was NaN or infinite.
+        """
+        finite, self._finite = self._finite, None
+        if finite is not None and not finite:
+            raise Diverged(
+                f"a loss or gradient before t_env={t_env} was not finite; lower lr, or look at the "
+                "rewards and observations (on the CPU the same run stops at the update itself)"
+            )
 
     def update_targets_if_due(self, episode_num: int) -> None:
         """Hard update every `target_update_interval` episodes."""
@@ -295,10 +320,13 @@ class Learner:
 
     def log_due(self, t_env: int) -> bool:
         """Whether `learner_log_interval` steps have passed; starts the next interval if so."""
-        if t_env - self.log_stats_t < self.args.learner_log_interval:
+        if not self._record_due(t_env):
             return False
         self.log_stats_t = t_env
         return True
+
+    def _record_due(self, t_env: int) -> bool:
+        return t_env - self.log_stats_t >= self.args.learner_log_interval
 
     def log_means(self, t_env: int, **values: Tensor) -> None:
         """Logs the mean of every tensor under its name, if a record is due."""

@@ -71,10 +71,7 @@ def last_actions(probs: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
     Returns:
         rows int64 [B] of the last steps, and actions int64 [B, A].
     """
-    last = torch.ones(steps.n_rows, dtype=torch.bool, device=probs.device).index_fill(
-        0, steps.rows_cur, False
-    )
-    rows = last.nonzero().squeeze(1)
+    rows = steps.rows_last
     return rows, torch.multinomial(probs[rows].flatten(0, 1), 1).view(len(rows), -1)
 
 

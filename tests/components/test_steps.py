@@ -38,6 +38,8 @@ def test_cur_and_nxt_pair_every_step_with_its_successor(lengths):
     assert len(cur) == steps.n_transitions == sum(length - 1 for length in lengths)
     assert [(b, t + 1) for b, t in cur] == nxt
     assert torch.equal(steps.rows_cur, torch.arange(steps.n_rows)[steps.cur])
+    lasts = [row for row, (b, t) in enumerate(rows) if t == lengths[b] - 1]
+    assert steps.rows_last.tolist() == lasts
     before = steps.previous.tolist()
     for row, (b, t) in enumerate(rows):
         assert rows[before[row]] == (b, max(t - 1, 0))

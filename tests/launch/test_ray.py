@@ -90,3 +90,27 @@ def test_a_run_goes_on_when_its_node_dies(tmp_path, files):
     apart = ["--results", str(tmp_path / "apart"), "--jobs", "3"]
     subprocess.run([*command, *apart], cwd=tmp_path, check=True, capture_output=True)
     assert interrupted == metrics(tmp_path / "apart")
+
+
+@pytest.mark.parametrize("files", ["shared", "copied"])
+def test_a_search_on_a_cluster(tmp_path, files):
+    pytest.importorskip("optuna", reason="needs Optuna: pip install -r requirements-search.txt")
+    spec = tmp_path / "mine.yaml"
+    text = SPEC.format(env=SLURM / "slow_game.yaml", plugin=SLURM / "slow_game.py")
+    section = "search:\n  trials: 3\n  space: {lr: [0.001, 0.002, 0.003]}\n  sampler: grid\n"
+    spec.write_text(text.replace("t_max: 10000", "t_max: 3000").replace("1-3", "1-2") + section)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=2, resources={"game": 2})
+    command = [sys.executable, str(MAIN), "search", str(spec), "--launcher", "ray", "--jobs", "2"]
+    options = ["--address", cluster.address, "--files", files]
+    try:
+        done = subprocess.run(
+            [*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=400
+        )
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 trials: 3 complete" in done.stdout
+    results = tmp_path / "results" / "mine"
+    assert len(list(results.glob("trials/*/runs/*/sacred/*/*/*/metrics.jsonl"))) == 6
+    assert (results / "best.yaml").exists()

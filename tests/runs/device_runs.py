@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from f2a2_fixtures import RECURRENT_RUNS, SMALL_RUN
 from f2a2_fixtures import RUNS as F2A2
-from pretend_cuda import PretendTensor, device, pretend_cuda
+from pretend_cuda import PretendTensor, device, pretend_cuda, waits_noted
 from run_fixtures import finish, start_run
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -117,7 +117,7 @@ def _tensors(state: dict) -> list[Tensor]:
 
 
 def compared(name: str) -> dict:
-    """What `test_device_placement.py` asserts of a run."""
+    """What `test_device_placement.py` asserts of a run, but for `waits`."""
     found = {}
     for on in ("cpu", "cuda"):
         with (
@@ -143,13 +143,37 @@ def compared(name: str) -> dict:
     }
 
 
+def waits(name: str) -> dict:
+    """Where the updates of a run on the device wait for it, but for those that log."""
+    algorithm, env, settings = RUNS[name]
+    quiet = "learner_log_interval=1000000"
+    found, updates = set(), 0
+    with tempfile.TemporaryDirectory() as folder, pretend_cuda():
+        training = start_run(
+            algorithm, env, Path(folder) / "run", [*COMMON, *settings, quiet], "cuda"
+        )
+        train = training.learner.train
+
+        def watched(*args, **kwargs):
+            nonlocal updates
+            with waits_noted() as lines:
+                train(*args, **kwargs)
+            updates += 1
+            if updates > 1:  # the first one logs
+                found.update(lines)
+
+        training.learner.train = watched
+        finish(training)
+    return {"watched_updates": updates, "waiting_lines": sorted(found)}
+
+
 def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     device()
     torch.set_num_threads(1)
     for name in names:
         try:
-            result = compared(name)
+            result = compared(name) | waits(name)
         except Exception:
             result = {"error": traceback.format_exc()}
         (folder / f"{name}.json").write_text(json.dumps(result))

@@ -6,6 +6,7 @@ the wrong one, fail here too, and everything else is computed on the CPU. It sho
 its data to the right place; it says nothing about speed, memory or the kernels of a real device.
 """
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -31,6 +32,17 @@ INDEXING = {
 }
 # Where even a single number has to be with the rest.
 STRICT = {aten.index_select.default, aten.gather.default, aten.embedding.default}
+# What needs the numbers in the computer's own memory, so that it waits for all that was asked of
+# the device before.
+WAITING = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.is_nonzero.default,
+    aten.equal.default,
+    aten._unique2.default,
+}
+_waits: list[str] | None = None  # where operations waited for the device; None: nobody asks
 
 
 @cache
@@ -110,6 +122,7 @@ def dispatch(func, args, kwargs):
     same place.
     """
     place = kwargs.get("device")
+    _note_waiting(func, args, place)
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
     away = [x for x in tensors if isinstance(x, PretendTensor)]
     if away and func not in TRANSFERS:
@@ -128,6 +141,33 @@ def dispatch(func, args, kwargs):
         Tensor, lambda x: x if isinstance(x, PretendTensor) else PretendTensor(x), out
     )
     return return_and_correct_aliasing(func, args, kwargs, out)
+
+
+def _note_waiting(func, args, place):
+    if _waits is None or not any(isinstance(x, PretendTensor) for x in tree_flatten(args)[0]):
+        return
+    to_memory = func is aten._to_copy.default and (
+        place is not None and torch.device(place).type == "cpu"
+    )
+    copied = func is aten.copy_.default and not isinstance(args[0], PretendTensor)
+    masks = func in INDEXING and any(
+        isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in args[1] or ()
+    )
+    if func in WAITING or to_memory or copied or masks:
+        frames = [f for f in traceback.extract_stack() if "/src/" in f.filename]
+        last = frames[-1] if frames else traceback.extract_stack()[0]
+        _waits.append(f"{last.filename.rpartition('/src/')[2]}:{last.lineno}: {last.line} [{func}]")
+
+
+@contextmanager
+def waits_noted() -> Iterator[list[str]]:
+    """The lines of `src/` that wait for the device meanwhile, in a list that fills."""
+    global _waits
+    before, _waits = _waits, []
+    try:
+        yield _waits
+    finally:
+        _waits = before
 
 
 def _gru_cell(x, h, hx, bias_x=None, bias_h=None):

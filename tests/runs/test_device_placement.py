@@ -8,13 +8,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from device_runs import RUNS
+
+from learners.base import Learner
+from utils.errors import Diverged
 
 HERE = Path(__file__).parent
 PATH = [str(path) for path in (HERE, HERE.parent, HERE.parents[1] / "src", HERE.parents[1])]
 QUICK = ("qmix", "maac")
+
+# Windows of the past are ragged, and how long they are is known on the device alone: F2A2's models
+# of other agents, and its recurrent networks.
+WAITS = ("modules/f2a2/sequences.py", "utils/rl_utils.py")
 
 
 def run(code, *arguments):
@@ -34,8 +43,9 @@ def run(code, *arguments):
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
 )
 def test_training_there_is_training_here(name, tmp_path):
-    """All operands of every operation are on the device, and numbers, records and checkpoints are
-    those of the CPU.
+    """All operands of every operation are on the device, numbers, records and checkpoints are those
+    of the CPU, and an update that logs nothing waits for nothing: no `.item()`, no transfer, no
+    mask as an index.
     """
     done = run("import device_runs; device_runs.main()", str(tmp_path), name)
     assert done.returncode == 0, done.stderr
@@ -48,6 +58,35 @@ def test_training_there_is_training_here(name, tmp_path):
     here, there = result["share_on_device"]
     assert here == 0.0
     assert there > 0.5  # counters may stay
+    assert result["watched_updates"] > 1
+    allowed = WAITS if name.startswith("f2a2") else ()
+    assert [line for line in result["waiting_lines"] if not line.startswith(allowed)] == []
+
+
+def test_a_line_that_waits_is_found(tmp_path):
+    """The watch itself: a learner that reads a number in every update."""
+    code = (
+        "import device_runs; from learners.q_learner import QLearner as Q; train = Q.train\n"
+        "def reading(self, batch, *rest):\n"
+        "    batch['reward'].sum().item(); return train(self, batch, *rest)\n"
+        "Q.train = reading; print(device_runs.waits('qmix')['waiting_lines'])"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert "_local_scalar_dense" in done.stdout
+
+
+def test_numbers_that_are_not_finite_are_told_later():
+    learner = Learner.__new__(Learner)
+    learner.args = SimpleNamespace(learner_log_interval=100)
+    learner.log_stats_t, learner._finite = 0, None
+    learner._note_finite(torch.tensor(True), 10)
+    learner._note_finite(torch.tensor(False), 20)
+    learner._note_finite(torch.tensor(True), 30)
+    with pytest.raises(Diverged, match="before t_env=100 was not finite"):
+        learner._note_finite(torch.tensor(True), 100)
+    learner._note_finite(torch.tensor(True), 30)
+    learner.raise_if_diverged(40)
 
 
 REFUSED = {

@@ -126,6 +126,9 @@ def own_files(tmp_path, monkeypatch):
         r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))(.*?)```", text, re.DOTALL
     ):
         (tmp_path / file).write_text(f"# {file}{block}", encoding="utf-8")
+    found = tmp_path / "results" / "mine" / "best.yaml"  # by a search
+    found.parent.mkdir(parents=True)
+    found.write_text("inherits: qmix\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with plugins_forgotten(tmp_path):
         yield tmp_path
@@ -139,7 +142,7 @@ def check_training(words, capsys):
         assert not words[1].startswith("zoo/") or (ROOT / words[1] / "policy.json").is_file()
         return
     if words[0] != "print_config":
-        assert words[0] in {"doctor", "report", "export", "--help"}
+        assert words[0] in {"doctor", "report", "search", "export", "--help"}
         return
     words = [str(ROOT / word) if word.startswith("zoo/") else word for word in words]
     earlier = ("resume=", "evaluate=", "checkpoint_path=")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -212,3 +213,39 @@ def test_an_option_that_slurm_refuses_is_one_line(cluster, spec):
     assert "Slurm refuses the jobs" in done.stderr
     assert "partition" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_search_is_ended_and_goes_on(cluster, spec):
+    """Two trials of two runs each; Ctrl-C cancels the jobs of the first one."""
+    pytest.importorskip("optuna", reason="needs Optuna: pip install -r requirements-search.txt")
+    section = "search:\n  trials: 2\n  space: {lr: [0.001, 0.002]}\n  sampler: grid\n"
+    spec.write_text(spec.read_text() + section)
+    sweep = Sweep(spec, cluster)
+    words = [str(spec), "--launcher", "slurm", "--jobs", "2", "--tasks", "short"]
+    command = [sys.executable, str(MAIN), "search", *words, "--seeds", "1", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+    def trial(number):
+        return sweep.folder / "trials" / number
+
+    def reached():
+        files = trial("0000").glob("runs/*/sacred/*/*/*/checkpoints/*/state.pt")
+        return len({file.parents[5] for file in files}) == 2
+
+    first = subprocess.Popen(command, cwd=spec.parent, env=cluster, **pipes)
+    wait_until(reached)
+    first.send_signal(signal.SIGINT)
+    out, _ = first.communicate(timeout=200)
+    assert first.returncode == 130, out
+    assert not sweep.slurm("squeue", "-h").strip()
+    for file in trial("0000").glob("runs/*/events.jsonl"):
+        assert json.loads(file.read_text().splitlines()[-1])["code"] == 143
+
+    again = subprocess.run(command, cwd=spec.parent, env=cluster, timeout=900, **pipes)
+    assert again.returncode == 0, again.stdout
+    assert "2 trials: 2 complete" in again.stdout
+    starts = {
+        number: [f.read_text().count('"start"') for f in trial(number).glob("runs/*/events.jsonl")]
+        for number in ("0000", "0001")
+    }
+    assert starts == {"0000": [2, 2], "0001": [1, 1]}

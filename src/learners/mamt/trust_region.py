@@ -278,7 +278,8 @@ class LearnedSplit:
         # Of all that F depends on only the sizes are wanted: `optimise` would compute TRD-Net's
         # gradients too.
         (gradient,) = torch.autograd.grad(-objective, [self.regions.log_sizes])
-        if not torch.isfinite(gradient).all():
+        # On a device `optimise` finds it in the policies' loss, without waiting here.
+        if gradient.device.type == "cpu" and not torch.isfinite(gradient).all():
             raise Diverged(
                 f"trust regions: gradient {gradient.tolist()} at t_env={t_env}; lower lr, or look "
                 "at the rewards and observations"
