@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from assembly import build_mac, describe_env, new_batch
+from utils.checkpoints import find_models
 from utils.config_files import CONFIG_DIR, read_file
 from utils.errors import ConfigError, UserError
 from utils.seeding import isolated_global_rng
@@ -35,7 +36,7 @@ class FrozenPolicy:
     def __init__(self, path: str, n_agents: int, obs_size: int, n_actions: int) -> None:
         if multiprocessing.parent_process() is not None:
             torch.set_num_threads(1)  # a worker among many
-        run, folder = _find_checkpoint(Path(path))
+        run, folder = find_models(Path(path), f"env_args.opponent_path '{path}'")
         # Keys that are newer than the run are as they were without them.
         defaults = read_file(CONFIG_DIR / "default.yaml")
         args = SimpleNamespace(**defaults | json.loads((run / "config.json").read_text()))
@@ -79,28 +80,3 @@ class FrozenPolicy:
         self._batch.update({"actions": actions[None, :, None]}, ts=0)
         self._first = False
         return actions.numpy()
-
-
-def _find_checkpoint(path: Path) -> tuple[Path, Path]:
-    """The run's folder and the checkpoint's that `path` means.
-
-    Raises:
-        ConfigError: it means none.
-    """
-    folder = path.resolve()
-    if not (folder / "agent.th").is_file():
-        found = [
-            one.parent for one in folder.glob("checkpoints/*/agent.th") if one.parent.name.isdigit()
-        ]
-        if not found:
-            raise ConfigError(
-                f"battle: no checkpoint in env_args.opponent_path '{path}': give the folder of a "
-                "run, results/sacred/ALG/MAP/ID, or of one of its checkpoints"
-            )
-        folder = max(found, key=lambda one: int(one.name))
-    run = folder.parent.parent
-    if not (run / "config.json").is_file():
-        raise ConfigError(
-            f"battle: {run} has no config.json, which says what network is in {folder}"
-        )
-    return run, folder

@@ -1,5 +1,5 @@
-"""Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and `doctor`,
-`report`, `sweep`, `search`, `dashboard`, `--help`.
+"""Entry point: `python src/main.py --config=ALG --env-config=ENV with key=value ...`, and the
+commands `doctor`, `report`, `sweep`, `search`, `dashboard`, `play`, `export`, `--help`.
 
 Worker processes import this file again, so nothing heavy is imported up here.
 """
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from utils.checkpoints import ResumePoint
 
 _FILES = ("--config", "--env-config")
+_COMMANDS = ("doctor", "report", "sweep", "search", "dashboard", "play", "export")
 _REFUSED = {
     "--file_storage": "results are always written: choose the folder with local_results_path=...",
     "--mongo_db": "write observers.mongo.url=... behind `with`",
@@ -61,6 +62,9 @@ Usage:
                                          good settings, found with Optuna; search --help
   python src/main.py dashboard [PATH...] [--port PORT] [--host HOST]
                                          all runs on a local page, live while they train
+  python src/main.py play RUN [--exploring] [--film FILE]
+                                         a trained policy step by step, on a local page
+  python src/main.py export RUN FOLDER   a trained policy as a small folder
   python src/main.py doctor              check the installation
   python src/main.py doctor --cluster    what every node of a Ray cluster has
   python src/main.py --help
@@ -164,6 +168,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from analysis.dashboard import main as dashboard
 
             return dashboard(argv[1:])
+        if argv[:1] == ["play"]:
+            from playing import main as play
+
+            return play(argv[1:])
+        if argv[:1] == ["export"]:
+            from policies import main as export
+
+            return export(argv[1:])
         if not argv or argv[0] == "help" or {"-h", "--help"} & set(argv):
             sys.stdout.write(help_text())
             return 0
@@ -269,8 +281,7 @@ def _train(argv: list[str]) -> int:
     command = None if options["COMMAND"] == experiment.default_command else options["COMMAND"]
     if command is not None and command not in experiment.commands:
         raise ConfigError(
-            f"unknown command '{command}'; "
-            f"{nearest(command, ['doctor', 'report', 'dashboard', *experiment.commands])}"
+            f"unknown command '{command}'; {nearest(command, [*_COMMANDS, *experiment.commands])}"
         )
     for name in _FILES:
         if not files.get(name):

@@ -21,11 +21,14 @@ from components.transitions import Transitions
 from runners import REGISTRY as RUNNERS
 from utils.checkpoints import check_archive, read_checkpoint, write_checkpoint
 from utils.errors import Diverged, RunFailure, UserError
+from utils.films import check_format, write_film
 from utils.logging import Logger, Position, ProgressLine
 from utils.observers import Interrupted, Paused
 from utils.seeding import get_global_rng_state, set_global_rng_state
 from utils.signals import EndRequest
 from utils.state import capture, restore
+
+FILM_FRAME_MS = 150
 
 
 class StopRequest(EndRequest):
@@ -298,6 +301,8 @@ class Training:
         where asked for.
         """
         args = self.args
+        if args.render:
+            check_format(args.film_format)
         self._take_up()
         self._evaluate()
         self.logger.print_recent_stats()
@@ -339,15 +344,12 @@ class Training:
         return {key: float(values[-1][1]) for key, values in figures.stats.items()}
 
     def _save_film(self) -> None:
-        from PIL import Image
-
         if not hasattr(self.runner, "frames"):
             raise UserError(
                 f"runner '{self.args.runner}' keeps no pictures of its episodes: set render=False"
             )
-        frames = [Image.fromarray(frame) for frame in self.runner.frames]
-        path = self.run_dir / "evaluation.gif"
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0)
+        path = self.run_dir / f"evaluation.{self.args.film_format}"
+        write_film(self.runner.frames, path, frame_ms=FILM_FRAME_MS)
         self.log.info("film of the evaluation: %s", path)
         self.logger.log_film(path, self.runner.t_env)
 
@@ -450,6 +452,8 @@ class Training:
                     check_archive(file)
             if self.args.checkpoint_agents:
                 self.mac.load_models(str(folder), trained_agents=self.args.checkpoint_agents)
+            elif self.args.evaluate:  # only the controller acts; a policy may come without the rest
+                self.mac.load_models(str(folder))
             else:
                 self.learner.load_models(str(folder))
         except Exception as error:  # what torch raises for a damaged or foreign file, and more

@@ -14,6 +14,7 @@ from torch import Tensor
 from components.action_selectors import MultinomialActionSelector
 from components.distributions import Policy, SquashedGaussian, policy_distribution
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from controllers.basic_controller import ALL, BasicMAC
 from utils.errors import ConfigError
 
@@ -81,6 +82,19 @@ class ActorMAC(BasicMAC):
             log_prob = drawn_from.gather(-1, actions.unsqueeze(-1)).squeeze(-1).log()
         self.last_record = {"log_prob": log_prob}
         return actions
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """The policies: probabilities of all actions, or means and deviations of real numbers."""
+        self._set_mode(test_mode=True)
+        steps = batch.steps()
+        policy = self.policy(self.unroll(batch, steps), steps.pack(batch["avail_actions"]))
+        if isinstance(policy, SquashedGaussian):
+            return {
+                "most probable action": Inner(policy.mode(), ("agent", "action")),
+                "deviation before tanh": Inner(policy.normal.stddev, ("agent", "action")),
+            }
+        return {"probabilities": Inner(policy.probs, ("agent", "action"), "probability")}
 
     def policy(self, outputs: Tensor, avail_actions: Tensor) -> Policy:
         """The policies that the network's outputs stand for: outputs [..., A, U or 2U],

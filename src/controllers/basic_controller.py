@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from components.action_selectors import REGISTRY as SELECTORS
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.agent_forms import is_current, takes_rows
 from controllers.unroll import pack_steps, unroll_by_steps
@@ -38,7 +39,14 @@ class BasicMAC:
         groups: of the episode batch.
         args: `n_agents`, `n_actions`, `agent`, `action_selector`, `agent_output_type` ("q" or
             "pi_logits"), ...
+
+    Attributes:
+        drawn: scheme entries for what a subclass draws in training beside the actions. They are
+            stored only where somebody watches (`recorded` then has them), and `last_record` has
+            their values.
     """
+
+    drawn: ClassVar[Mapping[str, dict[str, Any]]] = {}
 
     # A plug-in may override `forward` with PyMARL's signature, which has no `bs`: then all rows are
     # computed.
@@ -201,6 +209,21 @@ class BasicMAC:
 
     def _build_agents(self, input_shape: int) -> None:
         self.agent = AGENTS[self.args.agent](input_shape, self.args)
+
+    # -- for people who watch ---------------------------------------------------------------------
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """What the agents act on, at all N filled steps of one recorded episode.
+
+        Here the outputs of `unroll`: action values or, with agent_output_type=pi_logits,
+        probabilities.
+        """
+        self._set_mode(test_mode=True)
+        steps = batch.steps()
+        outputs = self.unroll(batch, steps)
+        if self.agent_output_type == "q":
+            return {"action values": Inner(outputs, ("agent", "action"))}
+        return {"probabilities": Inner(outputs, ("agent", "action"), "probability")}
 
     # -- parameters --------------------------------------------------------------------------------
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -4,13 +4,14 @@ contexts and actions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from components.action_selectors import EpsilonGreedyActionSelector
+from components.action_selectors import EpsilonGreedyActionSelector, masked_argmax
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.basic_controller import ALL
 from controllers.n_controller import NMAC
@@ -35,8 +36,11 @@ class DACMAC(NMAC):
         ConfigError: an agent network of another kind, or one of its settings.
     """
 
+    drawn: ClassVar = {"dac_context": {"vshape": (), "group": "agents", "dtype": torch.long}}
+
     def _build_agents(self, input_shape: int) -> None:
         super()._build_agents(input_shape)
+        self.last_record: dict[str, Tensor] = {}
         if not isinstance(self.agent, DACAgent):
             raise ConfigError(f"dac_mac needs agent=dac_rnn, got '{self.args.agent}'")
 
@@ -55,6 +59,7 @@ class DACMAC(NMAC):
         """
         phi = values.amax(2)
         if not self.args.dac_context_exploration:
+            self.last_record = {"dac_context": phi.new_full(phi.shape[:2], -1, dtype=torch.long)}
             return phi
         n_rows, n_agents, n_contexts, n_actions = values.shape
         selector: EpsilonGreedyActionSelector = self.action_selector
@@ -63,6 +68,9 @@ class DACMAC(NMAC):
         explore = torch.rand(n_rows, n_agents, 1, device=values.device) < selector.schedule.eval(
             t_env
         )
+        self.last_record = {
+            "dac_context": torch.where(explore, contexts.flatten(2), -1).squeeze(-1)
+        }
         return torch.where(explore, drawn, phi)
 
     def forward(
@@ -89,3 +97,24 @@ class DACMAC(NMAC):
         return self.agent.unroll(
             self.sequence_inputs(batch, steps) if inputs is None else inputs, steps
         ).amax(2)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """phi, the values in all contexts, in which context the best action has its value, and,
+        where it was recorded, the context that was explored.
+        """
+        steps = batch.steps()
+        values = self.agent.unroll(self.sequence_inputs(batch, steps), steps)
+        phi, contexts = values.max(2)
+        greedy = masked_argmax(phi, steps.pack(batch["avail_actions"])).unsqueeze(-1)
+        best = contexts.gather(-1, greedy).squeeze(-1)
+        shown = {
+            "action values": Inner(phi, ("agent", "action")),
+            "context of the best action": Inner(best, ("agent",), "number"),
+            "values by context": Inner(values, ("agent", "context", "action")),
+        }
+        if "dac_context" in batch.scheme:
+            followed = steps.pack(batch["dac_context"]).clone()
+            followed[-1] = -1  # after the last step nobody acts
+            shown["context that is explored"] = Inner(followed, ("agent",), "number")
+        return shown

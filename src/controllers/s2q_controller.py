@@ -7,13 +7,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from components.action_selectors import greedy_actions, sample_actions
+from components.action_selectors import greedy_actions, masked_argmax, sample_actions
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.basic_controller import ALL, BasicMAC
 from controllers.n_controller import NMAC
@@ -65,6 +66,7 @@ class S2QMAC(NMAC):
     """
 
     oracle: Oracle | None = None
+    drawn: ClassVar = {"s2q_k": {"vshape": (), "group": "agents", "dtype": torch.long}}
 
     def _build_agents(self, input_shape: int) -> None:
         args = self.args
@@ -78,6 +80,7 @@ class S2QMAC(NMAC):
         self.decoder = LatentDecoder(args)
         self.chosen: Tensor | None = None
         self.sent = SentNumbers()
+        self.last_record: dict[str, Tensor] = {}
 
     # -- acting ------------------------------------------------------------------------------------
     def init_hidden(self, batch_size: int) -> None:
@@ -100,6 +103,7 @@ class S2QMAC(NMAC):
         else:
             values = self.forward_all(ep_batch, t_ep, bs)
             self.chosen = self._draw(ep_batch, t_ep, bs, avail, values)
+            self.last_record = {"s2q_k": self.chosen}
             index = self.chosen[None, ..., None].expand(1, *values.q.shape[1:])
             q = values.q.gather(0, index).squeeze(0)
         if self.args.s2q_comm:
@@ -196,6 +200,30 @@ class S2QMAC(NMAC):
         )
         z = self.encoder.unroll(hidden[0].detach().flatten(1), steps) if latent else None
         return SubValues(self.agent.head(hidden, z), z)
+
+    # -- for people who watch ---------------------------------------------------------------------
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """Values of Q_0..Q_K, their greedy joint actions a_k*, the decoder's estimate of P_t and,
+        where it was recorded, the k that was followed.
+        """
+        steps = batch.steps()
+        q, z = self.unroll_all(batch, steps)
+        assert z is not None
+        greedy = masked_argmax(q, steps.pack(batch["avail_actions"]))
+        choice = torch.softmax(self.decoder.choice_logits(z), dim=-1)
+        shown = {
+            "action values": Inner(q.transpose(0, 1), ("Q", "agent", "action")),
+            "best joint action a_k*": Inner(greedy.transpose(0, 1), ("Q", "agent"), "action"),
+            "P_t, as the decoder estimates it": Inner(choice, ("Q",), "probability"),
+        }
+        if self.args.s2q_comm:
+            shown["message z that all agents read"] = Inner(z, ("entry",))
+        if "s2q_k" in batch.scheme:
+            followed = steps.pack(batch["s2q_k"]).clone()
+            followed[-1] = -1  # after the last step nobody acts
+            shown["k that is followed"] = Inner(followed, ("agent",), "number")
+        return shown
 
     # -- parameters --------------------------------------------------------------------------------
     def networks(self) -> dict[str, nn.Module]:

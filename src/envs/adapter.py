@@ -16,6 +16,7 @@ import numpy as np
 
 from envs.multiagentenv import MultiAgentEnv
 from envs.vector_env import EnvSpec, VectorEnv, at_least_one
+from envs.words import Words, numbered
 from utils.errors import EnvError, EnvFailure, UserError, raised
 from utils.seeding import derive_seed
 
@@ -295,6 +296,11 @@ class EnvHost:
     def save_replay(self) -> None:
         """Writes a replay of the last episode."""
         self.env.save_replay()
+
+    def words(self) -> Words:
+        """The environment's names, numbers where it has none."""
+        get = getattr(self.env, "words", None)
+        return (get() if get else None) or numbered(self.spec.obs_sizes, self.spec.action_sizes)
 
     def get_stats(self) -> dict[str, float]:
         """The environment's own figures over all episodes; environments from elsewhere may have
@@ -640,6 +646,9 @@ class AdapterVectorEnv(VectorEnv):
 
     def save_replay(self, index: int = 0) -> None:
         self._ask("save_replay", indices=[index])
+
+    def words(self) -> Words:
+        return self._ask("words", indices=[0])[0]
 
     def get_stats(self) -> dict[str, list[float]]:
         stats = self._ask("get_stats")

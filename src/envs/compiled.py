@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,10 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
+SIMULATOR = "envs.starcraft"
 OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
+
+_log = logging.getLogger(__name__)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -37,11 +41,32 @@ class _Cache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
+        self._module = function.__module__
         self._file = Path(function.__code__.co_filename)
         self._root = self._file.parents[function.__module__.count(".")]
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled function, None where it has to be compiled; the first time that is said."""
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            announce(".".join(self._module.split(".")[:2]))
+        return found
+
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(signature, codegen), digest(self._file, self._root))
+
+
+@cache
+def announce(part: str) -> None:
+    """Says why nothing seems to happen; once, for there are many functions in a part.
+
+    Args:
+        part: the module or package that is compiled, e.g. envs.starcraft.
+    """
+    if part == SIMULATOR:
+        _log.info("compiling the simulator, once, about a minute")
+    else:
+        _log.info("compiling %s, once, a few seconds", part)
 
 
 @cache

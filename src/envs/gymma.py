@@ -17,6 +17,7 @@ import numpy as np
 from envs.multiagentenv import Actions, HostedEnv
 from envs.ranges import AMOUNT, CHANCE, NUMBER, SIZE, SWITCH
 from envs.vector_env import out_of_range
+from envs.words import Words, numbered
 from utils.errors import ConfigError, MissingPackage
 from utils.ranges import check_ranges
 from utils.registry import nearest
@@ -280,6 +281,12 @@ class GymmaEnv(HostedEnv):
             "individual_rewards": True,
             "continuous_actions": self.continuous_actions,
         }
+
+    def words(self) -> Words:
+        """The agents' own names; PettingZoo has none for what they see and do."""
+        return numbered(self.obs_sizes, self.action_sizes)._replace(
+            agents=tuple(map(str, self.agents))
+        )
 
     def render(self) -> np.ndarray | None:
         """The current picture, uint8 [H, W, 3]; None where the environment gives none."""

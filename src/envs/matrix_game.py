@@ -11,6 +11,7 @@ import numpy as np
 
 from envs.ranges import SIZE, whole
 from envs.vector_env import EnvSpec, VectorEnv
+from envs.words import Words, every, numbered, one_hot
 from utils.errors import ConfigError
 from utils.ranges import check_ranges
 from utils.registry import nearest
@@ -174,6 +175,12 @@ class MatrixGame(VectorEnv):
         one_hot = self._one_hot[self._state[mask]]
         self.state[mask] = one_hot
         self.obs[mask] = one_hot[:, None]
+
+    def words(self) -> Words:
+        """Names of players, actions (numbers) and the states."""
+        states = one_hot("state", map(str, range(self.obs_size)))
+        words = numbered(self.obs_sizes, self.action_sizes)
+        return words._replace(observations=every(self.n_agents, states))
 
     def render(self, index: int = 0) -> np.ndarray:
         """The payoff table of the state last played in, the joint action framed, uint8 [H, W, 3].

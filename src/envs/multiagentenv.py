@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from envs.words import Words
 from utils.ranges import Range
 
 Actions = Sequence[int] | np.ndarray  # A indices, or [A, U] if they are continuous
@@ -112,6 +113,12 @@ class MultiAgentEnv:
             "n_agents": self.n_agents,
             "episode_limit": self.episode_limit,
         }
+
+    def words(self) -> Words | None:
+        """Names of agents, actions and entries of observations; None where there are only
+        numbers.
+        """
+        return None
 
     def get_stats(self) -> dict[str, float]:
         """Figures over all episodes so far; empty where the environment keeps none."""

@@ -7,6 +7,7 @@ import numpy as np
 from envs.compiled import kernel
 from envs.ranges import AMOUNT, SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec, VectorEnv
+from envs.words import Words, every, grouped, one_hot
 from utils.errors import ConfigError
 from utils.ranges import check_ranges, one_of
 
@@ -233,6 +234,15 @@ class PredatorPrey(VectorEnv):
         self.obs[rows, :, 2 + self.n_agents :] = relative.reshape(
             *relative.shape[:2], 2 * self.n_prey
         )
+
+    def words(self) -> Words:
+        """Names of predators, actions and what a predator sees."""
+        predators = [f"predator {i}" for i in range(self.n_agents)]
+        seen = grouped("self", "xy") + one_hot("number", map(str, range(self.n_agents)))
+        for prey in range(self.n_prey):
+            seen += grouped(f"prey {prey}", ("x from here", "y from here"))
+        moves = ("left", "right", "up", "down", "stop")
+        return Words(tuple(predators), every(self.n_agents, seen), every(self.n_agents, moves))
 
     def render(self, index: int = 0) -> np.ndarray:
         """The grid, predators blue and prey red, uint8 [H, W, 3]."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from envs.ranges import SIZE, whole
 from envs.vector_env import EnvSpec, VectorEnv
+from envs.words import Words, every, grouped
 from utils.ranges import Range, check_ranges, one_of
 
 # mean and standard deviation of the wind: calm, headwind, tailwind
@@ -147,6 +148,11 @@ class SwitchingWind(VectorEnv):
         self.truncated[rows] = time + 1 >= self.episode_limit
         self.state[rows, 0] = position
         self.obs[rows, 0, 0] = position
+
+    def words(self) -> Words:
+        """Names of the walker, its movements and its place."""
+        moves = [f"move {value:+.2g}" for value in self.action_values]
+        return Words(("walker",), every(1, grouped("self", ("position",))), every(1, moves))
 
     def render(self, index: int = 0) -> np.ndarray:
         """Position over the episode so far, the modes shaded, uint8 [H, W, 3]."""

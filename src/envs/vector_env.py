@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from envs.multiagentenv import Actions, ArrayEnv
+from envs.words import Words, numbered
 from utils.ranges import Range
 from utils.seeding import derive_seed
 
@@ -278,6 +279,10 @@ class VectorEnv:
         """
         raise NotImplementedError(f"{type(self).__name__} cannot save replays")
 
+    def words(self) -> Words:
+        """Names of agents, actions and entries of observations; here only numbers."""
+        return numbered(self.obs_sizes, self.action_sizes)
+
     def get_stats(self) -> dict[str, list[float]]:
         """Figures over all episodes so far, one per environment; empty where none are kept."""
         return {}
@@ -424,6 +429,9 @@ class SingleEnv(ArrayEnv):
 
     def get_env_info(self) -> dict[str, Any]:
         return self.vector_env.get_env_info()
+
+    def words(self) -> Words:
+        return self.vector_env.words()
 
     def get_stats(self) -> dict[str, float]:
         return {key: values[0] for key, values in self.vector_env.get_stats().items()}

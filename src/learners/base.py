@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.episode_buffer import EpisodeBatch, ReplayBuffer
+from components.inner import Explained
 from components.transitions import Transitions
 from learners.needs import Needs
 from utils.errors import ConfigError, Diverged
@@ -339,6 +340,20 @@ class Learner:
         if self.log_due(t_env):
             for name, value in values.items():
                 self.logger.log_stat(name, value.detach().mean().item(), t_env)
+
+    # -- for people who watch ---------------------------------------------------------------------
+    @property
+    def explained_by(self) -> tuple[str, ...]:
+        """Names of the `modules` that `explain` reads."""
+        return ()
+
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """What the learner's own networks say, at all N filled steps of one recorded episode.
+
+        `value`, of the team or of each agent, is drawn over time. The last step of an episode has
+        no action.
+        """
+        return {}
 
     # -- devices and files -------------------------------------------------------------------------
     def cuda(self) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from components.distributions import Policy, SquashedGaussian
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.actor_controller import ActorMAC
 from learners.base import Learner, make_optimiser, parts_of
@@ -339,6 +340,20 @@ class PPOLearner(Learner):
     def denormalise(self, values: Tensor) -> Tensor:
         """Normalised values [..., K] in the units of the rewards."""
         return self.value_norm.denormalize(values) if self.args.value_norm else values
+
+    @property
+    def explained_by(self) -> tuple[str, ...]:
+        return tuple(name for name in ("critic", "value_norm") if name in self.modules)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """The critic's values, in the unit of the rewards."""
+        self.mac.agent.eval()
+        self.critic.eval()
+        values = self.denormalise(self.baselines(self.packed(batch)))
+        if self.n_values == 1:
+            return {"value": Inner(values.squeeze(-1))}
+        return {"value": Inner(values, ("agent",))}
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from learners.auxiliary import RANGES as AUXILIARY_RANGES
 from learners.auxiliary import REGISTRY as AUXILIARY_LOSSES
 from learners.auxiliary import AuxiliaryLoss
@@ -186,6 +187,20 @@ class QLearner(Learner):
         self.update_targets_if_due(episode_num)
         self.log_means(t_env, grad_norm=grad_norm, **losses.figures, **figures)
         return losses.errors
+
+    @property
+    def explained_by(self) -> tuple[str, ...]:
+        return () if self.mixer is None else ("mixer",)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """The value of the greedy joint action: the mixer's, or each agent's own."""
+        rows = ReplayedSteps.of(batch, self.mac)
+        q = rows.unroll(self.mac)
+        values = self.mix(self.mixer, q, masked_argmax(q, rows.avail), rows)
+        if self.mixer is None:
+            return {"value": Inner(values, ("agent",))}
+        return {"value": Inner(values.squeeze(-1))}
 
     def td_losses(self, td_error: Tensor) -> Tensor:
         """Half the squared errors of the same shape, those of estimates above their target weighted

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from learners.base import parts_of
 from learners.q_learner import QLearner
 from learners.replayed import ReplayedSteps, check_hidden_states
@@ -96,6 +97,14 @@ class QTranLearner(QLearner):
             target_mean=targets,
         )
         return rows.errors(td_error)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """Q_jt of the greedy joint action."""
+        rows = ReplayedSteps.of(batch, self.mac)
+        hidden, q = rows.unroll_hidden(self.mac)
+        greedy = masked_argmax(q, rows.avail)
+        return {"value": Inner(self.joint(self.mixer, hidden, rows.state, greedy)[0].squeeze(-1))}
 
     def joint(
         self, mixer: QTranBase, hidden: Tensor, state: Tensor, actions: Tensor

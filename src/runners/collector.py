@@ -60,7 +60,8 @@ class Collector:
         self.logged_restarts = 0
         self.env_lost = False
         self.seconds = {"environment": 0.0, "acting": 0.0}
-        self.frames: list[np.ndarray] = []
+        self.filming = args.render and args.evaluate
+        self.frames: list[np.ndarray] = []  # of environment 0, where `filming`
 
     def _make_env(self, n_envs: int, role: str) -> VectorEnv:
         args = self.args
@@ -180,7 +181,6 @@ class Collector:
         returns = np.zeros((b, env.n_agents) if not args.common_reward else b)
         lengths = np.zeros(b, dtype=np.int64)
         info: dict[str, np.ndarray] = {}
-        film = test_mode and args.render and args.evaluate
         # Environments whose observation of step t is to be kept, ended ones (their last) included;
         # and their rows.
         alive = ~env.failed
@@ -190,7 +190,7 @@ class Collector:
             for key in OBSERVED:
                 columns.write(key, rows, t, getattr(env, key)[rows])
             columns.write("filled", rows, t, 1)
-            if film and alive[0]:
+            if self.filming and alive[0]:
                 self._film(env)
             batch.changed("filled", "actions")
             running = alive

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from utils.config import results_dir
-from utils.errors import Finished, UserError
+from utils.errors import ConfigError, Finished, UserError
 from utils.line_file import check_lines
 from utils.run_lock import Held, RunLock, hold
 
@@ -57,9 +57,11 @@ FREE_KEYS = frozenset(
             "learner_threads",
             "ray",
         ),
-        *("render", "save_replay", "label", "local_results_path", "checkpoint_path", "load_step"),
+        *("render", "film_format", "save_replay", "label"),
+        *("local_results_path", "checkpoint_path", "load_step"),
     ]
 )
+FREE_ENV_KEYS = frozenset(["seed", "replay_dir", "replay_prefix", "replay_film"])
 
 _log = logging.getLogger(__name__)
 
@@ -220,6 +222,37 @@ def _is_step(path: Path) -> bool:
 def step_of(path: Path) -> int:
     """The step of a checkpoint's folder: 500 of `500`, and of `.500.old`."""
     return int(path.name.removeprefix(".").removesuffix(".old"))
+
+
+def find_models(path: Path, what: str, step: int = 0) -> tuple[Path, Path]:
+    """The run and the model files (`agent.th`, ...) that a path means.
+
+    Args:
+        path: a run's folder, its `checkpoints`, or the folder of one checkpoint.
+        what: how the user named it.
+        step: of a run's checkpoints the one nearest to this step; 0: the newest.
+
+    Returns:
+        The run's folder, which has `config.json`, and the folder of the model files.
+
+    Raises:
+        ConfigError: it means none.
+    """
+    folder = path.resolve()
+    if not (folder / "agent.th").is_file():
+        of_run = folder if folder.name == "checkpoints" else folder / "checkpoints"
+        found = [one.parent for one in of_run.glob("*/agent.th") if one.parent.name.isdecimal()]
+        if not found:
+            raise ConfigError(
+                f"no checkpoint in {what}: give the folder of a run, results/sacred/ALG/MAP/ID, "
+                "or of one of its checkpoints"
+            )
+        found.sort(key=lambda one: int(one.name))
+        folder = min(found, key=lambda one: abs(int(one.name) - step)) if step else found[-1]
+    run = folder.parent.parent
+    if not (run / "config.json").is_file():
+        raise ConfigError(f"{run} has no config.json, which says what network is in {folder}")
+    return run, folder
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -488,7 +521,7 @@ def _differences(run_dir: Path, config: Mapping[str, Any]) -> list[str]:
     keys = sorted((set(old) | set(now)) - FREE_KEYS - {"env_args", "seed"})
     differing = [key for key in keys if old.get(key) != now.get(key)]
     old_env, now_env = old["env_args"], now["env_args"]
-    keys = sorted((set(old_env) | set(now_env)) - {"seed"})
+    keys = sorted((set(old_env) | set(now_env)) - FREE_ENV_KEYS)
     differing += [f"env_args.{key}" for key in keys if old_env.get(key) != now_env.get(key)]
     if now["seed"] is not None and old["seed"] != now["seed"]:
         differing.append("seed")

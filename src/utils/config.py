@@ -39,6 +39,7 @@ from utils.config_files import list_configs as list_configs
 from utils.config_files import load_file as load_file
 from utils.effects import FIXED, FOREIGN, meant, merged, without_effect
 from utils.errors import ConfigError, UserError
+from utils.films import FORMATS
 from utils.loggers import check as check_loggers
 from utils.ranges import (
     AMOUNTS,
@@ -541,6 +542,7 @@ RANGES: dict[str, Range] = {
     "evaluation_epsilon": PROBABILITY,
     "test_interval": COUNT,
     "test_nepisode": COUNT,
+    "film_format": one_of(*FORMATS),
     # results, logging
     "local_results_path": NAME,
     "log_interval": COUNT,

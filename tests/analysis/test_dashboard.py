@@ -577,6 +577,7 @@ def test_commands_go_on_with_the_run(tmp_path):
         "test_nepisode=100",
         "Film": f"{start} evaluate=True 'checkpoint_path={folder}/checkpoints' render=True "
         "test_nepisode=1",
+        "Play": f"python src/main.py play '{folder}'",
     }
     foreign = index_of(pymarl_run(tmp_path / "2")).entries()[0]
     assert commands(foreign)[0] == {}
@@ -609,6 +610,8 @@ def test_checkpoints_films_and_replays(tmp_path):
     points = files.checkpoints(entry)
     assert [(p.step, p.size, p.resumable) for p in points] == [(1000, 10, False), (500, 20, True)]
     assert files.films(index, entry) == {"2/evaluation.gif": evaluation / "evaluation.gif"}
+    (folder / "evaluation.mp4").write_bytes(b"MP4")
+    assert list(files.films(index, entry)) == ["evaluation.mp4", "2/evaluation.gif"]
     assert files.replays(index, entry) == {"2/3m_0.npz": replay_dir / "3m_0.npz"}
     assert files.served(index, entry, "cout.txt") == folder / "cout.txt"
     assert files.served(index, entry, "2/3m_0.npz") == replay_dir / "3m_0.npz"

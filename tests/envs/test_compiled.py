@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.compiled import digest, sources
+from envs.compiled import announce, digest, sources
 from envs.starcraft import opponents
 from envs.starcraft.sim import kernels
 from envs.starcraft.smac import observations, orders, rewards
@@ -68,6 +68,24 @@ def test_a_changed_dependency_is_compiled_anew(package):
     run = package()
     assert run(3) == 16
     assert sum(run.stats.cache_misses.values()) == 1
+
+
+def test_compiling_is_announced_once(package, caplog):
+    announce.cache_clear()
+    caplog.set_level("INFO", "envs.compiled")
+    said = "compiling compiled_toys.main, once, a few seconds"
+    run = package()
+    assert caplog.messages == []
+    run(3)
+    assert caplog.messages == [said]
+    run(0.5)  # another signature, another function
+    assert caplog.messages == [said]
+    announce.cache_clear()
+    caplog.clear()
+    assert package()(3) == 7  # from the disk
+    assert caplog.messages == []
+    announce("envs.starcraft")
+    assert caplog.messages == ["compiling the simulator, once, about a minute"]
 
 
 def test_which_changes_count(package):

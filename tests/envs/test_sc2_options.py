@@ -65,7 +65,7 @@ def test_every_switch_and_number_has_a_range():
     for options in (SC2Options, SC2V2Options, HardOptions, SimulatorOptions, SimulatorV2Options):
         for key, default in defaults_of(options).items():
             assert (key in ranges_of(options)) == isinstance(default, (bool, int, float)) or (
-                key == "difficulty"
+                key in ("difficulty", "replay_film")
             ), key
 
 

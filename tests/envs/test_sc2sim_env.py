@@ -252,6 +252,12 @@ def test_replay(tmp_path):
     assert np.abs(pictures[1][:HEADER] - last[:HEADER]).mean() < 2
     blue = [(np.abs(each - SIDES[0]).max(axis=2) < 9).sum() for each in (pictures[1], last)]
     assert blue[0] > 1.3 * blue[1]
+    pytest.importorskip("imageio_ffmpeg")
+    with Sim(1, 0, map_name="3m", replay_dir=str(folder), replay_film="mp4") as env:
+        env.reset()
+        env.save_replay()
+    assert (folder / "3m_0000.mp4").stat().st_size > 1000
+    assert (folder / "3m_0000.npz").is_file()
 
 
 @pytest.mark.parametrize(("first", "frames"), [(1, 7), (4, 5), (6, 3), (None, 7)])

@@ -148,13 +148,18 @@ def check_training(words, capsys):
     """The settings of a run are valid; the folder of an earlier run need not be one."""
     if words[0].startswith("--c"):
         words = ["print_config", *words]
+    if words[0] == "play":
+        assert not words[1].startswith("zoo/") or (ROOT / words[1] / "policy.json").is_file()
+        return
     if words[0] != "print_config":
         assert words[0] in {"--help", *re.findall(r"src/main\.py (\w+)", main_module.USAGE)}
         return
-    words = [word for word in words if not word.startswith("resume=")]
+    words = [word for word in words if not word.startswith(("resume=", "evaluate="))]
+    words = [str(ROOT / word) if word.startswith("zoo/") else word for word in words]
     for word in words:
-        if word.startswith("checkpoint_path="):
+        if word.startswith("checkpoint_path=") and not word.startswith("checkpoint_path=zoo/"):
             Path(word.partition("=")[2]).mkdir(parents=True)
+    words = [word for word in words if not word.startswith("checkpoint_path=zoo/")]
     assert main_module.main(words) == 0, capsys.readouterr().err
     assert "t_max:" in capsys.readouterr().out
 

@@ -17,8 +17,20 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 MAY_IMPORT = {
-    "main": {"launch", "recording", "session", "doctor", "nodes", "analysis", "utils"},
+    "main": {
+        "launch",
+        "recording",
+        "session",
+        "nodes",
+        "doctor",
+        "playing",
+        "policies",
+        "analysis",
+        "utils",
+    },
     "api": {"recording", "session", "training", "isolation", "analysis", "utils"},
+    "playing": {"policies", "assembly", "runners", "envs", "components", "analysis", "utils"},
+    "policies": {"session", "assembly", "runners", "plugins", "utils"},
     "launch": {"analysis", "utils"},
     "nodes": {"doctor", "utils"},
     "doctor": {"modules", "utils"},

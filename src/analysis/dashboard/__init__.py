@@ -22,14 +22,22 @@ def main(argv: Sequence[str]) -> int:
         MissingPackage: Dash is not installed.
         UserError: wrong arguments, a path that does not exist, a port that is taken.
     """
+    check_packages("the dashboard")
+    from analysis.dashboard.server import main as serve
+
+    return serve(argv)
+
+
+def check_packages(what: str) -> None:
+    """Makes sure that the packages of a page are there.
+
+    Raises:
+        MissingPackage: Dash is not installed.
+    """
     try:
         import dash  # noqa: F401
         import dash_ag_grid  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            f"the dashboard needs the package {error.name}: "
-            "pip install -r requirements-dashboard.txt"
+            f"{what} needs the package {error.name}: pip install -r requirements-dashboard.txt"
         ) from error
-    from analysis.dashboard.server import main as serve
-
-    return serve(argv)

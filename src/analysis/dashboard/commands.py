@@ -9,13 +9,16 @@ from analysis.dashboard.entry import Entry
 
 _PROGRAM = ("python", "src/main.py")
 # What a new command says itself, or must not repeat.
-_SETTINGS = ("resume", "evaluate", "render", "save_replay", "checkpoint_path", "load_step")
+_SETTINGS = (
+    *("resume", "evaluate", "render", "film_format", "save_replay"),
+    *("checkpoint_path", "load_step"),
+)
 _WITH_VALUE = ("-i", "--id")
 _ALONE = ("-u", "--unobserved", "-p", "--print-config")
 
 
 def commands(entry: Entry) -> tuple[dict[str, str], str]:
-    """What to type, from the project's folder, to resume, evaluate and film a run.
+    """What to type, from the project's folder, to resume, evaluate, film and play a run.
 
     Returns:
         Commands by name, and why there are none where there are none.
@@ -37,6 +40,7 @@ def commands(entry: Entry) -> tuple[dict[str, str], str]:
         "Resume": _join(_with(_without(words, _SETTINGS), resume=entry.path)),
         "Evaluate": _join(_with(evaluate, test_nepisode=100)),
         "Film": _join(_with(evaluate, render=True, test_nepisode=1)),
+        "Play": _join(["play", str(entry.path)]),
     }
     if entry.config.get("evaluate") is True:
         del found["Resume"]

@@ -169,6 +169,37 @@ def histogram(episodes: Episodes, theme: str) -> Figure:
 # --- Pieces ---
 
 
+def over_steps(lines: Mapping[str, np.ndarray], theme: str, *, rate: bool = False) -> Figure:
+    """Lines [N] over the steps of an episode.
+
+    Args:
+        rate: values are shares, from 0 to 1.
+    """
+    look = shown_looks(lines, theme)
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": label,
+            "y": plain_numbers(np.asarray(values, dtype=np.float64)),
+            "line": {"color": look[label][0], "dash": look[label][1], "width": 2},
+        }
+        for label, values in lines.items()
+    ]
+    layout = plain_layout(
+        theme,
+        height=220,
+        showlegend=len(data) > 1,
+        hovermode="x unified",
+        margin={"l": 48, "r": 12, "t": 8, "b": 36},
+        xaxis={"title": {"text": "Step"}},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+    )
+    if rate:
+        layout["yaxis"]["range"] = [-0.02, 1.02]
+    return {"data": data, "layout": layout}
+
+
 def plain_layout(theme: str, **own: Any) -> dict[str, Any]:
     """What all figures have in common, and a figure's own entries."""
     axis = {"gridcolor": GRID[theme], "zeroline": False, "linecolor": GRID[theme]}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from analysis.dashboard.entry import Entry, moment
 from analysis.dashboard.index import Index
 
-FILM = "evaluation.gif"
+FILMS = ("evaluation.gif", "evaluation.mp4")
 PLAIN = ("cout.txt", "config.json", "run.json")
 _PICTURES = (".gif", ".mp4")
 _REPLAYS = (".gif", ".mp4", ".npz", ".SC2Replay")
@@ -54,8 +54,9 @@ def films(index: Index, entry: Entry) -> dict[str, Path]:
     """Films of the run and of the evaluations of its checkpoints, by name."""
     found = {}
     for one in (entry, *evaluations(index, entry)):
-        if (one.path / FILM).is_file():
-            found[_name(entry, one, FILM)] = one.path / FILM
+        for film in FILMS:
+            if (one.path / film).is_file():
+                found[_name(entry, one, film)] = one.path / film
     return found
 
 

@@ -11,7 +11,6 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 from urllib.parse import urlencode
 
 from flask import Flask, Response, redirect, request, send_file
@@ -21,7 +20,9 @@ from werkzeug.wrappers import Response as AnyResponse
 from analysis.dashboard.app import make_app
 from analysis.dashboard.files import is_picture, served
 from analysis.dashboard.index import Index, Watcher
+from analysis.dashboard.options import add_address_options
 from utils.errors import UserError
+from utils.parsing import Parser
 
 # Everything the page loads comes from this server.
 _POLICY = (
@@ -31,16 +32,9 @@ _POLICY = (
 _TOKEN = re.compile(r"[A-Za-z0-9_.~-]{8,}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(
-            f"dashboard: {message}; `python src/main.py dashboard --help` lists the options"
-        )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python src/main.py dashboard",
+def _parser() -> Parser:
+    parser = Parser(
+        "dashboard",
         description="A local page with all runs below some folders, live while they train: ours, "
         "and those of PyMARL, PyMARL2 and EPyMARL. It only reads.",
     )
@@ -51,20 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a run, a folder above runs, or a glob pattern (default: results)",
     )
-    parser.add_argument(
-        "--port", type=int, default=8050, help="default: %(default)s; 0: a free one"
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine alone); any other one "
-        "needs the token that is printed",
-    )
-    parser.add_argument(
-        "--token",
-        help="refuse requests without this token (default: a random one, where --host is not this "
-        "machine alone)",
-    )
+    add_address_options(parser)
     return parser
 
 
@@ -78,35 +59,76 @@ def main(argv: Sequence[str]) -> int:
         UserError: wrong arguments, a path that does not exist, a port that is taken.
     """
     args = _parser().parse_args(argv)
-    local = is_loopback(args.host)
-    token = args.token if args.token is not None or local else secrets.token_urlsafe(24)
-    if token is not None and not _TOKEN.fullmatch(token):
-        raise UserError(
-            "dashboard: --token takes at least 8 letters, digits and characters of _ . ~ -"
-        )
-    listener = listen(args.host, args.port)
-    with listener:
+    with Address.of(args) as place:
         index = Index(args.paths)
         index.scan()
         app = make_app(index).server
-        protect(app, token, local=local)
         add_files(app, index)
-        server = serve(app, listener)
-        url = address(args.host, listener.getsockname()[1], token)
         found = len(index.entries())
         runs = f"{found:,} {'run' if found == 1 else 'runs'}"
-        sys.stdout.write(f"{runs}; the dashboard is at {url} (Ctrl-C ends it)\n")
-        sys.stdout.flush()
         watcher = Watcher(index)
         watcher.start()
+        try:
+            place.serve(app, f"{runs}; the dashboard is")
+        finally:
+            watcher.stop()
+    return 0
+
+
+class Address:
+    """Where a page is served, and to whom; taken before the page is made.
+
+    Args:
+        host, port: to listen on; port 0: a free one.
+        token: what requests must bring; None: nothing, on this machine, else a random one.
+
+    Raises:
+        UserError: the port is taken, the address is none of this machine's, or the token is short.
+    """
+
+    def __init__(self, host: str, port: int, token: str | None) -> None:
+        self.host, self.local = host, is_loopback(host)
+        self.token = token if token is not None or self.local else secrets.token_urlsafe(24)
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise UserError("--token takes at least 8 letters, digits and characters of _ . ~ -")
+        self._listener = listen(host, port)
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Address:
+        """The address that the options of `add_address_options` name."""
+        return cls(args.host, args.port, args.token)
+
+    def serve(self, app: Flask, what: str) -> None:
+        """Hands out the page until Ctrl-C, once the terminal has been told where it is.
+
+        Args:
+            what: the beginning of that sentence, e.g. "the dashboard is".
+        """
+        server = self.server(app)
+        sys.stdout.write(f"{what} at {self.url} (Ctrl-C ends it)\n")
+        sys.stdout.flush()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             pass
         finally:
-            watcher.stop()
             server.server_close()
-    return 0
+
+    def server(self, app: Flask) -> BaseWSGIServer:
+        """Of the page, guarded, not at work yet."""
+        protect(app, self.token, local=self.local)
+        return serve(app, self._listener)
+
+    @property
+    def url(self) -> str:
+        """What to type into a browser."""
+        return address(self.host, self._listener.getsockname()[1], self.token)
+
+    def __enter__(self) -> Address:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listener.close()
 
 
 def is_loopback(host: str) -> bool:
@@ -126,13 +148,13 @@ def listen(host: str, port: int) -> socket.socket:
         UserError: the port is taken, or the address is none of this machine's.
     """
     if not 0 <= port <= 65535:
-        raise UserError(f"dashboard: a port lies between 0 and 65535, not at {port}")
+        raise UserError(f"a port lies between 0 and 65535, not at {port}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(
-            f"the dashboard cannot listen on {host}, port {port} ({error.strerror}): choose "
+            f"cannot listen on {host}, port {port} ({error.strerror}): choose "
             "another one with --port or --host"
         ) from error
 

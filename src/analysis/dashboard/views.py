@@ -352,7 +352,7 @@ def run_files(index: Index, entry: Entry) -> list[Component]:
     parts += [
         html.Figure(
             [
-                html.Img(src=_link(entry, name), alt=f"Film {name}", className="film"),
+                _film(entry, name),
                 html.Figcaption(name),
             ]
         )
@@ -394,6 +394,12 @@ def _graph(figure: Mapping[str, Any], name: str) -> Component:
 
 def _hint(text: str) -> Component:
     return html.P(text, className="hint")
+
+
+def _film(entry: Entry, name: str) -> Component:
+    if name.endswith(".gif"):
+        return html.Img(src=_link(entry, name), alt=f"Film {name}", className="film")
+    return html.Video(src=_link(entry, name), controls=True, loop=True, className="film")
 
 
 def _link(entry: Entry, name: str) -> str:

@@ -26,6 +26,7 @@ from envs.named import override
 from envs.particle.drawing import PALETTE
 from envs.ranges import AMOUNT, SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec, VectorEnv
+from envs.words import Words, every, grouped
 from utils.errors import ConfigError
 from utils.ranges import Range, check_ranges
 
@@ -223,6 +224,25 @@ class LevelBasedForaging(VectorEnv):
         self.terminated[rows] = cleared | (late & self._time_limit_ends)
         self.truncated[rows] = late & (not self._time_limit_ends)
 
+    def words(self) -> Words:
+        """Names of players, actions and what a player sees."""
+        n, rules = self.n_agents, self.rules
+        if rules.grid_observation:
+            cells = [(y, x) for y in _around(rules.sight) for x in _around(rules.sight)]
+            layers = ("level of a player", "level of food", "free")
+            names = [
+                name for layer in layers for name in grouped(layer, (f"{y} {x}" for y, x in cells))
+            ]
+        else:
+            names = []
+            for food in range(self.task.max_num_food):
+                names += grouped(f"food {food}", ("row", "column", "level"))
+            for player in ("self", *(f"other player {i}" for i in range(1, n))):
+                level = ("level",) if rules.observe_agent_levels else ()
+                names += grouped(player, ("row", "column", *level))
+        moves = ("none", "north", "south", "west", "east", "load")
+        return Words(tuple(f"player {i}" for i in range(n)), every(n, names), every(n, moves))
+
     def render(self, index: int = 0) -> np.ndarray:
         """The field with the levels of players (discs) and food (squares), uint8 [H, W, 3]."""
         canvas = GridCanvas(*self.task.field_size)
@@ -235,6 +255,11 @@ class LevelBasedForaging(VectorEnv):
             canvas.disc(row, col, 0.4, PLAYER_COLOUR)
             canvas.label(row, col, 0.4, str(level))
         return canvas.picture()
+
+
+def _around(reach: int) -> list[str]:
+    """Rows or columns by their distance: "-1", "+0", "+1"."""
+    return [f"{d:+d}" for d in range(-reach, reach + 1)]
 
 
 def _both_sides(field_size: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from envs.particle.kernels import (
 )
 from envs.ranges import SIZE, SWITCH
 from envs.vector_env import EnvSpec
+from envs.words import PUSHES, Words, every, grouped, one_hot
 from utils.ranges import check_ranges
 
 ROVER_ACCELERATION = 1.5
@@ -123,6 +124,20 @@ class RoverTower(ParticleEnv):
             self.tower_of, self.goal_of, self.said, self._bodies, self._rewards, self._counts,
             self.obs, self.state,
         )  # fmt: skip
+
+    def words(self) -> Words:
+        """Names of rovers and towers, their actions and what they see."""
+        p = self.n_pairs
+        rovers, towers = ([f"{kind} {i}" for i in range(p)] for kind in ("rover", "tower"))
+        symbols = [f"say {k}" for k in range(N_SYMBOLS)]
+        rover = one_hot("my tower", towers) + grouped("it said", map(str, range(N_SYMBOLS)))
+        rover += grouped("self", ("x", "y", "velocity x", "velocity y"))
+        tower = one_hot("my rover", rovers) + grouped("rover", "xy") + grouped("goal", "xy")
+        return Words(
+            (*rovers, *towers),
+            every(p, rover) + every(p, tower),
+            every(p, PUSHES) + every(p, symbols),
+        )
 
     def _draw(self, index: int, canvas: Canvas) -> None:
         goals = self.landmarks[index, self.goal_of[index]]

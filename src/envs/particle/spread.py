@@ -11,6 +11,7 @@ from envs.particle.drawing import BLACK, PALETTE, WHITE, Canvas
 from envs.particle.kernels import COVERED, N_MOVES, Bodies, spread_observe_all, spread_step
 from envs.ranges import SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec
+from envs.words import PUSHES, Words, every, grouped
 from utils.errors import ConfigError
 from utils.ranges import check_ranges, one_of
 from utils.registry import nearest
@@ -125,6 +126,15 @@ class Spread(ParticleEnv):
             self.obs, self.state,
         )  # fmt: skip
 
+    def words(self) -> Words:
+        """Names of agents, actions and what an agent sees."""
+        n = self.n_agents
+        return Words(
+            tuple(f"agent {i}" for i in range(n)),
+            tuple(tuple(_seen_by(i, n)) for i in range(n)),
+            every(n, PUSHES),
+        )
+
     def _draw(self, index: int, canvas: Canvas) -> None:
         agents, landmarks = self.positions[index], self.landmarks[index]
         for number, (place, group) in enumerate(zip(agents, self.groups, strict=True)):
@@ -133,6 +143,20 @@ class Spread(ParticleEnv):
             covered = np.linalg.norm(agents[self.groups == group] - place, axis=1).min() < COVERED
             colour = PALETTE[group]
             canvas.disc(place, 0.06, BLACK if covered else WHITE, colour, 2, label=str(number))
+
+
+def _seen_by(agent: int, n: int) -> list[str]:
+    """Names of the entries of an agent's observation."""
+    there = ("x from here", "y from here")
+    names = grouped("self", ("velocity x", "velocity y", "x", "y"))
+    for landmark in range(n):
+        names += grouped(f"landmark {landmark}", there)
+    others = [f"agent {i}" for i in range(n) if i != agent]
+    for other in others:
+        names += grouped(other, there)
+    for other in others:
+        names += grouped(other, ("unused 0", "unused 1"))
+    return names
 
 
 def _groups(map_name: str, n_agents: int | None) -> np.ndarray:

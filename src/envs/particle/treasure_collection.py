@@ -19,6 +19,7 @@ from envs.particle.kernels import (
 )
 from envs.ranges import SIZE, SWITCH, whole
 from envs.vector_env import EnvSpec
+from envs.words import PUSHES, Words, every, grouped
 from utils.ranges import check_ranges
 
 HUNTER_RADIUS, HUNTER_MASS = 0.05, 1.0
@@ -148,6 +149,28 @@ class TreasureCollection(ParticleEnv):
             self.mask_dead_treasures, self.n_banks, self._rewards, self._counts, self.obs,
             self.state,
         )  # fmt: skip
+
+    def words(self) -> Words:
+        """Names of hunters and banks, their actions and what they see."""
+        colours = [f"colour {c}" for c in range(self.n_banks)]
+        there = ("x from here", "y from here")
+        hunters = [f"hunter {i}" for i in range(self.n_hunters)]
+        around: list[str] = []
+        for place in range(1, self.n_agents):
+            holds, banks = ([f"{does} {c}" for c in colours] for does in ("holds", "is bank of"))
+            about = (*there, "velocity x", "velocity y", *holds, *banks)
+            around += grouped(f"other agent, nearest {place}", about)
+        for place in range(1, self.n_treasures + 1):
+            around += grouped(
+                f"treasure, nearest {place}", (*there, *(f"has {c}" for c in colours))
+            )
+        own = grouped("self", ("x", "y", "velocity x", "velocity y"))
+        hunter = own + grouped("self", (f"holds {c}" for c in colours)) + around
+        return Words(
+            (*hunters, *(f"bank of {c}" for c in colours)),
+            every(self.n_hunters, hunter) + every(self.n_banks, own + around),
+            every(self.n_agents, PUSHES),
+        )
 
     def _draw(self, index: int, canvas: Canvas) -> None:
         h = self.n_hunters

@@ -29,6 +29,7 @@ from envs.rware.kernels import (
 from envs.rware.tasks import Floor, Task, make_floor, parse_name, read_floor
 from envs.rware.ties import first_robots
 from envs.vector_env import EnvSpec, VectorEnv
+from envs.words import Words, every, grouped
 from utils.errors import ConfigError
 from utils.ranges import Range, check_ranges, one_of
 
@@ -242,6 +243,19 @@ class RobotWarehouse(VectorEnv):
             receivers = slice(None) if kind == "global" else robot
             self._rewards[b, receivers] += DELIVERY_REWARD[kind]
             self.info["deliveries"][b] += 1
+
+    def words(self) -> Words:
+        """Names of robots, actions and what a robot sees."""
+        faces = [f"faces {where}" for where in ("up", "down", "left", "right")]
+        names = grouped("self", ("x", "y", "carries a shelf", *faces, "is on a highway"))
+        reach = range(-self.task.sensor_range, self.task.sensor_range + 1)
+        for y in reach:
+            for x in reach:
+                about = ("has a robot", *faces, "has a shelf", "its shelf is requested")
+                names += grouped(f"cell {x:+d} {y:+d}", about)
+        moves = ("none", "forward", "turn left", "turn right", "load or unload")
+        robots = tuple(f"robot {i}" for i in range(self.n_agents))
+        return Words(robots, every(self.n_agents, names), every(self.n_agents, moves))
 
     def render(self, index: int = 0) -> np.ndarray:
         """The warehouse from above, uint8 [H, W, 3]: lanes grey, goals G; shelves blue, requested

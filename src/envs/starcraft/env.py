@@ -16,7 +16,9 @@ from envs.starcraft.interface import RUNNING, TIMEOUT, Interface
 from envs.starcraft.opponents import MIXTURE, Opponents
 from envs.starcraft.options import SCRIPTS, SimulatorOptions, ranges_of, takes
 from envs.starcraft.replay import Recorder
+from envs.starcraft.words import words
 from envs.vector_env import EnvSpec, VectorEnv
+from envs.words import Words
 
 
 def _simulator(*args: Any, **kwargs: Any) -> Any:
@@ -94,6 +96,7 @@ class Simulation(VectorEnv):
         self._timeouts = np.zeros(n_envs, dtype=np.int64)
         self._replay_dir = Path(options.replay_dir)
         self._replay_prefix = options.replay_prefix or info.name
+        self._replay_film = options.replay_film
         self._recorder = Recorder(info, self.battle)
 
     @property
@@ -169,6 +172,10 @@ class Simulation(VectorEnv):
         self.engine.find_targets(mask)
         self._recorder.add(mask, self.engine.targets, self.interface.executed, self.reward)
 
+    def words(self) -> Words:
+        """Names of units, actions and what an agent sees."""
+        return words(self.map_info, self.interface.options)
+
     def render(self, index: int = 0) -> np.ndarray:
         """The picture of battle `index`, see `render.Painter`.
 
@@ -185,7 +192,11 @@ class Simulation(VectorEnv):
             ValueError: it has not begun an episode.
         """
         self._recorder.save(
-            index, self._replay_dir, self._replay_prefix, int(self.interface.outcome[index])
+            index,
+            self._replay_dir,
+            self._replay_prefix,
+            int(self.interface.outcome[index]),
+            self._replay_film,
         )
 
     def get_stats(self) -> dict[str, list[float]]:

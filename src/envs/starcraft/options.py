@@ -10,7 +10,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from envs.ranges import ABOVE_ZERO, AMOUNT, CHANCE, NUMBER, SIZE, SWITCH, number
-from utils.ranges import Range, check_ranges
+from utils.films import FORMATS
+from utils.ranges import Range, check_ranges, one_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Switch = Annotated[bool, SWITCH]
@@ -23,6 +24,8 @@ Chance = Annotated[float, CHANCE]
 OnlySeven = Annotated[
     str, Range(lambda value: str(value) == "7", '"7", the only one that the simulator has')
 ]
+
+FilmFormat = Annotated[str, one_of(*FORMATS)]
 
 # The simulator's scripts for the enemies.
 # attack_move: the map's one order at the start, then each unit's own choice of targets (SMAC).
@@ -136,6 +139,7 @@ class SimulatorOptions(Options):
     # with "mixture": script -> weight of being drawn; empty: all equal
     opponent_weights: Mapping[str, float] | None = None
     replay_dir: str = "results/replays"
+    replay_film: FilmFormat = "gif"  # what films replays come with
     threads: Size = 1  # that share the battles; results do not depend on it
 
 

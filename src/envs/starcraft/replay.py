@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from PIL import Image
 
 from envs.starcraft.battle import Battle
 from envs.starcraft.facts import UNIT_NAMES, MapInfo
 from envs.starcraft.render import Painter, Scene, View
+from utils.films import check_format, write_film
 
 FIELDS = ("x", "y", "health", "shield", "energy")
 FRAME_MS = 200  # of a film; a step is 357 ms at the speed that people play at
@@ -74,10 +74,12 @@ class Recorder:
             self._painter = Painter(self._info)
         return self._painter.picture(self._scene(index, int(self._length[index]) - 1, result))
 
-    def save(self, index: int, folder: Path, prefix: str, result: int = 0) -> Path:
-        """Writes the episode of battle `index` as PREFIX_NUMBER.gif and PREFIX_NUMBER.npz; returns
-        the film's path. The film begins `BEFORE` frames before the first attack, and shows the part
-        of the map where the units are from then on.
+    def save(
+        self, index: int, folder: Path, prefix: str, result: int = 0, film_format: str = "gif"
+    ) -> Path:
+        """Writes the episode of battle `index` as PREFIX_NUMBER.gif (or .mp4) and
+        PREFIX_NUMBER.npz; returns the film's path. The film begins `BEFORE` frames before the first
+        attack, and shows the part of the map where the units are from then on.
 
         The .npz holds "type", "health_max", "shield_max" [N], arrays [frames, N] "x", "y", "health"
         (0: dead), "shield", "energy", "target" (unit index or -1), "actions" [frames, A] and
@@ -85,12 +87,15 @@ class Recorder:
 
         Raises:
             ValueError: it has not begun an episode.
+            UserError, MissingPackage: see `utils.films.check_format`.
         """
         self._check(index)
+        check_format(film_format)
         folder.mkdir(parents=True, exist_ok=True)
         number = 0
-        while (film := folder / f"{prefix}_{number:04d}.gif").exists():
+        while (figures := folder / f"{prefix}_{number:04d}.npz").exists():
             number += 1
+        film = figures.with_suffix(f".{film_format}")
         frames = int(self._length[index])
         bt = self._battle
         fixed = {name: getattr(bt, name)[index] for name in ("type", "health_max", "shield_max")}
@@ -98,7 +103,7 @@ class Recorder:
             name: self._values[index, :frames, row] for row, name in enumerate(FIELDS)
         }
         np.savez_compressed(
-            film.with_suffix(".npz"),
+            figures,
             map_name=self._info.name,
             n_agents=bt.n_agents,
             unit_names=np.array(UNIT_NAMES),
@@ -114,13 +119,10 @@ class Recorder:
         view = View.around(values["x"][first:][living], values["y"][first:][living], self._info)
         painter = Painter(self._info, view)
         pictures = [
-            Image.fromarray(
-                painter.picture(self._scene(index, t, result if t == frames - 1 else 0))
-            ).quantize(64)
+            painter.picture(self._scene(index, t, result if t == frames - 1 else 0))
             for t in range(first, frames)
         ]
-        times = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
-        pictures[0].save(film, save_all=True, append_images=pictures[1:], duration=times, loop=0)
+        write_film(pictures, film, FRAME_MS, LAST_FRAME_MS, colours=64)
         _log.info("film of a battle: %s", film)
         return film
 

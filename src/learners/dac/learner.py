@@ -20,6 +20,7 @@ from torch import Tensor
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.dac_controller import DACMAC
 from learners.base import Learner, make_optimiser, parts_of
@@ -254,6 +255,29 @@ class DACLearner(Learner):
         best = target_q.gather(-1, masked_argmax(q, avail).unsqueeze(-1)).squeeze(-1)
         goes_on = 1 - steps.pack_transitions(batch["terminated"]).to(best).t()
         return steps.pack_transitions(batch["reward"]).t() + self.args.gamma * goes_on * best
+
+    @property
+    def explained_by(self) -> tuple[str, ...]:
+        return ("encoder",)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """phi of the best action, and what the encoder makes of the window that ends with the
+        transition before each step; before the first one there is none.
+        """
+        steps = batch.steps()
+        phi = self.mac.unroll(batch, steps)
+        avail = steps.pack(batch["avail_actions"])
+        best = phi.masked_fill(avail == 0, -math.inf).amax(-1)
+        logits = self.encoder(*transitions_of(batch, steps), Windows(steps, self.args.dac_k))
+        contexts = logits.softmax(-1).transpose(0, 1)
+        before = torch.full_like(contexts[:1], math.nan)
+        return {
+            "value": Inner(best, ("agent",)),
+            "context of the last transitions": Inner(
+                torch.cat([before, contexts]), ("agent", "context"), "probability"
+            ),
+        }
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from components.distributions import Policy, SquashedGaussian, policy_distribution
+from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from components.transitions import Transitions
 from controllers.actor_controller import ActorMAC
 from learners.base import Learner, log_by_agent, make_optimiser, parts_of
@@ -244,6 +246,43 @@ class MAACLearner(Learner):
     def distribution(self, outputs: Tensor, avail_actions: Tensor) -> Policy:
         """The policies that outputs [..., U or 2U] stand for."""
         return policy_distribution(outputs, avail_actions, self.args.continuous_actions)
+
+    # -- for people who watch ---------------------------------------------------------------------
+    @property
+    def explained_by(self) -> tuple[str, ...]:
+        return ("critic",)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """The critic's values of what each agent could do, their mean under its policy, and whom
+        each agent attends to, the mean over the heads.
+
+        At the last step, where nobody acts, of the most probable actions.
+        """
+        obs, actions, policy = self.watched(batch)
+        samples = policy.sample(self.args.mc_actions) if self.args.continuous_actions else None
+        out = self.critic(obs, actions, samples)
+        attention = Inner(out.attention.mean(0), ("agent", "other agent"), "probability")
+        if isinstance(policy, SquashedGaussian):
+            return {"value": Inner(out.all_q.mean(-1), ("agent",)), "attention": attention}
+        return {
+            "value": Inner((policy.probs * out.all_q).sum(-1), ("agent",)),
+            "critic's action values": Inner(out.all_q, ("agent", "action")),
+            "attention": attention,
+        }
+
+    def watched(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Policy]:
+        """Observations [N, A, O], actions and policies of one recorded episode, all networks with
+        their running statistics.
+        """
+        self.policy.eval()
+        self.critic.eval()
+        steps = batch.steps()
+        obs = steps.pack(batch["obs"])
+        policy = self.distribution(self.policy.logits(obs), steps.pack(batch["avail_actions"]))
+        actions = steps.pack(batch["actions"])
+        actions = actions if self.args.continuous_actions else actions.squeeze(-1)
+        return obs, torch.cat([actions[:-1], policy.mode()[-1:]]), policy
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""

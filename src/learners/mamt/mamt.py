@@ -16,10 +16,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from controllers.actor_controller import ActorMAC
 from learners.mamt.maac import MAACLearner, PolicyStep
-from learners.mamt.mirror_descent import step_penalty
-from learners.mamt.situation import Situation, make_situation
+from learners.mamt.mirror_descent import coordination, step_penalty
+from learners.mamt.situation import Situation, effects_of, make_situation
 from learners.mamt.trust_region import RANGES, check_split, make_split
 from utils.ranges import ANY_NUMBER, COUNT
 
@@ -118,6 +120,32 @@ class MAMTLearner(MAACLearner):
             baselines=step.baseline[:n],
             reward_unit=step.reward_unit,
         )
+
+    # -- for people who watch ---------------------------------------------------------------------
+    @property
+    def explained_by(self) -> tuple[str, ...]:
+        regions = ("regions",) if "regions" in self.modules else ()
+        return (*super().explained_by, *regions)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """Also the coordination coefficients C_ij (eq. 5) where they are learned, before and after
+        those below `coordination_sigma` are set to 0, and the local trust regions.
+        """
+        shown = super().explain(batch)
+        obs, actions, policy = self.watched(batch)
+        sizes = self.split.sizes().expand(len(obs), -1)
+        shown["local trust region"] = Inner(sizes, ("agent",))
+        if self.args.trust_region_split == "learned" and self.args.coordination == "learned":
+            samples = policy.sample(self.args.mc_actions) if self.args.continuous_actions else None
+            effects = effects_of(self.critic, obs, actions, policy, samples)
+            for name, sigma in (
+                ("influence of the others, before the threshold", 0.0),
+                ("coordination coefficients", self.args.coordination_sigma),
+            ):
+                c = coordination(effects, sigma)
+                shown[name] = Inner(c, ("agent", "other agent"), "probability")
+        return shown
 
     # -- devices and files -------------------------------------------------------------------------
     def cuda(self) -> None:

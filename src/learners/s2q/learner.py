@@ -18,6 +18,7 @@ from torch import Tensor
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
+from components.inner import Explained, Inner
 from controllers.s2q_controller import S2QMAC, SELECTIONS
 from learners.base import Learner, make_optimiser, parts_of
 from learners.joint_values import FollowedValue, UnrestrictedValue
@@ -233,6 +234,24 @@ class S2QLearner(Learner):
             figures[f"differs_{k}"] = (differ > 0).float()
             figures[f"agents_differ_{k}"] = differ.float()
         return figures
+
+    # -- for people who watch ---------------------------------------------------------------------
+    @property
+    def explained_by(self) -> tuple[str, ...]:
+        return tuple(self.q_star.modules) or ("mixer",)
+
+    @torch.no_grad()
+    def explain(self, batch: EpisodeBatch) -> Explained:
+        """Target Q* of the greedy joint actions a_0*..a_K*, and the true P_t, which they make."""
+        rows = ReplayedSteps.of(batch, self.mac)
+        greedy = masked_argmax(self.mac.unroll_all(batch, rows.steps, rows.inputs).q, rows.avail)
+        outputs = self.q_star.target_outputs(rows)
+        best = self.q_star.target_values(outputs, greedy, rows.state, rows.avail)
+        return {
+            "value": Inner(best[0].squeeze(-1)),
+            "Q* of a_k*": Inner(best.squeeze(-1).t(), ("Q",)),
+            "P_t, from Q*": Inner(self.choice(best), ("Q",), "probability"),
+        }
 
     # -- the true P_t at acting time (ablation S2Q_oracle) -----------------------------------------
     def choice_at(self, ep_batch: EpisodeBatch, t: int, bs: Any, greedy: Tensor) -> Tensor:
