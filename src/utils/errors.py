@@ -16,7 +16,7 @@ REQUIRED = frozenset(
         "pkg_resources",
         "yaml",
         "google",
-        "tensorboard_logger",
+        "jinja2",
         "rich",
         "scipy",
         "matplotlib",

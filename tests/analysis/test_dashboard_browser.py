@@ -11,12 +11,12 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-import browser_fixtures
 import pytest
-from browser_fixtures import sync_api
 from result_fixtures import learning_curve, write_run
 
-browser, visit = browser_fixtures.browser, browser_fixtures.visit
+pytest.importorskip("dash")
+pytest.importorskip("dash_ag_grid")
+sync_api = pytest.importorskip("playwright.sync_api")
 
 MAIN = Path(__file__).resolve().parents[2] / "src" / "main.py"
 ROWS = "#table .ag-center-cols-container .ag-row"

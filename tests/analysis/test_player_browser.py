@@ -8,9 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-import browser_fixtures
 import pytest
-from browser_fixtures import sync_api
 from policy_fixtures import write_policy
 
 from analysis.dashboard.player import make_app
@@ -18,7 +16,9 @@ from analysis.dashboard.server import Address
 from playing import Player
 from policies import find_policy
 
-browser, visit = browser_fixtures.browser, browser_fixtures.visit
+pytest.importorskip("dash")
+pytest.importorskip("dash_ag_grid")
+sync_api = pytest.importorskip("playwright.sync_api")
 MAIN = Path(__file__).resolve().parents[2] / "src" / "main.py"
 STEPS = 12
 

@@ -27,6 +27,7 @@ def test_every_number_has_a_range(algorithm):
     known = RANGES | LEARNERS[config["learner"]].ranges
     numbers = {key for key, value in config.items() if is_number(value)}
     environment = {"n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit"}
+    environment |= {"agent_own_state_size"}
     assert numbers - environment <= set(known)
 
 

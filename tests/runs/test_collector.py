@@ -102,6 +102,7 @@ def make_runner(n_envs=4, common_reward=True, scalarisation="sum", max_env_resta
         env_timeout=5.0,
         max_env_restarts=max_env_restarts,
         ray={},
+        env_args_optional=[],
         common_reward=common_reward,
         reward_scalarisation=scalarisation,
         device="cpu",

@@ -139,6 +139,7 @@ def own_files(tmp_path, monkeypatch):
     found = tmp_path / "results" / "mine" / "best.yaml"  # by a search
     found.parent.mkdir(parents=True)
     found.write_text("inherits: qmix\n", encoding="utf-8")
+    (tmp_path / "zoo").symlink_to(ROOT / "zoo")
     monkeypatch.chdir(tmp_path)
     with plugins_forgotten(tmp_path):
         yield tmp_path
@@ -154,12 +155,10 @@ def check_training(words, capsys):
     if words[0] != "print_config":
         assert words[0] in {"--help", *re.findall(r"src/main\.py (\w+)", main_module.USAGE)}
         return
-    words = [word for word in words if not word.startswith(("resume=", "evaluate="))]
-    words = [str(ROOT / word) if word.startswith("zoo/") else word for word in words]
+    words = [word for word in words if not word.startswith("resume=")]
     for word in words:
-        if word.startswith("checkpoint_path=") and not word.startswith("checkpoint_path=zoo/"):
-            Path(word.partition("=")[2]).mkdir(parents=True)
-    words = [word for word in words if not word.startswith("checkpoint_path=zoo/")]
+        if word.startswith("checkpoint_path="):
+            Path(word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
     assert main_module.main(words) == 0, capsys.readouterr().err
     assert "t_max:" in capsys.readouterr().out
 
@@ -187,7 +186,7 @@ def check_installation(words):
     assert set(filter(None, (extras[1] or "").split(","))) <= set(known)
 
 
-OTHER_PROGRAMS = {"docker", "mlflow", "npm", "omniboard", "pip", "wandb"}
+OTHER_PROGRAMS = {"docker", "mlflow", "npm", "omniboard", "pip", "ray", "wandb"}
 
 
 @pytest.mark.parametrize("words", commands())
@@ -273,7 +272,8 @@ def earlier_run(words):
     """
     if any(word.startswith("resume=") for word in words):
         return [word for word in words if not word.startswith("resume=")]
-    if any(word.startswith("checkpoint_path=") for word in words):
+    of_zoo = any(word.startswith("checkpoint_path=zoo/") for word in words)
+    if any(word.startswith("checkpoint_path=") for word in words) and not of_zoo:
         chosen = ("--", "runner=")
         return [*(word for word in words if word.startswith(chosen)), "with"]
     return None

@@ -95,7 +95,8 @@ def test_links_lead_somewhere(page):
 def test_what_the_contracts_name_is_there():
     """Modules, by path below src/ or below the folder that their section is about."""
     found = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", CONTRACTS.read_text())
-    paths = [path for path in found if not path.startswith(("results/", "checkpoints/"))]
+    of_runs = ("results/", "checkpoints/", "tb/", "wandb/")
+    paths = [path for path in found if not path.startswith(of_runs)]
     folders = [ROOT / "src", ROOT / "src" / "config", ROOT / "src" / "envs" / "starcraft", ROOT]
     assert len(paths) > 50
     assert [path for path in paths if not any((top / path).exists() for top in folders)] == []

@@ -563,7 +563,6 @@ def test_all_requirements_are_known():
         "setuptools": "pkg_resources",
         "pyyaml": "yaml",
         "protobuf": "google",
-        "tensorboard-logger": "tensorboard_logger",
         "pillow": "PIL",
     }
     names = [name for name, _ in read_requirements(SRC.parent / "requirements.txt")]
