@@ -128,8 +128,8 @@ def test_the_slider_and_the_curve_seek(url, visit):
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     step(page, 5)
-    assert (
-        page.evaluate("document.querySelector('#curves .js-plotly-plot').layout.shapes[0].x0") == 5
+    page.wait_for_function(
+        "(document.querySelector('#curves .js-plotly-plot')?.layout?.shapes ?? [])[0]?.x0 === 5"
     )
     box = page.locator("#curves .nsewdrag").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)

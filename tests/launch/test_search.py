@@ -618,7 +618,15 @@ def test_the_runs_of_a_lost_trial_end(path):
 def test_two_processes_do_what_one_would_do(path):
     search = read(path, trials=6)
     folder = Path("results/mine")
-    launchers = [Pretended(runs=1), Pretended(runs=2)]
+    both_at_work = threading.Barrier(2, timeout=60)
+
+    class Meeting(Pretended):
+        def start(self, sweep, run):
+            if not self.started:
+                both_at_work.wait()
+            return super().start(sweep, run)
+
+    launchers = [Meeting(runs=1), Meeting(runs=2)]
     threads = [threading.Thread(target=worked, args=(search, folder, one)) for one in launchers]
     for thread in threads:
         thread.start()
