@@ -155,7 +155,10 @@ def _note_waiting(func, args, place):
     )
     if func in WAITING or to_memory or copied or masks:
         frames = [f for f in traceback.extract_stack() if "/src/" in f.filename]
-        last = frames[-1] if frames else traceback.extract_stack()[0]
+        if not frames:
+            _waits.append(f"a backward pass: [{func}]")
+            return
+        last = frames[-1]
         _waits.append(f"{last.filename.rpartition('/src/')[2]}:{last.lineno}: {last.line} [{func}]")
 
 

@@ -75,6 +75,8 @@ class MAICLoss(AuxiliaryLoss):
         a_j = F.one_hot(actions, self.args.n_actions).to(hidden).unsqueeze(1)
         parameters = self.posterior(torch.cat([h_i, a_j.expand(-1, n_agents, -1, -1)], dim=-1))
         inferred = gaussian(parameters, self.args.maic_least_variance)
-        divergence = kl_divergence(Normal(mean, std), Normal(*inferred)).sum(-1)
+        # Checking the arguments would make a device wait.
+        given, known = (Normal(*pair, validate_args=False) for pair in ((mean, std), inferred))
+        divergence = kl_divergence(given, known).sum(-1)
         pairs = max(n_agents * (n_agents - 1), 1)
         return (divergence * self.agent.others).sum((1, 2)).unsqueeze(-1) / pairs
