@@ -234,7 +234,8 @@ def trainings():
     for command in commands():
         (words,), page = command.values, command.id.partition(":")[0]
         if words[:2] == ["python", "src/main.py"] and words[2].startswith("--config="):
-            marks = [] if page in QUICK else [pytest.mark.slow]
+            quick = page in QUICK and "runner=ray" not in words
+            marks = [] if quick else [pytest.mark.slow]
             found.append(pytest.param(words[2:], id=command.id, marks=marks))
     return found
 

@@ -157,7 +157,10 @@ def uninterrupted(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(
+    "runner",
+    [one if one == "vector" else pytest.param(one, marks=pytest.mark.slow) for one in RUNNERS],
+)
 def test_a_run_interrupted_by_sigterm_and_resumed_writes_the_same_metrics(
     runner, uninterrupted, tmp_path
 ):
