@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -30,6 +29,7 @@ from analysis.findings import LEVELS, Findings, Options, find
 from analysis.progress import tracked
 from analysis.runs import Run, group_runs, load_runs, settings_by_cell, warn_about_mixtures
 from utils.errors import UserError
+from utils.parsing import Parser
 from utils.registry import nearest
 
 _log = logging.getLogger(__name__)
@@ -440,14 +440,9 @@ def _print_tables(report: Report, console: Console) -> None:
 # --- Command line ---
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"report: {message}; `python src/main.py report --help` lists the options")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python src/main.py report",
+    parser = Parser(
+        "report",
         description="Learning curves, final results with intervals, groups compared over maps, "
         "sample efficiency, cost and settings of runs of this project or of PyMARL, PyMARL2 and "
         "EPyMARL: figures, Markdown, CSV, marl-eval's JSON, and one HTML file to send around.",

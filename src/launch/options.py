@@ -5,36 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from analysis.runs import flatten
 from launch.local import Machine
 from launch.spec import Experiment, parse_seeds, read
 from utils.errors import UserError
+from utils.parsing import Parser
 
 LAUNCHERS = ("local", "slurm", "ray")
-
-
-class Parser(argparse.ArgumentParser):
-    """Of one command of `main.py`; a mistake is an error in one line.
-
-    Args:
-        command: the first word, and what follows it if it is a part of its own.
-    """
-
-    def __init__(self, command: str, description: str | None, epilog: str) -> None:
-        super().__init__(
-            prog=f"python src/main.py {command}",
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        self._name = command.split()[0]
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(
-            f"{self._name}: {message}; `python src/main.py {self._name} --help` lists the options"
-        )
 
 
 def add_place(parser: Parser, what: str) -> None:

@@ -30,7 +30,6 @@ from launch.folder import (
 )
 from launch.jobs import console
 from launch.options import (
-    Parser,
     add_launcher_options,
     add_place,
     add_selection,
@@ -43,6 +42,7 @@ from launch.process import Stopped
 from launch.spec import Experiment
 from launch.table import counts_in_words, run_table
 from utils.errors import UserError
+from utils.parsing import Parser
 
 _COMMANDS = ("status", "cancel", "resume")
 _LOCK = "launcher.lock"
@@ -59,7 +59,12 @@ docs/guide/sweeps.md has the form of the yaml file.
 
 
 def _parser(command: str) -> Parser:
-    parser = Parser("sweep" if command == "start" else f"sweep {command}", __doc__, _EPILOG)
+    parser = Parser(
+        "sweep" if command == "start" else f"sweep {command}",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_place(parser, "sweep")
     if command == "status":
         parser.add_argument("--all", action="store_true", help="a row for every run")

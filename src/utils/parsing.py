@@ -12,13 +12,16 @@ class Parser(argparse.ArgumentParser):
     """Reads `python src/main.py COMMAND ...`; a mistake is a `UserError` in one line.
 
     Args:
-        command: its name.
+        command: the first word, and what follows it if it is a part of its own (`sweep status`).
         description, ...: argparse's own.
     """
 
     def __init__(self, command: str, **kwargs: Any) -> None:
         super().__init__(prog=f"python src/main.py {command}", **kwargs)
-        self._command = command
+        self._command = command.split()[0]
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self._command}: {message}; `{self.prog} --help` lists the options")
+        raise UserError(
+            f"{self._command}: {message}; `python src/main.py {self._command} --help` lists the "
+            "options"
+        )

@@ -15,7 +15,6 @@ from launch import ray_tasks, slurm
 from launch.jobs import console
 from launch.local import LocalLauncher
 from launch.options import (
-    Parser,
     add_launcher_options,
     add_place,
     add_selection,
@@ -38,6 +37,7 @@ from launch.search.study import (
 )
 from launch.search.work import Launcher, Worker
 from utils.errors import RunFailure, UserError
+from utils.parsing import Parser
 
 _COMMANDS = ("status", "report")
 _SHOWN = 10  # trials that are over in the table of `status`
@@ -73,7 +73,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser(command: str) -> Parser:
-    parser = Parser("search" if command == "start" else f"search {command}", _ABOUT, _EPILOG)
+    parser = Parser(
+        "search" if command == "start" else f"search {command}",
+        description=_ABOUT,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_place(parser, "search")
     if command == "status":
         parser.add_argument("--all", action="store_true", help="a row for every trial")
