@@ -252,7 +252,7 @@ def runner_of(words):
 
 
 def skip_without_package(words):
-    package = PACKAGES.get(environment_of(words))
+    package = "ray" if "runner=ray" in words else PACKAGES.get(environment_of(words))
     if package and (" " in package or importlib.util.find_spec(package) is None):
         pytest.skip(f"{package} is not installed")
 
