@@ -72,8 +72,12 @@ def _start(ray: ModuleType, address: str) -> None:
             "address": "local",
             "logging_level": "error",
             "include_dashboard": False,
-            # Ray would give everything else on this machine precedence over its workers.
-            "_system_config": {"worker_niceness": 0},
+            "_system_config": {
+                # Ray would give everything else on this machine precedence over its workers.
+                "worker_niceness": 0,
+                # Workers in stock do not have the path of `Demand.options`: nobody would take them.
+                "prestart_worker_first_driver": False,
+            },
         }
     _check_reachable(address)
     try:
