@@ -145,8 +145,8 @@ def test_runs_that_slurm_interrupts_end_as_if_it_had_not(cluster, tmp_path, whol
     sweep.hold("limited", "ended")
     assert "6 runs submitted in 6 jobs" in sweep.submit()
     assert "0 of 6 runs are done, 6 are in the queue" in sweep.submit()
-    wait_until(lambda: held(sweep.results) == {6, 1, 2})
-    assert "3 running, 3 waiting" in sweep.status()
+    wait_until(lambda: held(sweep.results) >= {6, 1, 2})
+    assert "3 running, 2 waiting, 1 done" in sweep.status()
 
     jobs = sweep.jobs()
     sweep.slurm("scontrol", "requeue", jobs[1])
