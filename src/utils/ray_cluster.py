@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import socket
 import threading
@@ -86,7 +87,10 @@ def _start(ray: ModuleType, address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError) as exc:
         said = str(exc).strip().splitlines()
         where = f"at {address}" if address else "can be started here"
-        raise UserError(f"no Ray cluster {where}: {said[0] if said else exc}") from exc
+        text = f"no Ray cluster {where}: {said[0] if said else exc}"
+        if address not in ("", "auto") and os.environ.get("RAY_AUTH_MODE") != "token":
+            text += "; if it asks for a token, set RAY_AUTH_MODE=token"
+        raise UserError(text) from exc
 
 
 def _check_reachable(address: str) -> None:
