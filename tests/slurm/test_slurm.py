@@ -114,11 +114,11 @@ class Sweep:
         return self.slurm("squeue", "-h", *options).strip()
 
     def hurry(self):
-        """Slurm lets two minutes pass before it starts a requeued job again; 20 s are enough for
+        """Slurm lets two minutes pass before it starts a requeued job again; 10 s are enough for
         what is left of the job before to end.
         """
         for job in self.queue("-r", "-t", "PENDING", "-o", "%i").split():
-            if time.monotonic() > self.pending.setdefault(job, time.monotonic()) + 20:
+            if time.monotonic() > self.pending.setdefault(job, time.monotonic()) + 10:
                 command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
                 subprocess.run(command, env=self.environment, capture_output=True)
                 del self.pending[job]
