@@ -77,7 +77,7 @@ def test_a_run_goes_on_when_its_node_dies(tmp_path, cluster, whole, files):
             if nodes[0].node_id.startswith(start["job"])
         )
         cluster.remove_node(nodes.pop(0), allow_graceful=False)
-        wait_until(lambda: gone(first["pid"]), 60)
+        wait_until(lambda: gone(first["pid"]), 120)
         nodes.append(cluster.add_node(num_cpus=1, resources={"game": 1}))
         if files == "shared":  # else the launcher hears of it later
             wait_until(lambda: len(starts(results)[lost]) == 2, 120)
