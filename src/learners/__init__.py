@@ -12,6 +12,7 @@ from learners.mamt.mamt import MAMTLearner
 from learners.mamt.mamt_ppo import MAMTPPOLearner
 from learners.max_q_learner import MaxQLearner
 from learners.ppo_learner import AttentionPPOLearner, PPOLearner
+from learners.pqn_learner import PQNLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
 from learners.s2q.learner import S2QLearner
@@ -27,6 +28,7 @@ register("dmaq_qatten_learner")(QLearner)
 register("max_q_learner")(MaxQLearner)
 register("qtran_learner")(QTranLearner)
 register("s2q_learner")(S2QLearner)
+register("pqn_learner")(PQNLearner)
 register("dac_learner")(DACLearner)
 register("i2q_learner")(I2QLearner)
 register("lola_learner")(LOLALearner)

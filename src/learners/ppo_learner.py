@@ -22,12 +22,11 @@ from components.episode_buffer import EpisodeBatch
 from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.actor_controller import ActorMAC
-from learners.base import Learner, make_optimiser, parts_of
+from learners.base import Learner, check_fresh, make_optimiser, parts_of, random_parts
 from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
-from utils.errors import ConfigError
 from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Range, one_of
 from utils.rl_utils import build_gae_targets
 from utils.value_norm import ValueNorm
@@ -150,15 +149,7 @@ class PPOLearner(Learner):
     def check_settings(cls, args: SimpleNamespace) -> None:
         """Also that a batch is never larger than what one policy has collected."""
         super().check_settings(args)
-        # In whole collections: what one brings above accumulated_episodes shortens the wait for the
-        # next batch.
-        fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
-        if args.batch_size > fresh:
-            raise ConfigError(
-                f"PPO learns from episodes of its present policy: batch_size is {args.batch_size}, "
-                f"but only {fresh} new ones are collected in between; raise accumulated_episodes "
-                "or batch_size_run"
-            )
+        check_fresh(args, "PPO")
 
     def build_critic(self) -> tuple[nn.Module, int]:
         """The critic, and how many values (K) it gives."""
@@ -226,12 +217,11 @@ class PPOLearner(Learner):
         self, episodes: PackedEpisodes, rollout: Rollout
     ) -> Iterator[tuple[PackedEpisodes, Rollout]]:
         """Every episode once, in `ppo_minibatches` random parts."""
-        n_episodes = episodes.batch.batch_size
-        n_parts = min(self.args.ppo_minibatches, n_episodes)
-        if n_parts == 1:
+        parts = random_parts(episodes.batch.batch_size, self.args.ppo_minibatches)
+        if len(parts) == 1:
             yield episodes, rollout
             return
-        for part in torch.randperm(n_episodes).tensor_split(n_parts):
+        for part in parts:
             yield (
                 self.packed(episodes.batch[part.tolist()]),
                 Rollout(*(value[part.to(value.device)] for value in rollout)),

@@ -181,12 +181,16 @@ class QLearner(Learner):
         Returns:
             That of `train`.
         """
-        checked = {name: losses.figures[key] for name, key in self.figures_checked.items()}
-        parts = parts_of(batch, **checked)
-        grad_norm = self.optimise(self.optimiser, self.params, losses.loss, t_env, parts)
+        grad_norm = self.optimise_losses(batch, losses, t_env)
         self.update_targets_if_due(episode_num)
         self.log_means(t_env, grad_norm=grad_norm, **losses.figures, **figures)
         return losses.errors
+
+    def optimise_losses(self, batch: EpisodeBatch, losses: Losses, t_env: int) -> Tensor:
+        """One step of the optimiser; the gradient's norm before clipping."""
+        checked = {name: losses.figures[key] for name, key in self.figures_checked.items()}
+        parts = parts_of(batch, **checked)
+        return self.optimise(self.optimiser, self.params, losses.loss, t_env, parts)
 
     @property
     def explained_by(self) -> tuple[str, ...]:

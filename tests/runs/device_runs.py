@@ -66,6 +66,7 @@ RUNS = {
         )
     },
     **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q")},
+    "pqn_vdn": ("pqn_vdn", "predator_prey", [*VALUES, "batch_size_run=4", "pqn_minibatches=2"]),
     **{
         name: (name, "predator_prey", VALUES)
         for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac")

@@ -3,6 +3,7 @@
 from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
+from modules.agents.norm_rnn_agent import NormRNNAgent
 from modules.agents.policy_agent import PolicyAgent
 from modules.comm import AGENTS as COMM_AGENTS
 from modules.dac.agent import DACAgent
@@ -15,6 +16,7 @@ register = REGISTRY.register
 
 register("rnn")(RNNAgent)
 register("n_rnn")(NRNNAgent)
+register("norm_rnn")(NormRNNAgent)
 register("mlp")(MLPAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
