@@ -1,5 +1,6 @@
 """Learners: losses and updates, one file per algorithm family."""
 
+from learners.a2c_learner import A2CLearner
 from learners.coma_learner import COMALearner
 from learners.dac.learner import DACLearner
 from learners.f2a2.learner import F2A2Learner
@@ -34,6 +35,7 @@ register("i2q_learner")(I2QLearner)
 register("lola_learner")(LOLALearner)
 register("maddpg_learner")(MADDPGLearner)
 register("ppo_learner")(PPOLearner)
+register("a2c_learner")(A2CLearner)
 register("ma_ppo_learner")(AttentionPPOLearner)
 register("maac_learner")(MAACLearner)
 register("mamt_learner")(MAMTLearner)

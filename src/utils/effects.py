@@ -125,7 +125,8 @@ _NORM_RNN = (lambda config: config["agent"] == "norm_rnn", "with another agent t
 
 
 def _orthogonal_reader(config: Settings) -> bool:
-    return config["agent"] in ("n_rnn", "norm_rnn") or config["mixer"] in ("qmix", "nmix")
+    readers = config["agent"] in ("n_rnn", "norm_rnn") or "critic_layer_norm" in config
+    return readers or config["mixer"] in ("qmix", "nmix")
 
 
 # Key -> when it counts, and how it reads after "has no effect" where it does not. First what a run
