@@ -25,6 +25,7 @@ from learners.auxiliary import AuxiliaryLoss
 from learners.base import Learner, make_optimiser, parts_of
 from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
+from modules.agents.hpn_agent import RANGES as HPN_RANGES
 from modules.comm import RANGES as COMM_RANGES
 from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import make_mixer
@@ -55,6 +56,7 @@ class QLearner(Learner):
         "hysteretic_beta": PROBABILITY,
         **MIXER_RANGES,
         **COMM_RANGES,
+        **HPN_RANGES,
         **AUXILIARY_RANGES,
     }
     # What is searched for the culprit if an update is not finite: name -> its figure.
