@@ -27,6 +27,7 @@ from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
+from modules.critics.value import StateCritic
 from modules.mixers import RANGES as MIXER_RANGES
 from utils.errors import ConfigError
 from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Range, one_of
@@ -232,6 +233,7 @@ class PPOLearner(Learner):
         )
         return steps.pack_transitions(advantages), steps.pack_transitions(returns)
 
+    @torch.no_grad()
     def move_statistics(self, returns: Tensor) -> None:
         """Takes returns [M, K] into the statistics of the values.
 
@@ -243,9 +245,11 @@ class PPOLearner(Learner):
         if not self.args.popart:
             return
         mean, var = self.value_norm.running_mean_var()
-        head, scale, shift = self.critic.fc3, (old_var / var).sqrt(), (old_mean - mean) / var.sqrt()
-        head.weight.mul_(scale.to(head.weight).unsqueeze(1))
-        head.bias.mul_(scale.to(head.bias)).add_(shift.to(head.bias))
+        assert isinstance(self.critic, StateCritic)  # see check_settings
+        weight, bias = self.critic.fc3.weight, self.critic.fc3.bias
+        scale, shift = (old_var / var).sqrt(), (old_mean - mean) / var.sqrt()
+        weight.mul_(scale.to(weight).unsqueeze(1))
+        bias.mul_(scale.to(bias)).add_(shift.to(bias))
 
     def minibatches(
         self, episodes: PackedEpisodes, rollout: Rollout

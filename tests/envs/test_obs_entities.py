@@ -24,12 +24,13 @@ from envs.starcraft.v2 import SC2SimV2
 )
 def test_entities_are_where_the_environment_says(cls, options):
     rng = np.random.default_rng(0)
-    with cls(8, 5, **options) as env:
+    with cls(4, 5, **options) as env:
         at = env.get_env_info()["obs_entities"]
         n, first, size = at["n_enemies"], at["first_enemy"], at["enemy_size"]
         env.reset()
         attacks = healers = allies = 0
         for _ in range(25):
+            env.reset(env.terminated | env.truncated)
             chosen = np.where(env.avail_actions, rng.random(env.avail_actions.shape), -1).argmax(-1)
             env.step(chosen)
             alive = env.battle.alive

@@ -30,9 +30,8 @@ LAYOUT = {
 
 
 def hpn_args(healer=None, **overrides):
-    args = make_args(
-        "hpn_qmix", n_actions=FIRST_TARGET + N_ENEMIES, obs_shape=OBS, hpn_hyper_dim=6, **overrides
-    )
+    sizes = {"n_actions": FIRST_TARGET + N_ENEMIES, "obs_shape": OBS, "hpn_hyper_dim": 6}
+    args = make_args("hpn_qmix", **{**sizes, **overrides})
     args.env, args.env_info = "some_env", {"obs_entities": {**LAYOUT, "healer": healer}}
     return args
 

@@ -14,7 +14,7 @@ COMMON = [
 ]
 FRESH = [*COMMON, "batch_size=4", "buffer_size=4", "env_args.episode_limit=10"]
 CRITIC = [*FRESH, "critic_hidden_dim=8"]
-REPLAYED = [*COMMON, "batch_size=4", "buffer_size=8", "env_args.map_name=3m", "hpn_hyper_dim=4"]
+REPLAYED = [*COMMON, "batch_size=4", "buffer_size=8", "env_args.map_name=3m", "hpn_hyper_dim=16"]
 # algorithm -> environment, settings
 RUNS = {
     "pqn_vdn": ("predator_prey", [*FRESH, "pqn_minibatches=2", "epsilon_anneal_time=100"]),

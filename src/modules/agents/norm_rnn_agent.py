@@ -29,13 +29,14 @@ class NormRNNAgent(RNNAgent):
 
     def __init__(self, input_shape: int, args: SimpleNamespace, n_out: int | None = None) -> None:
         super().__init__(input_shape, args, n_out)
-        self.fc1 = NormedLayers(
+        layers = NormedLayers(
             input_shape, self.hidden_dim, args.norm_layers, self.groups, args.norm_place,
             args.norm_inputs,
         )  # fmt: skip
+        self.fc1 = layers  # type: ignore[assignment]  # in place of one layer
         self.layer_norm = layer_norm(self.hidden_dim, self.groups) if args.norm_memory else None
         if args.use_orthogonal:
-            for layer in self.fc1.layers:
+            for layer in layers.layers:
                 orthogonal_init_(layer, gain=math.sqrt(2))  # that of a ReLU
             self.rnn.init_orthogonal_()
             orthogonal_init_(self.fc2, gain=args.gain)
