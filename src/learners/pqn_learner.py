@@ -70,8 +70,10 @@ class PQNLearner(QLearner):
                 group["lr"] = args.lr * max(1.0 - t_env / args.t_max, 0.0)
         figures: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(args.pqn_epochs):
-            for part in random_parts(batch.batch_size, args.pqn_minibatches):
-                for name, value in self.update(batch[part.tolist()], t_env).items():
+            parts = random_parts(batch.batch_size, args.pqn_minibatches)
+            for part in parts:
+                episodes = batch if len(parts) == 1 else batch[part.tolist()]
+                for name, value in self.update(episodes, t_env).items():
                     figures[name].append(value.detach().mean())
         self.log_means(t_env, **{name: torch.stack(values) for name, values in figures.items()})
         return {}
