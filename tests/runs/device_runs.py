@@ -82,7 +82,6 @@ RUNS = {
             "accumulated_episodes=4",
         ],
     ),
-    "hpn_qmix": ("hpn_qmix", "sc2sim", ["env_args.map_name=3m", *VALUES[1:]]),
     "pqn_vdn": ("pqn_vdn", "predator_prey", [*VALUES, "batch_size_run=4", "pqn_minibatches=1"]),
     **{
         name: (name, "predator_prey", VALUES)

@@ -80,7 +80,7 @@ def test_iql_and_vdn_learn_predator_prey(tmp_path):
 
 
 def test_pqn_vdn_learns_simulated_3m(tmp_path):
-    """Without replay and target networks; without the norm it wins nothing in this time."""
+    """Without replay and target networks."""
     settings = {
         "env_args.map_name": "3m", "t_max": 100000, "test_interval": 10000, "save_model": False,
         "use_cuda": False, "seed": 1,
@@ -90,25 +90,13 @@ def test_pqn_vdn_learns_simulated_3m(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["ia2c", "maa2c", "vdac_sum", "vdac_mix"])
-def test_a2c_learns_to_meet(algorithm, tmp_path):
+def test_a2c_learns_simulated_3m(algorithm, tmp_path):
     settings = {
-        "runner": "vector", "env_args.map_name": "8x8-2p-1f", "t_max": 60000,
-        "test_interval": 10000, "save_model": False, "use_cuda": False, "seed": 1, "lr": 0.002,
+        "runner": "vector", "env_args.map_name": "3m", "t_max": 40000, "test_interval": 5000,
+        "lr": 0.001, "save_model": False, "use_cuda": False, "seed": 1,
     }  # fmt: skip
-    (run,) = run_jobs([Job(algorithm, "lbf", settings)], tmp_path)
-    assert final(run, last=2) >= 0.5
-
-
-@pytest.mark.parametrize("algorithm", ["mappo_public", "hpn_qmix"])
-def test_public_networks_learn_simulated_3m(algorithm, tmp_path):
-    settings = {
-        "runner": "vector", "env_args.map_name": "3m", "t_max": 60000, "test_interval": 5000,
-        "epsilon_anneal_time": 40000, "save_model": False, "use_cuda": False, "seed": 1,
-    }  # fmt: skip
-    if algorithm == "mappo_public":
-        del settings["epsilon_anneal_time"]
     (run,) = run_jobs([Job(algorithm, "sc2sim", settings)], tmp_path)
-    assert final(run, "test_battle_won_mean", last=3) >= 0.7
+    assert final(run, "test_battle_won_mean", last=3) >= 0.6
 
 
 def test_qmix_learns_simulated_3m(tmp_path):
