@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from components.episode_buffer import EpisodeBatch, PrioritizedReplayBuffer, Rep
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
+from learners.resets import Resets
 from utils.errors import ConfigError
 from utils.seeding import derive_seed
 
@@ -160,8 +162,19 @@ def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
         raise ConfigError(
             f"learner '{args.learner}' does not weight episodes (per_weight): set use_per=False"
         )
+    if args.reset_interval and not getattr(learner_class, "resets_networks", False):
+        raise ConfigError(
+            f"learner '{args.learner}' does not know resets of its networks: set reset_interval=0"
+        )
+    learner = _new_learner(learner_class, logger, args)
+    if args.reset_interval:
+        learner.resets = Resets(learner, args, partial(_new_learner, learner_class, logger, args))
+    return learner.mac, learner
+
+
+def _new_learner(learner_class: Any, logger: Any, args: SimpleNamespace) -> Any:
     mac = build_mac(args)
     learner = learner_class(mac, new_batch(args, mac=mac).scheme, logger, args)
     if args.device == "cuda":
         learner.cuda()
-    return mac, learner
+    return learner

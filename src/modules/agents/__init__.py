@@ -1,5 +1,6 @@
 """Agent networks: from an agent's inputs to action values or policy logits."""
 
+from modules.agents.bounded_rnn_agent import BoundedRNNAgent
 from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
@@ -16,6 +17,8 @@ register = REGISTRY.register
 register("rnn")(RNNAgent)
 register("n_rnn")(NRNNAgent)
 register("mlp")(MLPAgent)
+# Policies that never become quite certain.
+register("bounded_rnn")(BoundedRNNAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
