@@ -62,6 +62,8 @@ def describe_env(args: SimpleNamespace, env_info: Mapping[str, Any]) -> None:
     args.env_info = env_info
     if vars(args).get("agent_own_state_size") is True:
         args.agent_own_state_size = _own_state_size(args)
+    if vars(args).get("cama_parts") == []:
+        args.cama_parts = list(env_info.get("obs_parts", [args.obs_shape]))
     args.continuous_actions = env_info.get("continuous_actions", False)
 
 
