@@ -242,7 +242,6 @@ class Slow:
             q.append((1 - w) * own[j] + w * fused)
         return q
 
-
     def cama(self, inputs):
         agent, args = self.agent, self.args
         n_index = N_AGENTS * args.obs_agent_id

@@ -1,5 +1,5 @@
-"""PAC: values assisted by predictions of the best deviations, and policies that follow them (Zhou et
-al. 2022).
+"""PAC: values assisted by predictions of the best deviations, and policies that follow them (Zhou
+et al. 2022).
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class PACLearner(MaxQLearner):
     joint actions in which one agent deviates from it, by the target network of Q*. Q_tot mixes the
     critic's utilities; it follows the returns of Q*, which bootstrap at the greedy joint action.
 
-    The policies minimise the mixer's value of the agents' soft costs, E_pi_i [alpha log pi_i - Q_i].
+    The policies minimise the mixer's value of the agents' soft costs, E_pi_i [alpha log pi_i -
+    Q_i].
 
     Args:
         mac: a controller of policies.
@@ -206,9 +207,7 @@ class PACLearner(MaxQLearner):
             highest = torch.where(better, top, highest)
         return best
 
-    def policy_loss(
-        self, rows: ReplayedSteps, probs: Tensor, q: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def policy_loss(self, rows: ReplayedSteps, probs: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """What the policies minimise, a scalar; and E_pi_i log pi_i, [M, A].
 
         Args:

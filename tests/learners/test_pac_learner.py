@@ -22,8 +22,8 @@ from learner_fixtures import (
     td_lambda_returns,
     weights_of,
 )
-from learners.pac_learner import Temperature
 
+from learners.pac_learner import Temperature
 from learners.replayed import ReplayedSteps
 from utils.errors import ConfigError
 
@@ -281,5 +281,5 @@ def test_wrong_settings():
     ):
         with pytest.raises(ConfigError, match=text):
             make_learner(pac_args(**settings))
-    with pytest.raises(ConfigError, match="logit_min must be less than logit_max, got 3.0 and 2.0"):
+    with pytest.raises(ConfigError, match="logit_min must be less than logit_max"):
         make_mac(pac_args(logit_min=3.0))

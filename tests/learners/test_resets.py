@@ -13,7 +13,7 @@ from utils.state import capture, restore
 # Every learner that can be reset, S2Q with each of its kinds of target network.
 RESET = [
     *("qmix", "vdn", "qplex", "qtran", "ow_qmix", "i2q", "iql_ns", "dac"),
-    *("masia", "s2q", "s2q_vdn", "s2q_qplex"),
+    *("masia", "cama", "pac", "s2q", "s2q_vdn", "s2q_qplex"),
 ]
 ON = {"reset_interval": 10, "reset_keep": 0.8}
 

@@ -65,10 +65,11 @@ RUNS = {
             "s2q_vdn",
         )
     },
-    **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q")},
+    **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q", "pac")},
+    "marr": ("marr", "predator_prey", [*VALUES, "updates_per_collection=2", "reset_interval=4"]),
     **{
         name: (name, "predator_prey", VALUES)
-        for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac")
+        for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac", "cama")
     },
     **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg")},
     "mamt": ("mamt", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),

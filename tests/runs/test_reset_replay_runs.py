@@ -45,9 +45,7 @@ def test_resumed_run_equals_the_uninterrupted_one(towards, tmp_path):
     assert updates == [4 * n for n in range(1, 9) for _ in range(3)]
     # After the first update of the round in which they are due.
     assert resets == [(12, 7), (24, 16)]
-    assert_goes_on(
-        lambda run_dir: start(run_dir, f"reset_towards={towards}"), tmp_path, stop_at=80
-    )
+    assert_goes_on(lambda run_dir: start(run_dir, f"reset_towards={towards}"), tmp_path, stop_at=80)
 
 
 def losses(run_dir):

@@ -58,8 +58,8 @@ class EntityAttention(nn.Module):
 
 
 class CAMAAgent(CommAgent):
-    """One of the agents, the coach, is sent what all see, and sends each agent a short message about
-    what that agent does not attend to.
+    """One of the agents, the coach, is sent what all see, and sends each agent a short message
+    about what that agent does not attend to.
 
     An entity is a part of an agent's observation (`cama_parts`; the last part is the agent itself).
     It is there if any of its numbers is not 0; agents are always there for themselves. Agent i
@@ -144,8 +144,8 @@ class CAMAAgent(CommAgent):
 
     # -- attention ---------------------------------------------------------------------------------
     def entities(self, seen: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """What agents see, F less the index [N, A, F'], and their index [N, A, n_index], as embedded
-        entities [N, A, K, D]; and which of them are there, bool [N, A, K].
+        """What agents see, F less the index [N, A, F'], and their index [N, A, n_index], as
+        embedded entities [N, A, K, D]; and which of them are there, bool [N, A, K].
         """
         obs, last_action = seen.split([self.n_obs, self.n_sent - self.n_obs], dim=-1)
         parts = obs.split(self.parts, dim=-1)
@@ -184,8 +184,8 @@ class CAMAAgent(CommAgent):
         return self.attention.attend(*rows, entities.flatten(0, 1)).view(n, a, -1)
 
     def complement(self, seen: Tensor, index: Tensor) -> Tensor:
-        """g [N, A, D]: what the coach, to whom all agents sent what they see, makes for each of them
-        of that which it does not attend to.
+        """g [N, A, D]: what the coach, to whom all agents sent what they see, makes for each of
+        them of that which it does not attend to.
         """
         entities, there = self.entities(seen, index)
         attended, _ = self.choose(entities, there)
@@ -197,7 +197,7 @@ class CAMAAgent(CommAgent):
         return self.attention.attend(scores, rest.flatten(3), everything)
 
     def message(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Means, from -1 to 1, and logarithms of the variances of messages: [..., D] -> [..., M]."""
+        """Means, from -1 to 1, and logarithms of variances of messages, [..., D] -> [..., M]."""
         both = torch.cat([f, g], dim=-1)
         low, high = LOG_VARIANCE
         log_variance = high - F.softplus(high - self.log_variance(both))
