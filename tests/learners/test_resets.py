@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from learner_fixtures import Log, make_args, make_batch, make_learner
+from comm_fixtures import comm_args
+from learner_fixtures import Log, make_batch, make_learner
 
 from assembly import build_learner
 from learners.base import Learner
@@ -20,7 +21,7 @@ ON = {"reset_interval": 10, "reset_keep": 0.8}
 
 def learner_of(alg, seed=0, **settings):
     # With `updates` that would not copy targets.
-    learner, _ = make_learner(make_args(alg, target_update_interval=1000, **settings), seed)
+    learner, _ = make_learner(comm_args(alg, target_update_interval=1000, **settings), seed)
     return learner
 
 
@@ -38,7 +39,7 @@ def tensors_of(state):
 @pytest.mark.parametrize("alg", RESET)
 def test_every_weight_moves_towards_the_first_one(alg):
     torch.manual_seed(0)
-    learner = build_learner(make_args(alg, **ON), Log())[1]
+    learner = build_learner(comm_args(alg, **ON), Log())[1]
     params = parameters_of(learner)
     first = [param.detach().clone() for param in params]
     with torch.no_grad():
@@ -63,7 +64,7 @@ def test_every_weight_moves_towards_the_first_one(alg):
 def test_target_networks_are_reset_too(alg):
     """Whatever holds weights: a reset that keeps nothing brings all of it back to the start."""
     torch.manual_seed(0)
-    learner = build_learner(make_args(alg, reset_interval=10, reset_keep=0.0), Log())[1]
+    learner = build_learner(comm_args(alg, reset_interval=10, reset_keep=0.0), Log())[1]
     start = tensors_of(capture(learner))
     assert len(start) > 4
     learner.train(make_batch(learner.args), t_env=0, episode_num=1)
@@ -84,12 +85,12 @@ def test_target_networks_are_reset_too(alg):
 @pytest.mark.parametrize("alg", ["qmix", "s2q_vdn"])
 def test_fresh_weights_are_drawn_at_each_reset(alg):
     torch.manual_seed(0)
-    learner = build_learner(make_args(alg, reset_towards="fresh", **ON), Log())[1]
+    learner = build_learner(comm_args(alg, reset_towards="fresh", **ON), Log())[1]
     params = parameters_of(learner)
     for _ in range(2):
         before = [param.detach().clone() for param in params]
         torch.manual_seed(5)
-        other = build_learner(make_args(alg), Log())[1]
+        other = build_learner(comm_args(alg), Log())[1]
         torch.manual_seed(5)
         learner.resets.reset()
         pairs = zip(params, before, parameters_of(other), strict=True)

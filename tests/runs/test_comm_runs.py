@@ -27,9 +27,8 @@ SETTINGS = [
 
 
 def start(algorithm, run_dir, *settings):
-    sizes = SMALL.get(algorithm, {})
-    # The environment says of what parts an observation is made.
-    small = [f"{key}={value}" for key, value in sizes.items() if key != "cama_parts"]
+    sizes = SMALL.get(algorithm, {}) | ({"cama_parts": [4, 4]} if algorithm == "cama" else {})
+    small = [f"{key}={value}" for key, value in sizes.items()]
     return start_run(algorithm, "hint", run_dir, [*SETTINGS, *small, *settings])
 
 
