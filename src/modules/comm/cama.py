@@ -173,15 +173,21 @@ class CAMAAgent(CommAgent):
         places = ranked.argsort(-1)  # 0 for the highest score
         kept = (visible.sum(-1, keepdim=True) * self.args.cama_keep).ceil()
         attended = visible & (places < kept)
-        return tuple(x.view(n, a, -1, k).transpose(1, 2) for x in (attended, scores))
+        shape = n, a, -1, k
+        return attended.view(shape).transpose(1, 2), scores.view(shape).transpose(1, 2)
 
     def look(self, seen: Tensor, index: Tensor) -> Tensor:
         """f [N, A, D], what each agent makes of its own entities."""
         entities, there = self.entities(seen, index)
         attended, scores = self.choose(entities, there)
         n, a, k, _ = entities.shape
-        rows = (x.transpose(1, 2).reshape(n * a, -1, 1, k) for x in (scores, attended))
-        return self.attention.attend(*rows, entities.flatten(0, 1)).view(n, a, -1)
+        shape = n * a, -1, 1, k
+        own_scores, own_attended = (
+            scores.transpose(1, 2).reshape(shape),
+            attended.transpose(1, 2).reshape(shape),
+        )
+        f = self.attention.attend(own_scores, own_attended, entities.flatten(0, 1))
+        return f.view(n, a, -1)
 
     def complement(self, seen: Tensor, index: Tensor) -> Tensor:
         """g [N, A, D]: what the coach, to whom all agents sent what they see, makes for each of
