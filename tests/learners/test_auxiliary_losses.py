@@ -253,10 +253,13 @@ def cama(learner, batch, per_weight):
     for number, (b, t, i) in enumerate(rows):
         other = rows[len(rows) - 1 - number]  # the shuffle of the test: all in reverse
         f, g = at[other]["f"][other[2]], at[b, t, i]["g"][i]
-        z = at[b, t, i]["z"][i]
-        own = slow_log_density(z, at[b, t, i]["mean"][i], at[b, t, i]["log_variance"][i])
-        mixed = slow_log_density(z, *slow_message(learner.mac.agent, f, g))
-        means.add("redundancy", own - mixed, weights[b])
+        mean, log_variance = (at[b, t, i][key][i] for key in ("mean", "log_variance"))
+        m2, v2 = slow_message(learner.mac.agent, f, g)
+        divergence = 0.0
+        for k in range(args.cama_message_dim):
+            v, w2 = math.exp(log_variance[k]), math.exp(v2[k])
+            divergence += 0.5 * (math.log(w2 / v) + (v + (mean[k] - m2[k]) ** 2) / w2 - 1)
+        means.add("redundancy", divergence, weights[b])
     bounds = []
     for t in range(max(LENGTHS) - 1):
         here = [row for row in rows if row[1] == t]

@@ -23,10 +23,10 @@ from utils.ranges import NOT_NEGATIVE, PROBABILITY
 
 class CAMALoss(AuxiliaryLoss):
     """Inverse: a network tells by f_i of a step and the next one what agent i did, where it had a
-    choice. Information: z_i shall hold little of what f_i says already, the difference of log p(z_i
-    | f_i, g_i) and log p(z_i | f_j, g_i) with another row's f_j; and much of f_i and g_i
-    (InfoNCE), that is be told apart by them from the messages of the same time step in all other
-    episodes and of all other agents. Entropy: messages shall be uncertain.
+    choice. Information: z_i shall hold little of what f_i says already, the divergence of p(z_i |
+    f_j, g_i), with another row's f_j, from p(z_i | f_i, g_i); and much of f_i and g_i (InfoNCE),
+    that is be told apart by them from the messages of the same time step in all other episodes and
+    of all other agents. Entropy: messages shall be uncertain.
 
     Args:
         mac: the learner's controller.
@@ -66,8 +66,8 @@ class CAMALoss(AuxiliaryLoss):
         choice = (rows.avail[cur] != 0).sum(-1) > 1
         inverse = (weights * choice * inverse.view_as(actions)).sum() / choice.sum().clamp(min=1)
 
-        log_p = log_density(z, mean, log_variance)
-        redundancy = (weights * (log_p - self.of_others(f[cur], seen["g"][cur], z))).mean()
+        divergence = self.redundancy(f[cur], seen["g"][cur], mean.detach(), log_variance.detach())
+        redundancy = (weights * divergence).mean()
         entropy = 0.5 * (1 + math.log(2 * math.pi) + log_variance).sum(-1)
         information = args.cama_information_weight
         return {
@@ -79,12 +79,19 @@ class CAMALoss(AuxiliaryLoss):
             "message_entropy_loss": -args.cama_entropy_weight * (weights * entropy).mean(),
         }
 
-    def of_others(self, f: Tensor, g: Tensor, z: Tensor) -> Tensor:
-        """log p(z_i | f_j, g_i), [M, A], with the f of another row and agent, drawn without
-        replacement.
+    def redundancy(self, f: Tensor, g: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Divergence of p(z_i | f_j, g_i) from p(z_i | f_i, g_i), [M, A], with the f of another row
+        and agent, drawn without replacement.
+
+        That is the expectation of the difference of their logarithms over the messages z_i.
+
+        Args:
+            mean, log_variance: of p(z_i | f_i, g_i), [M, A, D], which get no gradient.
         """
         shuffled = f.flatten(0, 1)[torch.randperm(f.shape[0] * f.shape[1], device=f.device)]
-        return log_density(z, *self.agent.message(shuffled.view_as(f), g))
+        other, other_log = self.agent.message(shuffled.view_as(f), g)
+        square = (log_variance.exp() + (mean - other).square()) * (-other_log).exp()
+        return 0.5 * (other_log - log_variance + square - 1).sum(-1)
 
     def distinction(
         self, rows: ReplayedSteps, z: Tensor, mean: Tensor, log_variance: Tensor, weights: Tensor
@@ -110,9 +117,3 @@ class CAMALoss(AuxiliaryLoss):
             told = torch.log_softmax(log_p, dim=-1).diagonal() + math.log(len(drawn))
             bounds.append((weights_t.flatten() * told).mean())
         return torch.stack(bounds).mean()
-
-
-def log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(z; mean, variance) of independent entries, [..., D] -> [...]."""
-    square = (z - mean).square() * (-log_variance).exp()
-    return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(-1)
