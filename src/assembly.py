@@ -10,7 +10,6 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,15 +167,17 @@ def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
         raise ConfigError(
             f"learner '{args.learner}' does not know resets of its networks: set reset_interval=0"
         )
-    learner = _new_learner(learner_class, logger, args)
+    mac, learner = _new_learner(learner_class, logger, args)
     if args.reset_interval:
-        learner.resets = Resets(learner, args, partial(_new_learner, learner_class, logger, args))
-    return learner.mac, learner
+        learner.resets = Resets(
+            learner, args, fresh=lambda: _new_learner(learner_class, logger, args)[1]
+        )
+    return mac, learner
 
 
-def _new_learner(learner_class: Any, logger: Any, args: SimpleNamespace) -> Any:
+def _new_learner(learner_class: Any, logger: Any, args: SimpleNamespace) -> tuple[Any, Any]:
     mac = build_mac(args)
     learner = learner_class(mac, new_batch(args, mac=mac).scheme, logger, args)
     if args.device == "cuda":
         learner.cuda()
-    return learner
+    return mac, learner
