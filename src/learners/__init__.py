@@ -12,6 +12,7 @@ from learners.mamt.maac import MAACLearner
 from learners.mamt.mamt import MAMTLearner
 from learners.mamt.mamt_ppo import MAMTPPOLearner
 from learners.max_q_learner import MaxQLearner
+from learners.pac_learner import PACLearner
 from learners.ppo_learner import AttentionPPOLearner, PPOLearner
 from learners.pqn_learner import PQNLearner
 from learners.q_learner import QLearner
@@ -27,6 +28,7 @@ register("q_learner")(QLearner)
 register("nq_learner")(QLearner)
 register("dmaq_qatten_learner")(QLearner)
 register("max_q_learner")(MaxQLearner)
+register("pac_learner")(PACLearner)
 register("qtran_learner")(QTranLearner)
 register("s2q_learner")(S2QLearner)
 register("pqn_learner")(PQNLearner)

@@ -14,6 +14,7 @@ from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.inner import Explained
 from components.transitions import Transitions
 from learners.needs import Needs
+from learners.resets import Resets
 from utils.errors import ConfigError, Diverged
 from utils.ranges import Range, check_ranges
 
@@ -176,6 +177,9 @@ class Learner:
         continuous_actions: whether it can train agents whose actions are real numbers.
         weights_episodes: whether `train` reads `per_weight` and returns `td_errors_abs`, for a
             prioritised buffer.
+        resets_networks: whether its networks can be reset from time to time (`resets`): all that it
+            trains are among `networks`.
+        resets: what resets them; None: nothing does.
         shares_updates: whether it shares out an update among `threads` by itself (`in_parts`);
             otherwise torch's operations use as many threads.
 
@@ -189,6 +193,8 @@ class Learner:
     continuous_actions = False
     weights_episodes = False
     shares_updates = False
+    resets_networks = False
+    resets: Resets | None = None
 
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
@@ -229,6 +235,10 @@ class Learner:
             param.requires_grad_(False)
         self.targets.append((online, target))
         return target
+
+    def networks(self) -> list[Any]:
+        """All networks and controllers that have weights, the target networks included."""
+        return [self.mac, *self.modules.values(), *(target for _, target in self.targets)]
 
     def prepare(self, buffer: ReplayBuffer) -> None:
         """Called once in a run, before the first update: what a learner makes of the first stored

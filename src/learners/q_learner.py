@@ -52,6 +52,7 @@ class QLearner(Learner):
 
     weights_episodes = True
     shares_updates = True
+    resets_networks = True
     ranges: ClassVar = {
         "hysteretic_beta": PROBABILITY,
         **MIXER_RANGES,

@@ -565,6 +565,7 @@ RANGES: dict[str, Range] = {
     "warmup_episodes": NOT_NEGATIVE,
     "transition_history": NOT_NEGATIVE,
     "recent_transitions": NOT_NEGATIVE,
+    "amplitude_scaling": SMOOTHING,
     "per_alpha": PROBABILITY,
     "per_beta": PROBABILITY,
     # optimisation
@@ -578,6 +579,9 @@ RANGES: dict[str, Range] = {
     "grad_norm_clip": POSITIVE,
     "target_update_interval": COUNT,
     "target_tau": PROBABILITY,
+    "reset_interval": NOT_NEGATIVE,
+    "reset_keep": PROBABILITY,
+    "reset_towards": one_of("initial", "fresh"),
     # targets of value-based learners
     "td_lambda": PROBABILITY,
     "hysteretic_beta": PROBABILITY,
@@ -618,6 +622,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     if config["use_per"] and config["replay"] != "episodes":
         raise ConfigError(
             f"use_per draws whole episodes: set replay=episodes (got {config['replay']})"
+        )
+    if config["amplitude_scaling"] and config["replay"] != "episodes":
+        raise ConfigError(
+            f"amplitude_scaling changes replayed episodes: set replay=episodes (got "
+            f"{config['replay']})"
         )
     for key in ("batch_size", "batch_size_run"):
         in_episodes = key == "batch_size_run" or config["replay"] != "transitions"

@@ -65,7 +65,8 @@ RUNS = {
             "s2q_vdn",
         )
     },
-    **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q")},
+    **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q", "pac")},
+    "marr": ("marr", "predator_prey", [*VALUES, "updates_per_collection=2", "reset_interval=4"]),
     **{
         name: (name, "predator_prey", [*VALUES, "batch_size_run=4", "critic_hidden_dim=8"])
         for name in ("ia2c", "vdac_mix")
@@ -85,7 +86,7 @@ RUNS = {
     "pqn_vdn": ("pqn_vdn", "predator_prey", [*VALUES, "batch_size_run=4", "pqn_minibatches=1"]),
     **{
         name: (name, "predator_prey", VALUES)
-        for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac")
+        for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac", "cama")
     },
     **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg")},
     "mamt": ("mamt", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),

@@ -204,8 +204,14 @@ class Interface:
         )  # fmt: skip
 
     def env_info(self) -> dict[str, Any]:
-        """SMAC's own entries of `get_env_info`."""
+        """SMAC's own entries of `get_env_info`, and how an observation is made of parts: where one
+        can move, each enemy, each ally, oneself.
+        """
+        own = self.own_feature_size + int(self._rules.obs_timestep_number)
+        sizes = [self.move_feature_size, *[self.enemy_feature_size] * self.n_enemies]
+        sizes += [*[self.ally_feature_size] * (self.n_agents - 1), own]
         return {
+            "obs_parts": [size for size in sizes if size] if own else [self.obs_size],
             "agent_features": list(self.agent_attributes),
             "enemy_features": list(self.enemy_attributes),
             "obs_entities": self.obs_entities(),

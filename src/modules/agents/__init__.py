@@ -1,5 +1,6 @@
 """Agent networks: from an agent's inputs to action values or policy logits."""
 
+from modules.agents.bounded_rnn_agent import BoundedRNNAgent
 from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.hpn_agent import HPNAgent
 from modules.agents.mlp_agent import MLPAgent
@@ -20,6 +21,8 @@ register("n_rnn")(NRNNAgent)
 register("norm_rnn")(NormRNNAgent)
 register("mlp")(MLPAgent)
 register("hpn_rnn")(HPNAgent)
+# Policies that never become quite certain.
+register("bounded_rnn")(BoundedRNNAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
