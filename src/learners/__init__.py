@@ -14,6 +14,7 @@ from learners.max_q_learner import MaxQLearner
 from learners.ppo_learner import AttentionPPOLearner, PPOLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
+from learners.quantile_learner import QuantileLearner
 from learners.s2q.learner import S2QLearner
 from utils.registry import Registry
 
@@ -26,6 +27,7 @@ register("nq_learner")(QLearner)
 register("dmaq_qatten_learner")(QLearner)
 register("max_q_learner")(MaxQLearner)
 register("qtran_learner")(QTranLearner)
+register("quantile_learner")(QuantileLearner)
 register("s2q_learner")(S2QLearner)
 register("dac_learner")(DACLearner)
 register("i2q_learner")(I2QLearner)

@@ -4,6 +4,7 @@ from modules.agents.central_rnn_agent import CentralRNNAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.policy_agent import PolicyAgent
+from modules.agents.quantile_agent import QuantileAgent
 from modules.comm import AGENTS as COMM_AGENTS
 from modules.dac.agent import DACAgent
 from modules.recurrent import RNNAgent
@@ -16,6 +17,7 @@ register = REGISTRY.register
 register("rnn")(RNNAgent)
 register("n_rnn")(NRNNAgent)
 register("mlp")(MLPAgent)
+register("quantile_rnn")(QuantileAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
