@@ -1,6 +1,4 @@
-"""The update of on-policy actor-critics with a counterfactual baseline, which COMA and MA-AC
-share.
-"""
+"""The update of actor-critics with a counterfactual baseline, which COMA, MA-AC and DOP share."""
 
 from __future__ import annotations
 
@@ -103,8 +101,7 @@ class CounterfactualLearner(Learner):
         critic_grad_norm = self.optimise(
             self.critic_optimiser, self.critic_params, loss_value, t_env, parts
         )
-        loss_policy = -self.mean(advantage * log_prob)
-        grad_norm = self.optimise(self.optimiser, self.params, loss_policy, t_env, parts)
+        loss_policy, grad_norm = self.policy_step(advantage, log_prob, t_env, parts)
         return {
             "loss_value": loss_value,
             "loss_policy": loss_policy,
@@ -115,6 +112,22 @@ class CounterfactualLearner(Learner):
             "target_mean": targets,
             "advantage_abs": advantage.abs(),
         }
+
+    def policy_step(
+        self, advantage: Tensor, log_prob: Tensor, t_env: int, parts: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """A step of the policies along the mean of advantage times grad log pi.
+
+        Args:
+            advantage: [...], without gradient.
+            log_prob: [...], of the actions taken, with gradient.
+            parts: see `Learner.optimise`.
+
+        Returns:
+            The loss, and the gradient's norm.
+        """
+        loss = -self.mean(advantage * log_prob)
+        return loss, self.optimise(self.optimiser, self.params, loss, t_env, parts)
 
     def mean(self, losses: Tensor) -> Tensor:
         """The loss that is minimised: [M, A] -> a scalar."""

@@ -184,7 +184,7 @@ def test_mixing_several_at_once_is_mixing_each():
 
 
 def learned_choice(**settings):
-    """What agents do who may have 4 for sure (action 1), or 0 twice and 10 three times in five (0)."""
+    """What agents do who may have 4 (action 1), or 0 twice and 10 three times in five (0)."""
     args = risk_args(lr=0.005, mixer="vdn", n_agents=1, td_lambda=0.0, **settings)
     args.n_quantiles = 16
     learner, _ = make_learner(args, seed=1)

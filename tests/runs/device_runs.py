@@ -60,6 +60,7 @@ RUNS = {
             "qplex",
             "qtran",
             "ow_qmix",
+            "riskq",
             "s2q",
             "s2q_comm",
             "s2q_vdn",
