@@ -4,6 +4,7 @@ from learners.coma_learner import COMALearner
 from learners.dac.learner import DACLearner
 from learners.dop_learner import DOPLearner
 from learners.f2a2.learner import F2A2Learner
+from learners.fop_learner import FOPLearner
 from learners.i2q_learner import I2QLearner
 from learners.lola_learner import LOLALearner
 from learners.ma_ac_learner import NetworkedActorCriticLearner
@@ -42,4 +43,5 @@ register("f2a2_learner")(F2A2Learner)
 register("mamt_ppo_learner")(MAMTPPOLearner)
 register("coma_learner")(COMALearner)
 register("dop_learner")(DOPLearner)
+register("fop_learner")(FOPLearner)
 register("ma_ac_learner")(NetworkedActorCriticLearner)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from learner_fixtures import N_AGENTS, make_args, make_batch, make_mac
 
-ALGORITHMS = ["qmix", "qatten", "qplex", "riskq", "dop"]
+ALGORITHMS = ["qmix", "qatten", "qplex", "riskq", "dop", "fop"]
 
 
 def outputs(mac, batch):

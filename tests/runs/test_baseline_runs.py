@@ -4,7 +4,7 @@ import pytest
 import torch
 from run_fixtures import assert_goes_on, finish, start_run
 
-ALGORITHMS = ["riskq", "dop"]
+ALGORITHMS = ["riskq", "dop", "fop"]
 SETTINGS = [
     *("env_args.episode_limit=8", "runner=vector", "batch_size_run=4", "batch_size=4"),
     *("buffer_size=20", "seed=3", "rnn_hidden_dim=8", "use_cuda=False"),
@@ -15,6 +15,7 @@ SETTINGS = [
 OWN = {
     "riskq": ["n_quantiles=4"],
     "dop": ["critic_hidden_dim=8", "latest_episodes=4", "hard_target_interval=20"],
+    "fop": ["critic_hidden_dim=8", "warmup_episodes=8", "hard_target_interval=20"],
 }
 
 

@@ -39,15 +39,17 @@ class UtilityCritic(nn.Module):
         self.fc3 = linear(width, args.n_actions, groups)
         self.register_buffer("numbers", torch.eye(args.n_agents), persistent=False)
 
-    def features(self, state: Tensor, obs: Tensor) -> Tensor:
+    def features(self, state: Tensor | None, obs: Tensor) -> Tensor:
         """States [N, S], observations [N, A, O] -> what the last layer reads, [(G,) N * A, H]."""
         n, a = obs.shape[:2]
-        parts = [state.unsqueeze(1).expand(-1, a, -1)] if self.with_state else []
-        x = torch.cat([*parts, obs, self.numbers.expand(n, -1, -1)], -1)
+        parts = [obs, self.numbers.expand(n, -1, -1)]
+        if self.with_state and state is not None:
+            parts.insert(0, state.unsqueeze(1).expand(-1, a, -1))
+        x = torch.cat(parts, -1)
         return self.fc2(self.fc1(x.flatten(0, 1)))
 
-    def forward(self, state: Tensor, obs: Tensor) -> Tensor:
-        """States [N, S], observations [N, A, O] -> [(G,) N, A, U]."""
+    def forward(self, state: Tensor | None, obs: Tensor) -> Tensor:
+        """States [N, S], None where they are not read, observations [N, A, O] -> [(G,) N, A, U]."""
         return self.fc3(self.features(state, obs)).unflatten(-2, obs.shape[:2])
 
 
@@ -86,7 +88,7 @@ class LinearCritic(UtilityCritic):
         """States [N, S], observations [N, A, O] -> weights and utilities."""
         return Decomposed(self.mixer.weights(state), self(state, obs))
 
-    def forward(self, state: Tensor, obs: Tensor) -> Tensor:
+    def forward(self, state: Tensor | None, obs: Tensor) -> Tensor:
         """States [N, S], observations [N, A, O] -> utilities [N, A, U]."""
         x = self.features(state, obs)
         return (self.fc3(x) + self.fc_v(x)).unflatten(0, obs.shape[:2])
