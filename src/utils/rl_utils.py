@@ -67,7 +67,8 @@ def _corrected_values(
     goes_on = F.pad((valid[:, 1:] & ~ended[:, :-1]).double(), [0, 0] * (valid.dim() - 2) + [0, 1])
     decay = gamma * lam * goes_on
     if traces is not None:
-        decay = decay * F.pad(traces[:, 1:].double(), [0, 0] * (valid.dim() - 2) + [0, 1])
+        traces = torch.where(valid, traces.double(), 0.0)
+        decay = decay * F.pad(traces[:, 1:], [0, 0] * (valid.dim() - 2) + [0, 1])
     if n_steps is None:
         sums = discounted_sums(delta, decay)
     else:
