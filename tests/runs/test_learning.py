@@ -29,7 +29,6 @@ ACTORS = {
 BASELINES = {
     "riskq": {},
     "dop": {**ACTORS, "critic_lr": 0.005},
-    "fop": {**ACTORS, "alpha_anneal_time": 6000, "updates_per_collection": 2},
 }
 # Short hunts, and as many updates as episodes.
 HUNT = {
@@ -85,15 +84,6 @@ def test_baselines_find_the_best_of_nine_joint_actions(algorithm, tmp_path):
     """Whoever does not learn, or away from the reward, earns less."""
     settings = {"env_args.payoff": [[0, 1, 2], [1, 2, 3], [2, 3, 5]], **BASELINES[algorithm]}
     assert play(tmp_path, algorithm, "custom", range(2), **settings) == [5.0, 5.0]
-
-
-@pytest.mark.parametrize("algorithm", ["dop", "fop"])
-def test_actor_critics_look_ahead(algorithm, tmp_path):
-    """The first step of the game pays nothing: by chance it leads to 7 half of the time, and else
-    to 2.5 in the mean.
-    """
-    returns = play(tmp_path, algorithm, "two_step", range(2), **BASELINES[algorithm])
-    assert min(returns) >= 7.0, returns
 
 
 def test_iql_and_vdn_learn_predator_prey(tmp_path):
