@@ -29,6 +29,7 @@ ACTORS = {
 BASELINES = {
     "riskq": {},
     "dop": {**ACTORS, "critic_lr": 0.005},
+    "fop": {**ACTORS, "alpha_anneal_time": 6000, "updates_per_collection": 2},
 }
 # Short hunts, and as many updates as episodes.
 HUNT = {
