@@ -221,7 +221,7 @@ class Training:
             return False
         if self.args.replay == "transitions":
             return self.buffer.n_transitions() >= self.args.batch_size
-        return self.buffer.can_sample(self.args.batch_size)
+        return self.buffer.can_sample(max(self.args.batch_size, self.args.latest_episodes))
 
     def _update(self) -> None:
         self._learn()
@@ -252,9 +252,12 @@ class Training:
         if args.replay == "transitions":
             history, recent = args.transition_history, args.recent_transitions
             return self.buffer.sample_transitions(args.batch_size, history, recent).to(args.device)
-        sample = (self.buffer.sample_latest if args.replay == "latest" else self.buffer.sample)(
-            args.batch_size
-        )
+        if args.latest_episodes:
+            sample = self.buffer.sample_beside_latest(args.batch_size, args.latest_episodes)
+        else:
+            latest = args.replay == "latest"
+            draw = self.buffer.sample_latest if latest else self.buffer.sample
+            sample = draw(args.batch_size)
         self._hand_over(sample)
         return sample
 

@@ -3,7 +3,9 @@
 from learners.a2c_learner import A2CLearner
 from learners.coma_learner import COMALearner
 from learners.dac.learner import DACLearner
+from learners.dop_learner import DOPLearner
 from learners.f2a2.learner import F2A2Learner
+from learners.fop_learner import FOPLearner
 from learners.i2q_learner import I2QLearner
 from learners.lola_learner import LOLALearner
 from learners.ma_ac_learner import NetworkedActorCriticLearner
@@ -17,6 +19,7 @@ from learners.ppo_learner import AttentionPPOLearner, PPOLearner
 from learners.pqn_learner import PQNLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
+from learners.quantile_learner import QuantileLearner
 from learners.s2q.learner import S2QLearner
 from utils.registry import Registry
 
@@ -30,6 +33,7 @@ register("dmaq_qatten_learner")(QLearner)
 register("max_q_learner")(MaxQLearner)
 register("pac_learner")(PACLearner)
 register("qtran_learner")(QTranLearner)
+register("quantile_learner")(QuantileLearner)
 register("s2q_learner")(S2QLearner)
 register("pqn_learner")(PQNLearner)
 register("dac_learner")(DACLearner)
@@ -44,4 +48,6 @@ register("mamt_learner")(MAMTLearner)
 register("f2a2_learner")(F2A2Learner)
 register("mamt_ppo_learner")(MAMTPPOLearner)
 register("coma_learner")(COMALearner)
+register("dop_learner")(DOPLearner)
+register("fop_learner")(FOPLearner)
 register("ma_ac_learner")(NetworkedActorCriticLearner)

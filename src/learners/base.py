@@ -22,7 +22,10 @@ OPTIMISERS = ("rmsprop", "adam", "radam")
 
 
 def make_optimiser(
-    params: Iterable[nn.Parameter], args: SimpleNamespace, weight_decay: float | None = None
+    params: Iterable[nn.Parameter],
+    args: SimpleNamespace,
+    weight_decay: float | None = None,
+    lr: float | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`,
     `optim_eps`), which are RMSprop's, and `adam_eps`, which is Adam's and RAdam's (Liu et al.
@@ -30,13 +33,15 @@ def make_optimiser(
 
     Args:
         weight_decay: L2 penalty; None: that of `args`.
+        lr: learning rate; None: that of `args`.
     """
+    lr = args.lr if lr is None else lr
     weight_decay = args.weight_decay if weight_decay is None else weight_decay
     # For so many small parameters, one call for all of them is a quarter of the work of a loop over
     # them.
     if args.optimizer == "adam":
         return torch.optim.Adam(
-            params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, fused=True
+            params, lr=lr, eps=args.adam_eps, weight_decay=weight_decay, fused=True
         )
     if args.optimizer == "radam":
         return torch.optim.RAdam(
@@ -45,7 +50,7 @@ def make_optimiser(
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(
             params,
-            lr=args.lr,
+            lr=lr,
             alpha=args.optim_alpha,
             eps=args.optim_eps,
             weight_decay=weight_decay,

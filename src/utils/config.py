@@ -563,6 +563,7 @@ RANGES: dict[str, Range] = {
     "steps_per_update": NOT_NEGATIVE,
     "updates_per_step": COUNT,
     "warmup_episodes": NOT_NEGATIVE,
+    "latest_episodes": NOT_NEGATIVE,
     "transition_history": NOT_NEGATIVE,
     "recent_transitions": NOT_NEGATIVE,
     "amplitude_scaling": SMOOTHING,
@@ -628,8 +629,13 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"amplitude_scaling changes replayed episodes: set replay=episodes (got "
             f"{config['replay']})"
         )
-    for key in ("batch_size", "batch_size_run"):
-        in_episodes = key == "batch_size_run" or config["replay"] != "transitions"
+    if config["latest_episodes"] and (config["use_per"] or config["replay"] != "episodes"):
+        raise ConfigError(
+            "latest_episodes come with uniformly drawn episodes: set replay=episodes and "
+            f"use_per=False (got replay={config['replay']}, use_per={config['use_per']})"
+        )
+    for key in ("batch_size", "batch_size_run", "latest_episodes"):
+        in_episodes = key != "batch_size" or config["replay"] != "transitions"
         if in_episodes and config[key] > config["buffer_size"]:
             raise ConfigError(
                 f"{key} ({config[key]}) must not be greater than buffer_size "

@@ -60,6 +60,7 @@ RUNS = {
             "qplex",
             "qtran",
             "ow_qmix",
+            "riskq",
             "s2q",
             "s2q_comm",
             "s2q_vdn",
@@ -104,6 +105,16 @@ RUNS = {
         name: (name, "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4"])
         for name in ("ma_ppo", "mappo")
     },
+    "dop": (
+        "dop",
+        "predator_prey",
+        [*VALUES, "latest_episodes=2", "critic_hidden_dim=8", "hard_target_interval=9"],
+    ),
+    "fop": (
+        "fop",
+        "predator_prey",
+        [*VALUES, "warmup_episodes=4", "critic_hidden_dim=8", "updates_per_collection=1"],
+    ),
     "lola": ("lola", "spread", [*ACTORS[:1], *EPISODES]),
     **{name: (name, "rover_tower", [*SMALL_RUN, *own]) for name, own in F2A2.items()},
     **{

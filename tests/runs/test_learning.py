@@ -21,6 +21,16 @@ MATRIX = {
     "t_max": 12000,
     "test_interval": 2000, "test_nepisode": 4, "save_model": False, "use_cuda": False,
 }  # fmt: skip
+# Policies that explore less and less.
+ACTORS = {
+    "epsilon_start": 0.5, "epsilon_finish": 0.05, "epsilon_anneal_time": 6000, "lr": 0.005,
+    "batch_size": 32, "hard_target_interval": 40,
+}  # fmt: skip
+BASELINES = {
+    "riskq": {},
+    "dop": {**ACTORS, "critic_lr": 0.005},
+    "fop": {**ACTORS, "alpha_anneal_time": 6000, "updates_per_collection": 2},
+}
 # Short hunts, and as many updates as episodes.
 HUNT = {
     "runner": "vector", "batch_size_run": 8, "env_args.episode_limit": 50, "batch_size": 32,
@@ -76,6 +86,13 @@ def test_two_step_game_separates_qmix_from_vdn(tmp_path):
     # 7.
     assert play(tmp_path, "qmix", "two_step", range(2), td_lambda=0.0) == [8.0, 8.0]
     assert play(tmp_path, "vdn", "two_step", range(2), td_lambda=0.0) == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("algorithm", BASELINES)
+def test_baselines_find_the_best_of_nine_joint_actions(algorithm, tmp_path):
+    """Whoever does not learn, or away from the reward, earns less."""
+    settings = {"env_args.payoff": [[0, 1, 2], [1, 2, 3], [2, 3, 5]], **BASELINES[algorithm]}
+    assert play(tmp_path, algorithm, "custom", range(2), **settings) == [5.0, 5.0]
 
 
 def test_iql_and_vdn_learn_predator_prey(tmp_path):

@@ -7,6 +7,7 @@ from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.norm_rnn_agent import NormRNNAgent
 from modules.agents.policy_agent import PolicyAgent
+from modules.agents.quantile_agent import QuantileAgent
 from modules.comm import AGENTS as COMM_AGENTS
 from modules.dac.agent import DACAgent
 from modules.recurrent import RNNAgent
@@ -23,6 +24,7 @@ register("mlp")(MLPAgent)
 register("hpn_rnn")(HPNAgent)
 # Policies that never become quite certain.
 register("bounded_rnn")(BoundedRNNAgent)
+register("quantile_rnn")(QuantileAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
