@@ -3,6 +3,7 @@
 from learners.coma_learner import COMALearner
 from learners.dac.learner import DACLearner
 from learners.f2a2.learner import F2A2Learner
+from learners.heterogeneous.happo import HAPPOLearner
 from learners.i2q_learner import I2QLearner
 from learners.lola_learner import LOLALearner
 from learners.ma_ac_learner import NetworkedActorCriticLearner
@@ -33,6 +34,7 @@ register("lola_learner")(LOLALearner)
 register("maddpg_learner")(MADDPGLearner)
 register("ppo_learner")(PPOLearner)
 register("ma_ppo_learner")(AttentionPPOLearner)
+register("happo_learner")(HAPPOLearner)
 register("maac_learner")(MAACLearner)
 register("mamt_learner")(MAMTLearner)
 register("f2a2_learner")(F2A2Learner)

@@ -32,18 +32,7 @@ from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Range, one_
 from utils.rl_utils import build_gae_targets
 from utils.value_norm import ValueNorm
 
-# What an update tells of itself, in the order in which it is logged.
-FIGURES = (
-    "loss_policy",
-    "loss_value",
-    "policy_entropy",
-    "policy_kl",
-    "clip_fraction",
-    "grad_norm",
-    "critic_grad_norm",
-    "value_mean",
-    "target_mean",
-)
+Figures = dict[str, Tensor]
 
 
 class PackedEpisodes(NamedTuple):
@@ -57,11 +46,31 @@ class PackedEpisodes(NamedTuple):
     actions: Tensor  # int64 [N, A], continuous ones [N, A, U]; meaningless at the end of an episode
     # float32 [M, A]: 0 where an agent has no choice (one action: a dead unit) and nothing to learn
     choice: Tensor
+    agent: int | None = None  # of whom inputs, avail, actions and choice alone are (A = 1)
+
+    def of_agent(self, agent: int) -> PackedEpisodes:
+        """What agent `agent` alone sees and does."""
+        own = slice(agent, agent + 1)
+        return self._replace(
+            inputs=self.inputs[:, own],
+            avail=self.avail[:, own],
+            actions=self.actions[:, own],
+            choice=self.choice[:, own],
+            agent=agent,
+        )
 
     def padded(self, values: Tensor) -> Tensor:
         """[M, ...], of the transitions -> [B, T, ...], zero elsewhere."""
         rows = values.new_zeros(self.steps.n_rows, *values.shape[1:])
         return self.steps.unpack(rows.index_copy(0, self.steps.rows_cur, values))
+
+
+class StepLoss(NamedTuple):
+    """What one step of policies or critic minimises, and what is told of it."""
+
+    loss: Tensor  # a scalar, or [A], see `Learner.optimise`
+    figures: Figures
+    parts: dict[str, Tensor | None]  # see `learners.base.parts_of`
 
 
 class Rollout(NamedTuple):
@@ -92,10 +101,24 @@ class PPOLearner(Learner):
             `ppo_minibatches`, `gae_lambda`, `entropy_coef`, `huber_delta`, `value_clip`,
             `value_norm`, `normalise_advantages`, and what critics read.
 
+    Attributes:
+        figures: what is logged of an update, in this order.
+
     Raises:
         ConfigError: a setting that does not fit.
     """
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "loss_policy",
+        "loss_value",
+        "policy_entropy",
+        "policy_kl",
+        "clip_fraction",
+        "grad_norm",
+        "critic_grad_norm",
+        "value_mean",
+        "target_mean",
+    )
     continuous_actions = True
     needs = Needs(
         mac=ActorMAC,
@@ -172,19 +195,21 @@ class PPOLearner(Learner):
         """Several updates on a batch of fresh episodes; see `Learner.train`."""
         self.mac.agent.eval()  # as it acted: a ratio is 1 before the first update
         episodes = self.packed(batch)
-        rollout = self.rollout(episodes)
         figures: dict[str, list[Tensor]] = defaultdict(list)
-        for _ in range(self.args.ppo_epochs):
-            for part, before in self.minibatches(episodes, rollout):
-                seen = self.policy_step(part, before, t_env) | self.value_step(part, before, t_env)
-                for name in FIGURES:
-                    figures[name].append(seen[name].detach().mean())
+        for seen in self.updates(episodes, self.rollout(episodes), t_env):
+            for name, value in seen.items():
+                figures[name].append(value.detach().mean())
         if any(True for _ in self.mac.agent.buffers()):
             # Statistics of the inputs (batch norm) move once the ratios are of no more use.
             self.mac.agent.train()
             with torch.no_grad():
                 self.mac.unroll(batch, episodes.steps, episodes.inputs)
-        self.log_means(t_env, **{name: torch.stack(values) for name, values in figures.items()})
+        self.log_means(t_env, **{name: torch.stack(figures[name]) for name in self.figures})
+
+    def updates(self, episodes: PackedEpisodes, rollout: Rollout, t_env: int) -> Iterator[Figures]:
+        """All steps on a batch, one after the other; what each of them tells."""
+        for part, before in self.rounds(episodes, rollout):
+            yield self.policy_step(part, before, t_env) | self.value_step(part, before, t_env)
 
     def packed(self, batch: EpisodeBatch) -> PackedEpisodes:
         """The filled steps of a batch."""
@@ -222,6 +247,13 @@ class PPOLearner(Learner):
         learned = (advantages, returns, self.predictions(episodes))
         return Rollout(batch["log_prob"], *(episodes.padded(value) for value in learned))
 
+    def rounds(
+        self, episodes: PackedEpisodes, rollout: Rollout
+    ) -> Iterator[tuple[PackedEpisodes, Rollout]]:
+        """The `minibatches` of `ppo_epochs` rounds."""
+        for _ in range(self.args.ppo_epochs):
+            yield from self.minibatches(episodes, rollout)
+
     def minibatches(
         self, episodes: PackedEpisodes, rollout: Rollout
     ) -> Iterator[tuple[PackedEpisodes, Rollout]]:
@@ -237,59 +269,72 @@ class PPOLearner(Learner):
                 Rollout(*(value[part.to(value.device)] for value in rollout)),
             )
 
-    def policy_step(
-        self, episodes: PackedEpisodes, rollout: Rollout, t_env: int
-    ) -> dict[str, Tensor]:
+    def policy_step(self, episodes: PackedEpisodes, rollout: Rollout, t_env: int) -> Figures:
         """One step of the policies down PPO's loss, with a bonus for entropy; figures to log."""
+        loss, figures, parts = self.policy_loss(episodes, rollout, self.policy(episodes))
+        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
+        return figures | {"grad_norm": grad_norm}
+
+    def policy_loss(self, episodes: PackedEpisodes, rollout: Rollout, policy: Policy) -> StepLoss:
+        """PPO's loss less the bonus for entropy.
+
+        Args:
+            policy: the present one at the M transitions, with gradient.
+        """
         args, steps, choice = self.args, episodes.steps, episodes.choice
-        policy = self.policy(episodes)
-        log_prob = policy.log_prob(episodes.actions[steps.cur])
-        # Densities of continuous actions grow without bound: a ratio of more than e^20 is just "too
-        # far".
-        log_ratio = (log_prob - steps.pack_transitions(rollout.log_prob)).clamp(max=20.0)
+        log_ratio = self.log_ratio(episodes, rollout, policy)
         advantages = steps.pack_transitions(rollout.advantages)
         loss_policy = self.mean(self.surrogate_losses(log_ratio, advantages), choice)
         entropy = self.mean(policy.entropy(), choice)
-        parts = parts_of(episodes.batch, advantages=advantages, log_ratio=log_ratio)
-        loss = loss_policy - args.entropy_coef * entropy
-        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
         moved = (log_ratio.exp() - 1).abs() > self.clip_range()
-        return {
+        figures = {
             "loss_policy": loss_policy,
             "policy_entropy": entropy,
             "policy_kl": self.mean(log_ratio.expm1() - log_ratio, choice),
             "clip_fraction": self.mean(moved.float(), choice),
-            "grad_norm": grad_norm,
         }
+        parts = parts_of(episodes.batch, advantages=advantages, log_ratio=log_ratio)
+        return StepLoss(loss_policy - args.entropy_coef * entropy, figures, parts)
 
-    def value_step(
-        self, episodes: PackedEpisodes, rollout: Rollout, t_env: int
-    ) -> dict[str, Tensor]:
-        """One step of the critic towards the returns, by Huber's loss of normalised values; figures
-        to log.
+    def log_ratio(self, episodes: PackedEpisodes, rollout: Rollout, policy: Policy) -> Tensor:
+        """Log probability of the actions less the one they were taken with, [M, A]."""
+        log_prob = policy.log_prob(episodes.actions[episodes.steps.cur])
+        # Densities of continuous actions grow without bound: a ratio of more than e^20 is just "too
+        # far".
+        return (log_prob - episodes.steps.pack_transitions(rollout.log_prob)).clamp(max=20.0)
+
+    def value_step(self, episodes: PackedEpisodes, rollout: Rollout, t_env: int) -> Figures:
+        """One step of the critic towards the returns; figures to log."""
+        loss, figures, parts = self.value_loss(episodes, rollout, self.predictions(episodes))
+        grad_norm = self.optimise(self.critic_optimiser, self.critic_params, loss, t_env, parts)
+        return figures | {"critic_grad_norm": grad_norm}
+
+    def value_loss(
+        self, episodes: PackedEpisodes, rollout: Rollout, predictions: Tensor
+    ) -> StepLoss:
+        """Huber's loss of normalised values.
 
         With `value_clip` a value counts as at most `ppo_clip` from the old one where that makes the
         loss larger (Yu et al. 2022, appendix).
+
+        Args:
+            predictions: of the critic, with gradient, [M, K].
         """
         args, pack = self.args, episodes.steps.pack_transitions
-        predictions, old = self.predictions(episodes), pack(rollout.predictions)
-        returns = pack(rollout.returns)
+        old, returns = pack(rollout.predictions), pack(rollout.returns)
         huber = partial(F.huber_loss, reduction="none", delta=args.huber_delta)
         losses = huber(predictions, returns)
         if args.value_clip:
             near = old + (predictions - old).clamp(-args.ppo_clip, args.ppo_clip)
             losses = torch.maximum(losses, huber(near, returns))
         loss_value = losses.mean()
-        parts = parts_of(episodes.batch, targets=returns, values=predictions)
-        grad_norm = self.optimise(
-            self.critic_optimiser, self.critic_params, loss_value, t_env, parts
-        )
-        return {
+        figures = {
             "loss_value": loss_value,
-            "critic_grad_norm": grad_norm,
             "value_mean": self.denormalise(predictions),
             "target_mean": self.denormalise(returns),
         }
+        parts = parts_of(episodes.batch, targets=returns, values=predictions)
+        return StepLoss(loss_value, figures, parts)
 
     # -- what the steps are made of, for variants to replace ---------------------------------------
     def policy(self, episodes: PackedEpisodes, at_ends: bool = False) -> Policy:

@@ -84,7 +84,7 @@ RUNS = {
     ),
     **{
         name: (name, "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4"])
-        for name in ("ma_ppo", "mappo")
+        for name in ("ma_ppo", "mappo", "happo")
     },
     "lola": ("lola", "spread", [*ACTORS[:1], *EPISODES]),
     **{name: (name, "rover_tower", [*SMALL_RUN, *own]) for name, own in F2A2.items()},

@@ -85,6 +85,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "maddpg": ("maddpg", "spread", TRANSITIONS),
     "ippo": ("ippo", "sc2sim", f"{SIM} batch_size=4"),
     "mappo": ("mappo", "sc2sim", f"{SIM} batch_size=4"),
+    "happo": ("happo", "sc2sim", f"{SIM} batch_size=4"),
     "ma_ppo": (
         "ma_ppo",
         "spread",
