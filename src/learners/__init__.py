@@ -11,6 +11,7 @@ from learners.maddpg_learner import MADDPGLearner
 from learners.mamt.maac import MAACLearner
 from learners.mamt.mamt import MAMTLearner
 from learners.mamt.mamt_ppo import MAMTPPOLearner
+from learners.mat_learner import MATLearner
 from learners.max_q_learner import MaxQLearner
 from learners.ppo_learner import AttentionPPOLearner, PPOLearner
 from learners.q_learner import QLearner
@@ -35,6 +36,7 @@ register("maddpg_learner")(MADDPGLearner)
 register("ppo_learner")(PPOLearner)
 register("ma_ppo_learner")(AttentionPPOLearner)
 register("happo_learner")(HAPPOLearner)
+register("mat_learner")(MATLearner)
 register("maac_learner")(MAACLearner)
 register("mamt_learner")(MAMTLearner)
 register("f2a2_learner")(F2A2Learner)

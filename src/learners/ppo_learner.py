@@ -103,6 +103,9 @@ class PPOLearner(Learner):
 
     Attributes:
         figures: what is logged of an update, in this order.
+        critic_in_agent: whether the critic is part of the agents' network, which is saved and
+            stepped as a whole.
+        continuous_agent: class of the agent networks that know continuous actions.
 
     Raises:
         ConfigError: a setting that does not fit.
@@ -119,6 +122,8 @@ class PPOLearner(Learner):
         "value_mean",
         "target_mean",
     )
+    critic_in_agent: ClassVar[bool] = False
+    continuous_agent: ClassVar[type] = PolicyAgent
     continuous_actions = True
     needs = Needs(
         mac=ActorMAC,
@@ -158,16 +163,18 @@ class PPOLearner(Learner):
         super().__init__(mac, scheme, logger, args)
         if args.continuous_actions:
             why = "other agents have discrete policies alone; or choose ma_ppo"
-            Needs(agent=PolicyAgent, why={"agent": why}).check_built(mac, args)
+            Needs(agent=self.continuous_agent, why={"agent": why}).check_built(mac, args)
         self.critic, self.n_values = self.build_critic()
-        self.modules["critic"] = self.critic
+        if not self.critic_in_agent:
+            self.modules["critic"] = self.critic
         if args.value_norm:
             self.value_norm = ValueNorm(self.n_values)
             self.modules["value_norm"] = self.value_norm
         self.params = list(mac.parameters())
-        self.critic_params = list(self.critic.parameters())
         self.optimiser = make_optimiser(self.params, args)
-        self.critic_optimiser = make_optimiser(self.critic_params, args)
+        if not self.critic_in_agent:
+            self.critic_params = list(self.critic.parameters())
+            self.critic_optimiser = make_optimiser(self.critic_params, args)
 
     @classmethod
     def check_settings(cls, args: SimpleNamespace) -> None:
@@ -402,7 +409,8 @@ class PPOLearner(Learner):
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""
-        return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}
+        both = {"opt": self.optimiser}
+        return both if self.critic_in_agent else both | {"critic_opt": self.critic_optimiser}
 
 
 class AttentionPPOLearner(PPOLearner):

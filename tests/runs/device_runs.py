@@ -86,6 +86,7 @@ RUNS = {
         name: (name, "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4"])
         for name in ("ma_ppo", "mappo", "happo")
     },
+    "mat": ("mat", "spread", [ACTORS[0], ACTORS[2], *EPISODES, "mat_embed_dim=8"]),
     "lola": ("lola", "spread", [*ACTORS[:1], *EPISODES]),
     **{name: (name, "rover_tower", [*SMALL_RUN, *own]) for name, own in F2A2.items()},
     **{

@@ -7,13 +7,18 @@ from run_fixtures import assert_goes_on, finish, start_run
 
 SMALL = [
     *("seed=3", "runner=vector", "use_cuda=False", "batch_size_run=4", "env_args.episode_limit=6"),
-    *("test_interval=60", "test_nepisode=4", "learner_log_interval=1", "critic_hidden_dim=8"),
+    *("test_interval=60", "test_nepisode=4", "learner_log_interval=1"),
     "save_model_interval=100000",
 ]
 ON_POLICY = ["t_max=240", "batch_size=4", "buffer_size=4"]
 # name -> configuration, environment, settings
 RUNS = {
-    "happo": ("happo", "spread", [*ON_POLICY, "rnn_hidden_dim=8", "ppo_minibatches=2"]),
+    "happo": (
+        "happo",
+        "spread",
+        [*ON_POLICY, "rnn_hidden_dim=8", "critic_hidden_dim=8", "ppo_epochs=2"],
+    ),
+    "mat": ("mat", "spread", [*ON_POLICY, "mat_embed_dim=8", "ppo_epochs=2", "ppo_minibatches=2"]),
 }
 
 

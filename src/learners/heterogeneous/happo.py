@@ -122,7 +122,7 @@ class HAPPOLearner(PPOLearner):
         if episodes.agent is None:
             return super().policy(episodes, at_ends)
         where = slice(None) if at_ends else episodes.steps.cur
-        network = self.members(episodes.agent).train(self.mac.agent.training)
+        network: Any = self.members(episodes.agent).train(self.mac.agent.training)
         outputs = network.unroll(episodes.inputs, episodes.steps)
         return self.mac.policy(outputs[where], episodes.avail[where])
 

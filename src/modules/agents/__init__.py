@@ -6,6 +6,7 @@ from modules.agents.n_rnn_agent import NRNNAgent
 from modules.agents.policy_agent import PolicyAgent
 from modules.comm import AGENTS as COMM_AGENTS
 from modules.dac.agent import DACAgent
+from modules.mat import MATAgent
 from modules.recurrent import RNNAgent
 from modules.s2q.agent import S2QAgent
 from utils.registry import Registry
@@ -24,3 +25,5 @@ register("dac_rnn")(DACAgent)
 REGISTRY.update(COMM_AGENTS)
 # One feed-forward policy per agent, for the actor-critic learners.
 register("mlp_policy")(PolicyAgent)
+# The transformer of all agents: with mac=mat_mac.
+register("mat")(MATAgent)
