@@ -98,7 +98,7 @@ class MATMAC(ActorMAC):
     def forward(
         self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False, bs: Any = ALL
     ) -> Tensor:
-        """Outputs of step t for the episodes `bs`, [len(bs), A, U or 2U], given the batch's actions."""
+        """Outputs of step t for the episodes `bs`, [len(bs), A, U or 2U], given its actions."""
         self._set_mode(test_mode)
         actions = self._joint(ep_batch["actions"][bs, t])
         return self.agent.decode(self.agent.encode(self._inputs_at(ep_batch, t, bs)).reps, actions)

@@ -4,6 +4,8 @@ from learners.coma_learner import COMALearner
 from learners.dac.learner import DACLearner
 from learners.f2a2.learner import F2A2Learner
 from learners.heterogeneous.happo import HAPPOLearner
+from learners.heterogeneous.hasac import HASACLearner
+from learners.heterogeneous.hatrpo import HATRPOLearner
 from learners.i2q_learner import I2QLearner
 from learners.lola_learner import LOLALearner
 from learners.ma_ac_learner import NetworkedActorCriticLearner
@@ -36,6 +38,8 @@ register("maddpg_learner")(MADDPGLearner)
 register("ppo_learner")(PPOLearner)
 register("ma_ppo_learner")(AttentionPPOLearner)
 register("happo_learner")(HAPPOLearner)
+register("hasac_learner")(HASACLearner)
+register("hatrpo_learner")(HATRPOLearner)
 register("mat_learner")(MATLearner)
 register("maac_learner")(MAACLearner)
 register("mamt_learner")(MAMTLearner)

@@ -12,7 +12,19 @@ from utils.config import CONFIG_DIR, RANGES, load_file
 from utils.errors import ConfigError
 
 ALGORITHMS = [
-    *("ippo", "mappo", "ma_ppo", "happo", "mat", "maddpg", "maac", "mamd", "mamd_op", "mamt"),
+    *(
+        "ippo",
+        "mappo",
+        "ma_ppo",
+        "happo",
+        "hatrpo",
+        "mat",
+        "maddpg",
+        "maac",
+        "mamd",
+        "mamd_op",
+        "mamt",
+    ),
     *("mamt_fixed", "mamt_random", "mamt_ws", "mamt_ppo"),
 ]
 

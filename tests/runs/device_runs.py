@@ -84,7 +84,7 @@ RUNS = {
     ),
     **{
         name: (name, "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4"])
-        for name in ("ma_ppo", "mappo", "happo")
+        for name in ("ma_ppo", "mappo", "happo", "hatrpo")
     },
     "mat": ("mat", "spread", [ACTORS[0], ACTORS[2], *EPISODES, "mat_embed_dim=8"]),
     "lola": ("lola", "spread", [*ACTORS[:1], *EPISODES]),

@@ -18,6 +18,7 @@ RUNS = {
         "spread",
         [*ON_POLICY, "rnn_hidden_dim=8", "critic_hidden_dim=8", "ppo_epochs=2"],
     ),
+    "hatrpo": ("hatrpo", "spread", [*ON_POLICY, "rnn_hidden_dim=8", "critic_hidden_dim=8"]),
     "mat": ("mat", "spread", [*ON_POLICY, "mat_embed_dim=8", "ppo_epochs=2", "ppo_minibatches=2"]),
 }
 

@@ -17,10 +17,9 @@ from torch import Tensor
 from components.distributions import Policy
 from controllers.actor_controller import ActorMAC
 from learners.base import make_optimiser
+from learners.heterogeneous.turns import members_of, turns
 from learners.needs import Needs
 from learners.ppo_learner import Figures, PackedEpisodes, PPOLearner, Rollout, StepLoss
-from modules.agents import REGISTRY as AGENTS
-from modules.stacks import Members
 from utils.ranges import one_of
 
 
@@ -50,18 +49,10 @@ class HAPPOLearner(PPOLearner):
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
     ) -> None:
         super().__init__(mac, scheme, logger, args)
-        self.members = Members(mac.agent, self._one_agent(), args.n_agents)
+        self.members = members_of(mac, scheme, args)
         self.params = [param for i in range(args.n_agents) for param in self.members.parameters(i)]
         # Of whom no loss has a gradient, no weight moves: Adam's averages rest, too.
         self.optimiser = make_optimiser(self.params, args)
-
-    def _one_agent(self) -> torch.nn.Module:
-        """A network as that of the agents, for one of them alone."""
-        one = vars(self.args) | {"n_agents": 1, "share_params": True}
-        one["env_info"] = {"obs_sizes": (one["obs_shape"],), "action_sizes": (one["n_actions"],)}
-        return AGENTS[self.args.agent](
-            self.mac._get_input_shape(self.scheme), SimpleNamespace(**one)
-        )
 
     def updates(self, episodes: PackedEpisodes, rollout: Rollout, t_env: int) -> Iterator[Figures]:
         """The agents' steps, agent by agent, then those of the critic."""
@@ -75,10 +66,7 @@ class HAPPOLearner(PPOLearner):
 
     def order(self) -> list[int]:
         """Who learns first, second, ..."""
-        n_agents = self.args.n_agents
-        if self.args.agent_order == "fixed":
-            return list(range(n_agents))
-        return torch.randperm(n_agents).tolist()
+        return turns(self.args)
 
     def rollout_of(self, agent: int, rollout: Rollout, log_m: Tensor) -> Rollout:
         """What the steps of one agent go by: its log probabilities, and the advantages times M.
