@@ -149,7 +149,7 @@ def test_every_agent_stays_in_its_trust_region_and_gains(kl_limit):
     learner.order = lambda: [1, 2, 0]
     learner.train(batch, t_env=0, episode_num=5)
     kls = [slow_kl(before, learner.mac, batch, i) for i in range(N_AGENTS)]
-    assert all(0.3 * kl_limit < kl <= kl_limit * 1.001 for kl in kls), kls
+    assert all(0.1 * kl_limit < kl <= kl_limit * 1.001 for kl in kls), kls
     assert log.stats["policy_kl"][0][0] == pytest.approx(sum(kls) / 3, rel=1e-2)
     weights, theirs = dict.fromkeys(transitions(), 1.0), slow.learner.mac.agent
     mine = dict(learner.mac.agent.named_parameters())

@@ -20,6 +20,15 @@ RUNS = {
     ),
     "hatrpo": ("hatrpo", "spread", [*ON_POLICY, "rnn_hidden_dim=8", "critic_hidden_dim=8"]),
     "mat": ("mat", "spread", [*ON_POLICY, "mat_embed_dim=8", "ppo_epochs=2", "ppo_minibatches=2"]),
+    "hasac": (
+        "hasac",
+        "spread",
+        [
+            *("t_max=240", "batch_size=16", "buffer_size=40", "steps_per_update=24"),
+            *("updates_per_step=2", "critic_hidden_dim=8", "policy_hidden_dim=8"),
+            "tune_alpha=True",
+        ],
+    ),
 }
 
 
