@@ -1,4 +1,4 @@
-"""PPO, MADDPG, MAAC and MAMT: every number in their yaml files has a range, and every default lies
+"""PPO and its relatives, MADDPG, MAAC, MAMT, HASAC: every number in their yaml files has a range, and every default lies
 in it.
 """
 
@@ -12,20 +12,9 @@ from utils.config import CONFIG_DIR, RANGES, load_file
 from utils.errors import ConfigError
 
 ALGORITHMS = [
-    *(
-        "ippo",
-        "mappo",
-        "ma_ppo",
-        "happo",
-        "hatrpo",
-        "mat",
-        "maddpg",
-        "maac",
-        "mamd",
-        "mamd_op",
-        "mamt",
-    ),
+    *("ippo", "mappo", "ma_ppo", "maddpg", "maac", "mamd", "mamd_op", "mamt"),
     *("mamt_fixed", "mamt_random", "mamt_ws", "mamt_ppo"),
+    *("happo", "hatrpo", "hasac", "mat"),
 ]
 
 

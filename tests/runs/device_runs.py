@@ -70,7 +70,7 @@ RUNS = {
         name: (name, "predator_prey", VALUES)
         for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac")
     },
-    **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg")},
+    **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg", "hasac")},
     "mamt": ("mamt", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),
     "mamt_random": (
         "mamt_random",
