@@ -1,5 +1,5 @@
-"""PPO and its relatives, MADDPG, MAAC, MAMT, HASAC: every number in their yaml files has a range, and every default lies
-in it.
+"""PPO, MADDPG, MAAC and their relatives: every number in their yaml files has a range, and every
+default lies in it.
 """
 
 from types import SimpleNamespace
