@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 # What requirements-dev.txt is made of.
 DEV_PARTS := $(shell sed -n 's/^-r //p' requirements-dev.txt)
 
-.PHONY: setup football lint format test test-slow test-long test-cluster coverage docs bench demo clean
+.PHONY: setup football lint format test test-slow test-cluster coverage docs bench demo clean
 
 # One stamp per set of requirements: installing again happens only after a requirements file changed.
 $(VENV)/.run.stamp: requirements.txt
@@ -43,12 +43,9 @@ format: $(VENV)/.dev.stamp
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
+# Learning checks, and the long part of tests/faults: 60 kills, every fault in a worker process.
 test-slow: $(VENV)/.dev.stamp
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m slow
-
-# The long part of tests/faults: 60 kills, every fault in a worker process.
-test-long: $(VENV)/.dev.stamp
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m long
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m "slow or long"
 
 # Sweeps and environments on a Slurm and a Ray cluster on this machine. Root gets Slurm from Debian
 # where it is missing; without it, or without root, its tests are skipped.
