@@ -247,7 +247,10 @@ def test_learns_continuous_actions():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"entropy_coef": 0.01}, r"entropy_coef=0.0 \(its trust region"),
+        (
+            {"entropy_coef": 0.01},
+            "entropy_coef must be 0.0: the trust region is in its place, got 0.01",
+        ),
         ({"kl_limit": 0.0}, "kl_limit must be greater than 0 and finite, got 0.0"),
         ({"backtrack_factor": 1.0}, "backtrack_factor must be greater than 0 and less than 1"),
         ({"cg_steps": 0}, "cg_steps must be at least 1, got 0"),

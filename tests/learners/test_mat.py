@@ -353,6 +353,7 @@ def test_settings_that_do_not_fit(options, said):
         make_learner(mat_args(**options))
 
 
+@pytest.mark.slow
 def test_learns_continuous_actions():
     """Each agent is to do the opposite of the one before it: nobody who does not see it could."""
     args = mat_args(

@@ -17,7 +17,6 @@ from learners.heterogeneous.natural_gradient import (
     fisher_product,
     flat,
 )
-from learners.needs import Needs
 from learners.ppo_learner import Figures, PackedEpisodes, Rollout
 from utils.ranges import COUNT, FINITE_POSITIVE, NOT_NEGATIVE, PROBABILITY, Range
 
@@ -45,12 +44,9 @@ class HATRPOLearner(HAPPOLearner):
         *("loss_policy", "loss_value", "policy_entropy", "policy_kl", "step_share", "grad_norm"),
         *("critic_grad_norm", "value_mean", "target_mean"),
     )
-    needs = HAPPOLearner.needs | Needs(
-        settings={"entropy_coef": 0.0},
-        why={"entropy_coef": "its trust region bounds how fast policies lose theirs"},
-    )
     ranges: ClassVar = {
         **HAPPOLearner.ranges,
+        "entropy_coef": Range(lambda value: value == 0, "0.0: the trust region is in its place"),
         "kl_limit": FINITE_POSITIVE,
         "cg_steps": COUNT,
         "cg_damping": NOT_NEGATIVE,
