@@ -136,4 +136,4 @@ class HATRPOLearner(HAPPOLearner):
 
     def divergence(self, episodes: PackedEpisodes, old: Policy, new: Policy) -> Tensor:
         """KL[old || new] of one agent, mean over the steps with a choice: a scalar."""
-        return self.mean(old.kl(new), episodes.choice).sum()  # type: ignore[arg-type]
+        return self.mean(old.kl(new), episodes.choice).sum()
