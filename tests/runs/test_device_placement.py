@@ -30,6 +30,8 @@ WAITS = {
         "learners/heterogeneous/natural_gradient.py",
         "learners/heterogeneous/hatrpo.py",
     ),
+    # Moments of the rewards are kept in main memory.
+    "ia2c": ("utils/rl_utils.py",),
     "masia": ("learners/auxiliary/masia.py", "a backward pass"),
 }
 
