@@ -6,6 +6,9 @@ from learners.dac.learner import DACLearner
 from learners.dop_learner import DOPLearner
 from learners.f2a2.learner import F2A2Learner
 from learners.fop_learner import FOPLearner
+from learners.heterogeneous.happo import HAPPOLearner
+from learners.heterogeneous.hasac import HASACLearner
+from learners.heterogeneous.hatrpo import HATRPOLearner
 from learners.i2q_learner import I2QLearner
 from learners.lola_learner import LOLALearner
 from learners.ma_ac_learner import NetworkedActorCriticLearner
@@ -13,6 +16,7 @@ from learners.maddpg_learner import MADDPGLearner
 from learners.mamt.maac import MAACLearner
 from learners.mamt.mamt import MAMTLearner
 from learners.mamt.mamt_ppo import MAMTPPOLearner
+from learners.mat_learner import MATLearner
 from learners.max_q_learner import MaxQLearner
 from learners.pac_learner import PACLearner
 from learners.ppo_learner import AttentionPPOLearner, PPOLearner
@@ -43,6 +47,10 @@ register("maddpg_learner")(MADDPGLearner)
 register("ppo_learner")(PPOLearner)
 register("a2c_learner")(A2CLearner)
 register("ma_ppo_learner")(AttentionPPOLearner)
+register("happo_learner")(HAPPOLearner)
+register("hasac_learner")(HASACLearner)
+register("hatrpo_learner")(HATRPOLearner)
+register("mat_learner")(MATLearner)
 register("maac_learner")(MAACLearner)
 register("mamt_learner")(MAMTLearner)
 register("f2a2_learner")(F2A2Learner)

@@ -230,7 +230,8 @@ class Learner:
         if args.continuous_actions and not cls.continuous_actions:
             raise ConfigError(
                 f"learner '{args.learner}' needs discrete actions, those of environment "
-                f"'{args.env}' are continuous: choose maac, mamt, maddpg or ma_ppo"
+                f"'{args.env}' are continuous: choose happo, hasac, hatrpo, maac, maddpg, "
+                "ma_ppo, mamt or mat"
             )
 
     def with_target(self, online: Any) -> Any:

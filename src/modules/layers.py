@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.kernels import gru as kernels
+from modules.kernels import gru_steps
 from modules.kernels import linear as fused
 from modules.kernels.linear import affine, relu_
 
@@ -295,10 +296,7 @@ class GRU(nn.Module):
             return torch.gru_cell(x, h, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         gi = torch.baddbmm(self.bias_ih.unsqueeze(1), x, self.weight_ih.transpose(1, 2))
         gh = torch.baddbmm(self.bias_hh.unsqueeze(1), h, self.weight_hh.transpose(1, 2))
-        i_r, i_z, i_n = gi.chunk(3, -1)
-        h_r, h_z, h_n = gh.chunk(3, -1)
-        candidate = torch.tanh(i_n + torch.sigmoid(i_r + h_r) * h_n)
-        return torch.lerp(candidate, h, torch.sigmoid(i_z + h_z))
+        return gru_steps.cell(gi, gh, h)
 
     def unroll(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """All steps of ragged sequences from a zero hidden state.
@@ -413,14 +411,15 @@ class _GRUSequence(torch.autograd.Function):
         n_hidden = weight_hh.shape[-1]
         gates = tuple(x.new_empty(*x.shape[:-1], n) for n in (2 * n_hidden, n_hidden, n_hidden))
         out = _gru_sequence(x, weight_ih, weight_hh, bias_ih, bias_hh, sizes, gates)
-        ctx.save_for_backward(x, weight_ih, weight_hh, out, *gates)
+        ctx.save_for_backward(x, weight_ih, weight_hh, bias_ih, bias_hh, out, *gates)
         ctx.sizes = sizes
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_ih, weight_hh, out, rz, candidates, shares = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+            return (*gru_steps.gradients(ctx.saved_tensors[:5], ctx.sizes, grad), None)
+        x, weight_ih, weight_hh, _, _, out, rz, candidates, shares = ctx.saved_tensors
         sizes, lead, n_hidden = ctx.sizes, x.shape[:-2], weight_hh.shape[-1]
         reset, update = rz.chunk(2, -1)
         steps = [a.split(sizes, -2) for a in (x, grad, out, reset, update, candidates, shares)]

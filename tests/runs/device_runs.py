@@ -89,7 +89,7 @@ RUNS = {
         name: (name, "predator_prey", VALUES)
         for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac", "cama")
     },
-    **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg")},
+    **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg", "hasac")},
     "mamt": ("mamt", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),
     "mamt_random": (
         "mamt_random",
@@ -103,7 +103,7 @@ RUNS = {
     ),
     **{
         name: (name, "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4"])
-        for name in ("ma_ppo", "mappo")
+        for name in ("ma_ppo", "mappo", "happo", "hatrpo")
     },
     "dop": (
         "dop",
@@ -115,6 +115,7 @@ RUNS = {
         "predator_prey",
         [*VALUES, "warmup_episodes=4", "critic_hidden_dim=8", "updates_per_collection=1"],
     ),
+    "mat": ("mat", "spread", [ACTORS[0], ACTORS[2], *EPISODES, "mat_embed_dim=8"]),
     "lola": ("lola", "spread", [*ACTORS[:1], *EPISODES]),
     **{name: (name, "rover_tower", [*SMALL_RUN, *own]) for name, own in F2A2.items()},
     **{

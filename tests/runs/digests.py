@@ -88,6 +88,10 @@ CASES: dict[str, tuple[str, str, str]] = {
     "maddpg": ("maddpg", "spread", TRANSITIONS),
     "ippo": ("ippo", "sc2sim", f"{SIM} batch_size=4"),
     "mappo": ("mappo", "sc2sim", f"{SIM} batch_size=4"),
+    "happo": ("happo", "sc2sim", f"{SIM} batch_size=4"),
+    "hasac": ("hasac", "spread", TRANSITIONS),
+    "hatrpo": ("hatrpo", "sc2sim", f"{SIM} batch_size=4"),
+    "mat": ("mat", "sc2sim", f"{SIM} batch_size=4 ppo_epochs=5"),
     "ma_ppo": (
         "ma_ppo",
         "spread",

@@ -10,6 +10,7 @@ from modules.agents.policy_agent import PolicyAgent
 from modules.agents.quantile_agent import QuantileAgent
 from modules.comm import AGENTS as COMM_AGENTS
 from modules.dac.agent import DACAgent
+from modules.mat import MATAgent
 from modules.recurrent import RNNAgent
 from modules.s2q.agent import S2QAgent
 from utils.registry import Registry
@@ -33,3 +34,5 @@ register("dac_rnn")(DACAgent)
 REGISTRY.update(COMM_AGENTS)
 # One feed-forward policy per agent, for the actor-critic learners.
 register("mlp_policy")(PolicyAgent)
+# The transformer of all agents: with mac=mat_mac.
+register("mat")(MATAgent)
