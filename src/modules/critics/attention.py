@@ -95,7 +95,8 @@ class AttentionCritic(nn.Module):
         self.head1 = StackedLinear(
             sum(size for size, _ in parts), width, n_agents, first_inputs(*parts)
         )
-        self.head2 = StackedLinear(width, 1 if self.continuous else n_actions, n_agents)
+        n_values = 1 if self.continuous else n_actions
+        self.head2 = StackedLinear(width, n_values, n_agents, head=True)
         self.register_buffer("others", 1 - torch.eye(n_agents), persistent=False)
         self.register_buffer("never", _NEVER * torch.eye(n_agents), persistent=False)
 

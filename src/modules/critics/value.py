@@ -34,7 +34,7 @@ class StateCritic(nn.Module):
         self.fc1 = Linear(args.state_shape, hidden)
         self.fc2 = Linear(hidden, hidden)
         self.n_values = 1 if args.common_reward else args.n_agents
-        self.fc3 = Linear(hidden, self.n_values)
+        self.fc3 = Linear(hidden, self.n_values, head=True)
 
     def forward(self, state: Tensor, inputs: Tensor, steps: Steps) -> Tensor:
         """[N, 1] with a common reward, else [N, A]."""
