@@ -53,6 +53,8 @@ inline void forward_tile(Shape s, int64_t panel, Rows rows, const float* w, cons
     const vec br = load(bi + column, n) + load(bh + column, n);
     const vec bz = load(bi + s.H + column, n) + load(bh + s.H + column, n);
     const vec bn = load(bi + 2 * s.H + column, n), cn = load(bh + 2 * s.H + column, n);
+    // All loops over rows are unrolled, or the sums would not stay in registers.
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++) {
         r[m] = br;
         z[m] = bz;
@@ -83,6 +85,7 @@ inline void forward_tile(Shape s, int64_t panel, Rows rows, const float* w, cons
             }
         }
     }
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++) {
         const vec reset = sigmoid(r[m]), update = sigmoid(z[m]);
         const vec candidate = tanh_of(nx[m] + reset * nh[m]);

@@ -67,7 +67,7 @@ class GRUSequence(torch.autograd.Function):
         bias_ih: Tensor,
         bias_hh: Tensor,
         sizes: list[int],
-        half: bool,
+        half: bool = False,
     ) -> Tensor:
         gates = x.new_empty(*x.shape[:-1], 4 * weight_hh.shape[-1])
         out = gru_sequence(x, weight_ih, weight_hh, bias_ih, bias_hh, sizes, gates, half)

@@ -51,7 +51,8 @@ inline void store(float* p, vec v) {
 }
 
 // The first n entries, WIDTH at most; the others are zero, or left alone. Instructions with a mask
-// and no branch: a call of memcpy would empty all registers.
+// for what does not fill a vector: a call of memcpy would empty all registers. Not for full ones:
+// what is stored with a mask and read soon has to wait until it has reached the cache.
 #if defined(__AVX512F__)
 inline __mmask16 first_of(int64_t n) {
     return n >= WIDTH ? 0xffff : (1 << n) - 1;
@@ -60,7 +61,10 @@ inline vec load(const float* p, int64_t n) {
     return (vec)_mm512_maskz_loadu_ps(first_of(n), p);
 }
 inline void store(float* p, vec v, int64_t n) {
-    _mm512_mask_storeu_ps(p, first_of(n), (__m512)v);
+    if (n >= WIDTH)
+        store(p, v);
+    else
+        _mm512_mask_storeu_ps(p, first_of(n), (__m512)v);
 }
 #elif defined(__AVX2__)
 inline __m256i first_of(int64_t n) {
@@ -71,7 +75,10 @@ inline vec load(const float* p, int64_t n) {
     return (vec)_mm256_maskload_ps(p, first_of(n));
 }
 inline void store(float* p, vec v, int64_t n) {
-    _mm256_maskstore_ps(p, first_of(n), (__m256)v);
+    if (n >= WIDTH)
+        store(p, v);
+    else
+        _mm256_maskstore_ps(p, first_of(n), (__m256)v);
 }
 #else
 inline vec load(const float* p, int64_t n) {
@@ -279,7 +286,10 @@ template <bool HALF, int M, int J, bool FULL>
 inline void product_tile(const Product& p, Start start, const float* a, int64_t stride,
                          const float* weights, float* to, int64_t column) {
     vec sums[M][J];
+    // All loops are unrolled, or the sums would not stay in registers.
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) {
             const int64_t n = column + j * WIDTH;
             sums[m][j] = start == Start::zero    ? vec{}
@@ -295,7 +305,9 @@ inline void product_tile(const Product& p, Start start, const float* a, int64_t 
             for (int j = 0; j < J; j++) sums[m][j] = multiply_add<HALF>(sums[m][j], v, w[j]);
         }
     }
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) {
             const vec sum = sums[m][j];
             // Comparing so that NaN stays NaN.
@@ -334,7 +346,9 @@ template <bool HALF, int O, int J, bool FULL>
 inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float* x,
                        int64_t x_stride, int64_t N, int64_t column, float* to) {
     vec sums[O][J];
+#pragma GCC unroll 6
     for (int o = 0; o < O; o++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) sums[o][j] = part<FULL>(to + o * N, column + j * WIDTH, N);
     for (int64_t m = 0; m < rows; m++) {
         vec v[J];
@@ -345,7 +359,9 @@ inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float
             for (int j = 0; j < J; j++) sums[o][j] = multiply_add<HALF>(sums[o][j], scale, v[j]);
         }
     }
+#pragma GCC unroll 6
     for (int o = 0; o < O; o++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) put<FULL>(to + o * N, column + j * WIDTH, N, sums[o][j]);
 }
 
