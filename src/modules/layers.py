@@ -125,6 +125,22 @@ def grouped(
     return relu_(out, slope) if rectify else out
 
 
+def added(so_far: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """so_far + x weight^T for every group, where a layer reads its inputs in parts.
+
+    Args:
+        so_far: [G, R, n_out], or what extends to it.
+        x: [G, R, n_in].
+        weight: [G, n_out, n_in].
+
+    Returns:
+        [G, R, n_out].
+    """
+    if rounded(weight.shape[-2]):
+        return so_far + grouped(x, weight, None)
+    return torch.baddbmm(so_far, x, weight.mT)
+
+
 class StackedBatchNorm(nn.Module):
     """Batch normalisation without affine parameters, with statistics for every group and feature.
 

@@ -20,6 +20,9 @@ FAMILIES = [
     *("maac", "mamt", "maddpg", "mappo", "mamt_ppo"),
     *(name for name in RUNS if name.startswith("f2a2_sac")),
 ]
+# Several steps of Adam in one update, of which the later ones start from other weights.
+STEPS_BETWEEN = {"mamt": 0.15, "mamt_ppo": 0.15, "mappo": 0.3}
+QUICK = ("qmix", "s2q", "maac")
 TOLERANCE = 0.06  # of the gradient's norm; bfloat16 has 8 bits: an operand is off by 0.2 to 0.4 %
 
 
@@ -51,18 +54,21 @@ def first_update(name, precision, folder):
 
 
 @needs_kernel
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
 def test_gradients_are_close_to_those_of_float32(name, tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "LEAST_WORK", 0)
     exact, half = (first_update(name, p, tmp_path / p) for p in ("float32", "bfloat16"))
     assert exact.keys() == half.keys()
     exact, half = (torch.cat([g.flatten() for g in found.values()]) for found in (exact, half))
     error = float((half - exact).norm() / exact.norm())
-    assert 1e-5 < error < TOLERANCE
+    assert 1e-5 < error < STEPS_BETWEEN.get(name, TOLERANCE)
 
 
 @needs_kernel
-@pytest.mark.parametrize("name", ["s2q", "maac"])
+@pytest.mark.parametrize("name", ["s2q", pytest.param("maac", marks=pytest.mark.slow)])
 def test_resumed_bit_for_bit_and_the_same_every_time(name, tmp_path, monkeypatch):
     """With two learner threads, which have to know the precision, too."""
     monkeypatch.setattr(kernels, "LEAST_WORK", 0)
