@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 # What requirements-dev.txt is made of.
 DEV_PARTS := $(shell sed -n 's/^-r //p' requirements-dev.txt)
 
-.PHONY: setup football lint format test test-slow test-long test-cluster coverage docs bench demo clean
+.PHONY: setup football lint format test test-slow test-cluster coverage docs bench demo clean
 
 # One stamp per set of requirements: installing again happens only after a requirements file changed.
 $(VENV)/.run.stamp: requirements.txt
@@ -27,6 +27,10 @@ $(VENV)/.docs.stamp: requirements-docs.txt
 	$(PY) -m pip install -q -r requirements-docs.txt
 	touch $@
 
+$(VENV)/.cluster.stamp: $(VENV)/.dev.stamp requirements-slurm.txt requirements-ray.txt
+	$(PY) -m pip install -q -r requirements-slurm.txt -r requirements-ray.txt
+	touch $@
+
 setup: $(VENV)/.run.stamp
 
 football: $(VENV)/.football.stamp
@@ -43,19 +47,16 @@ format: $(VENV)/.dev.stamp
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
+# Learning checks, and the long part of tests/faults: 60 kills, every fault in a worker process.
 test-slow: $(VENV)/.dev.stamp
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m slow
-
-# The long part of tests/faults: 60 kills, every fault in a worker process.
-test-long: $(VENV)/.dev.stamp
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m long
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist load -m "slow or long"
 
 # Sweeps and environments on a Slurm and a Ray cluster on this machine. Root gets Slurm from Debian
 # where it is missing; without it, or without root, its tests are skipped.
-test-cluster: $(VENV)/.dev.stamp
+test-cluster: $(VENV)/.cluster.stamp
 	bash tests/slurm/install.sh
-	$(PY) -m pip install -q -r requirements-slurm.txt -r requirements-ray.txt
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m cluster tests/slurm tests/launch tests/envs/test_ray_env.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -rs -m cluster \
+		tests/slurm tests/launch tests/envs/test_ray_env.py tests/runs/test_documentation.py
 
 # What of src/ the quick tests reach; what numba compiles counts as not reached.
 coverage: $(VENV)/.dev.stamp
