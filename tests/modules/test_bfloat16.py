@@ -115,7 +115,9 @@ def test_attention_rounds_what_makes_values_only():
     grad = torch.randn_like(mine)
     found = torch.autograd.grad(mine, own, grad)
     expected = torch.autograd.grad(theirs, own, grad.double())
-    assert all(close(mine, theirs.double(), 1e-4) for mine, theirs in zip(found, expected))
+    assert all(
+        close(mine, theirs.double(), 1e-4) for mine, theirs in zip(found, expected, strict=True)
+    )
 
 
 def test_nan_and_infinity_come_out():
