@@ -191,9 +191,11 @@ def affine(
     return relu_(out, slope) if rectify else out
 
 
-def in_bfloat16(*operands: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The operands rounded, for products on a GPU."""
-    return tuple(None if t is None else t.bfloat16() for t in operands)
+def in_bfloat16(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A layer's operands rounded, for products on a GPU."""
+    return x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
 
 
 def relu_(x: Tensor, slope: float) -> Tensor:
