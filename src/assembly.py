@@ -19,6 +19,7 @@ from components.episode_buffer import EpisodeBatch, PrioritizedReplayBuffer, Rep
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
+from learners.base import check_precision
 from learners.resets import Resets
 from utils.errors import ConfigError
 from utils.seeding import derive_seed
@@ -157,6 +158,7 @@ def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
         ConfigError: settings that do not fit the learner, before anything is built.
     """
     learner_class = LEARNERS[args.learner]
+    check_precision(args)
     if hasattr(learner_class, "check_settings"):  # one written for PyMARL has no such method
         learner_class.check_settings(args)
     if args.use_per and not _weights_episodes(learner_class):

@@ -103,7 +103,9 @@ def build(policy: Policy, env_info: Mapping[str, Any]) -> tuple[Any, Any, str]:
     Raises:
         UserError: the models do not fit.
     """
-    args = SimpleNamespace(**{**policy.config, "device": "cpu", "use_cuda": False})
+    # Nothing is trained, so any processor will do.
+    cpu = {"device": "cpu", "use_cuda": False, "precision": "float32"}
+    args = SimpleNamespace(**{**policy.config, **cpu})
     args.learner_threads = args.learner_threads or 1
     load_plugins(args.plugins)
     describe_env(args, env_info)
@@ -217,6 +219,7 @@ def evaluate(policy: Policy) -> dict[str, float]:
         "checkpoint_path": str(policy.models.parent),
         "load_step": policy.step,
         "use_cuda": False,
+        "precision": "float32",
     }
     with tempfile.TemporaryDirectory(prefix="evaluation-") as scratch:
         session = Session(config, get_logger())

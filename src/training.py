@@ -25,6 +25,7 @@ from utils.errors import Diverged, RunFailure, UserError
 from utils.films import check_format, write_film
 from utils.logging import Logger, Position, ProgressLine
 from utils.observers import Interrupted, Paused
+from utils.precision import products_in
 from utils.seeding import derive_seed, get_global_rng_state, set_global_rng_state
 from utils.signals import EndRequest
 from utils.state import capture, restore
@@ -232,11 +233,13 @@ class Training:
     def _learn(self) -> None:
         t_env = self.runner.t_env
         if not isinstance(self.buffer, PrioritizedReplayBuffer):
-            self.learner.train(self._draw(), t_env, self.episode)
+            with products_in(self.args.precision):
+                self.learner.train(self._draw(), t_env, self.episode)
             return
         sample, episodes, weights = self.buffer.sample(self.args.batch_size, t_env)
         self._hand_over(sample)
-        info = self.learner.train(sample, t_env, self.episode, weights)
+        with products_in(self.args.precision):
+            info = self.learner.train(sample, t_env, self.episode, weights)
         errors = (info or {}).get("td_errors_abs")
         if errors is None:
             raise UserError(

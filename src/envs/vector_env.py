@@ -323,7 +323,7 @@ class VectorEnv:
                 f"actions are {actions.dtype} {list(actions.shape)}, must be {wanted} {list(shape)}"
             )
         actions = actions.astype(dtype)
-        everyone = mask.all()
+        everyone = mask is self._everyone or mask.all()
         if not everyone:
             actions[~mask] = 0
         if (mask > self._running).any():

@@ -15,6 +15,7 @@ from components.inner import Explained
 from components.transitions import Transitions
 from learners.needs import Needs
 from learners.resets import Resets
+from modules.kernels.linear import takes_bfloat16
 from utils.errors import ConfigError, Diverged
 from utils.ranges import Range, check_ranges
 
@@ -162,6 +163,24 @@ def log_by_agent(logger: Any, figures: Mapping[str, Tensor], t_env: int) -> None
                 value.flatten().tolist(),
                 t_env,
             )
+
+
+def check_precision(args: SimpleNamespace) -> None:
+    """Whether `args.device` can do what `args.precision` asks for.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if args.precision == "float32":
+        return
+    if args.device == "cpu":
+        fits, who = takes_bfloat16(), "a processor with AVX512_BF16 and a C++ compiler"
+    else:
+        fits, who = torch.cuda.is_bf16_supported(), "a GPU that computes with bfloat16"
+    if not fits:
+        raise ConfigError(
+            f"precision=bfloat16 needs {who}, which are not here: leave precision at float32"
+        )
 
 
 class Learner:

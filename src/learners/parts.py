@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -145,7 +146,7 @@ def _by_threads(function: Callable[[Any], Any], items: Sequence[Any], threads: i
     try:
         # This one takes every `threads`-th item, from the first on, and the pool the others.
         waiting = {
-            i: _pool(threads - 1).submit(function, item)
+            i: _pool(threads - 1).submit(copy_context().run, function, item)
             for i, item in enumerate(items)
             if i % threads
         }

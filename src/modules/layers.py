@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from modules.kernels import gru as kernels
 from modules.kernels import gru_steps
 from modules.kernels import linear as fused
-from modules.kernels.linear import affine, relu_
+from modules.kernels.linear import affine, in_bfloat16, relu_
+from utils.precision import rounded
 
 LEAKY = 0.01  # slope of leaky ReLUs below 0, torch's default
 
@@ -49,6 +50,7 @@ class StackedLinear(nn.Module):
             initialised as `nn.Linear` of its own size.
         rectify: a ReLU follows.
         slope: of the ReLU below 0; above 0 it is a leaky one.
+        head: Q-values or logits come out, computed in float32 with every `precision`.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class StackedLinear(nn.Module):
         in_sizes: Sequence[int] | Tensor | None = None,
         rectify: bool = False,
         slope: float = 0.0,
+        head: bool = False,
     ) -> None:
         super().__init__()
-        self.rectify, self.slope = rectify, slope
+        self.rectify, self.slope, self.is_head = rectify, slope, head
         if in_sizes is None:
             bound = 1 / math.sqrt(n_in)
             self.weight = nn.Parameter(torch.empty(groups, n_out, n_in).uniform_(-bound, bound))
@@ -82,11 +85,16 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(groups, n_out).uniform_(-1, 1) * bounds)
 
     def forward(self, x: Tensor) -> Tensor:
-        return grouped(x, self.weight, self.bias, self.rectify, self.slope)
+        return grouped(x, self.weight, self.bias, self.rectify, self.slope, self.is_head)
 
 
 def grouped(
-    x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool = False, slope: float = 0.0
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rectify: bool = False,
+    slope: float = 0.0,
+    head: bool = False,
 ) -> Tensor:
     """G linear layers, and a ReLU behind them if `rectify`, by whichever way is faster.
 
@@ -95,12 +103,17 @@ def grouped(
         weight: [G, n_out, n_in].
         bias: [G, n_out] or None.
         slope: of the ReLU below 0.
+        head: float32 with every `precision`.
 
     Returns:
         [G, R, n_out].
     """
+    half = not head and rounded(weight.shape[-2])
     if fused.available(x, weight, *(() if bias is None else (bias,))):
-        return fused.linear(x, weight, bias, rectify, slope)
+        return fused.linear(x, weight, bias, rectify, slope, half)
+    half = half and x.is_cuda
+    if half:
+        x, weight, bias = in_bfloat16(x, weight, bias)
     if x.dim() == 2:
         groups, n_out, _ = weight.shape
         # The same input for every group: one product with all weights side by side.
@@ -110,7 +123,24 @@ def grouped(
         out = torch.bmm(x, weight.transpose(1, 2))
     else:
         out = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    out = out.float() if half else out
     return relu_(out, slope) if rectify else out
+
+
+def added(so_far: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """so_far + x weight^T for every group, where a layer reads its inputs in parts.
+
+    Args:
+        so_far: [G, R, n_out], or what extends to it.
+        x: [G, R, n_in].
+        weight: [G, n_out, n_in].
+
+    Returns:
+        [G, R, n_out].
+    """
+    if rounded(weight.shape[-2]):
+        return so_far + grouped(x, weight, None)
+    return torch.baddbmm(so_far, x, weight.mT)
 
 
 class StackedBatchNorm(nn.Module):
@@ -167,6 +197,7 @@ class Linear(nn.Linear):
         bias: whether there is one.
         rectify: a ReLU follows.
         slope: of the ReLU below 0; above 0 it is a leaky one.
+        head: Q-values or logits come out, computed in float32 with every `precision`.
     """
 
     def __init__(
@@ -176,21 +207,29 @@ class Linear(nn.Linear):
         bias: bool = True,
         rectify: bool = False,
         slope: float = 0.0,
+        head: bool = False,
     ) -> None:
         super().__init__(n_in, n_out, bias)
-        self.rectify, self.slope = rectify, slope
+        self.rectify, self.slope, self.is_head = rectify, slope, head
 
     def forward(self, x: Tensor) -> Tensor:
-        return affine(x, self.weight, self.bias, self.rectify, self.slope)
+        return affine(x, self.weight, self.bias, self.rectify, self.slope, self.is_head)
 
 
 def linear(
-    n_in: int, n_out: int, groups: int = 1, rectify: bool = False, slope: float = 0.0
+    n_in: int,
+    n_out: int,
+    groups: int = 1,
+    rectify: bool = False,
+    slope: float = 0.0,
+    head: bool = False,
 ) -> Linear | StackedLinear:
-    """`Linear` for one group, `StackedLinear` for several; `rectify`: a ReLU follows."""
+    """`Linear` for one group, `StackedLinear` for several; `rectify`: a ReLU follows; `head`: it
+    stays in float32.
+    """
     if groups == 1:
-        return Linear(n_in, n_out, rectify=rectify, slope=slope)
-    return StackedLinear(n_in, n_out, groups, rectify=rectify, slope=slope)
+        return Linear(n_in, n_out, rectify=rectify, slope=slope, head=head)
+    return StackedLinear(n_in, n_out, groups, rectify=rectify, slope=slope, head=head)
 
 
 class StackedLayerNorm(nn.Module):
@@ -313,11 +352,14 @@ class GRU(nn.Module):
         if x.is_cuda:
             return self._unroll_cudnn(x, sizes)
         tensors = (x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        fused = kernels.available(*tensors)
+        fused, steps, half = kernels.available(*tensors), list(sizes), rounded(self.n_hidden)
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            sequence = kernels.GRUSequence if fused else _GRUSequence
-            return sequence.apply(*tensors, list(sizes))
-        return (kernels.gru_sequence if fused else _gru_sequence)(*tensors, list(sizes))
+            if fused:
+                return kernels.GRUSequence.apply(*tensors, steps, half)
+            return _GRUSequence.apply(*tensors, steps)
+        if fused:
+            return kernels.gru_sequence(*tensors, steps, half=half)
+        return _gru_sequence(*tensors, steps)
 
     def _unroll_cudnn(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """`unroll` by one kernel per group for the whole sequence, where launching kernels is the

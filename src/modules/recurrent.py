@@ -62,7 +62,8 @@ class RNNAgent(Agent):
         super().__init__(input_shape, args)
         self.fc1 = linear(input_shape, self.hidden_dim, self.groups, rectify=True)
         self.rnn = GRU(self.hidden_dim, self.hidden_dim, self.groups)
-        self.fc2 = linear(self.hidden_dim, args.n_actions if n_out is None else n_out, self.groups)
+        n_out = args.n_actions if n_out is None else n_out
+        self.fc2 = linear(self.hidden_dim, n_out, self.groups, head=True)
 
     def init_hidden(self) -> Tensor:
         """The hidden state before the first step, [1, H]."""

@@ -41,6 +41,7 @@ from utils.effects import FIXED, FOREIGN, meant, merged, without_effect
 from utils.errors import ConfigError, UserError
 from utils.films import FORMATS
 from utils.loggers import check as check_loggers
+from utils.precision import PRECISIONS
 from utils.ranges import (
     AMOUNTS,
     COUNT,
@@ -523,6 +524,7 @@ RANGES: dict[str, Range] = {
     "t_max": COUNT,
     "acting_threads": COUNT,
     "learner_threads": NOT_NEGATIVE,
+    "precision": one_of(*PRECISIONS),
     # environment
     "reward_scalarisation": one_of("sum", "mean"),
     "env_timeout": POSITIVE,

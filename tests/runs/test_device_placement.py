@@ -86,6 +86,29 @@ def test_a_line_that_waits_is_found(tmp_path):
     assert "_local_scalar_dense" in done.stdout
 
 
+def test_layers_in_bfloat16():
+    """There torch rounds the operands; what comes out, and the gradients, are float32."""
+    code = """
+import torch
+from pretend_cuda import pretend_cuda
+from modules.layers import Linear, StackedLinear
+from utils.precision import products_in
+with pretend_cuda():
+    for layer in (Linear(32, 20, rectify=True), StackedLinear(32, 20, 3), Linear(32, 16)):
+        layer.cuda()
+        exact = layer(x := torch.randn(40, 32).cuda())
+        with products_in("bfloat16"):
+            half = layer(x)
+        half.sum().backward()
+        error = float((half - exact).norm().cpu() / exact.norm().cpu())
+        print(half.dtype, layer.weight.grad.dtype, 1e-4 < error < 1e-2, error == 0)
+"""
+    done = run(code.strip())
+    assert done.returncode == 0, done.stderr
+    wide, narrow = ("torch.float32 torch.float32 " + text for text in ("True False", "False True"))
+    assert done.stdout.splitlines() == [wide, wide, narrow]
+
+
 def test_numbers_that_are_not_finite_are_told_later():
     learner = Learner.__new__(Learner)
     learner.args = SimpleNamespace(learner_log_interval=100)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import typeof
 
 from envs.starcraft.facts import UNIT_INDEX, MapInfo
 
@@ -90,6 +91,42 @@ class Battle:
         return battle
 
 
+class _Bound(NamedTuple):
+    """A kernel as it was compiled for arguments like these.
+
+    Numba looks at the type of every array in every tuple at each call, which takes ten times as
+    long as handing them over: for one battle, as long as all that the kernels compute.
+
+    Attributes:
+        args: of the last call.
+        call: what was compiled for them, which must get no others.
+    """
+
+    args: tuple[Any, ...]
+    call: Callable[..., None]
+
+    def fits(self, args: tuple[Any, ...]) -> bool:
+        """Whether these are the same objects, or numbers and arrays of the same types."""
+        return len(args) == len(self.args) and all(map(_alike, args, self.args))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray):
+        return (
+            one.dtype == other.dtype
+            and one.ndim == other.ndim
+            and one.flags.c_contiguous
+            and other.flags.c_contiguous
+            and one.flags.writeable == other.flags.writeable
+            and one.flags.aligned == other.flags.aligned
+        )
+    return isinstance(one, int | float)
+
+
 class Workers:
     """Runs compiled kernels over ranges of battles, each in a thread: `kernel(first, end, *args)`,
     `nogil=True`.
@@ -101,19 +138,34 @@ class Workers:
         threads = max(1, min(threads, n_envs))
         bounds = [n_envs * i // threads for i in range(threads + 1)]
         self._ranges = list(pairwise(bounds))
+        self._bound: dict[Callable[..., None], _Bound] = {}
         self._pool = (
             ThreadPoolExecutor(threads - 1, thread_name_prefix="battles") if threads > 1 else None
         )
 
     def run(self, kernel: Callable[..., None], *args: Any) -> None:
         """Calls `kernel` for all battles and returns when all are done."""
+        bound = self._bound.get(kernel)
+        call = bound.call if bound is not None and bound.fits(args) else self._bind(kernel, args)
         if self._pool is None:
-            kernel(*self._ranges[0], *args)
+            call(*self._ranges[0], *args)
             return
-        pending = [self._pool.submit(kernel, first, end, *args) for first, end in self._ranges[1:]]
-        kernel(*self._ranges[0], *args)
+        pending = [self._pool.submit(call, first, end, *args) for first, end in self._ranges[1:]]
+        call(*self._ranges[0], *args)
         for task in pending:
             task.result()
+
+    def _bind(self, kernel: Callable[..., None], args: tuple[Any, ...]) -> Callable[..., None]:
+        """What was compiled for these arguments; the kernel itself before it has been compiled for
+        them, and where nothing is compiled (NUMBA_DISABLE_JIT).
+        """
+        overloads = getattr(kernel, "overloads", {})
+        types = tuple(map(typeof, (*self._ranges[0], *args))) if overloads else ()
+        if types not in overloads:
+            return kernel
+        call = overloads[types].entry_point
+        self._bound[kernel] = _Bound(args, call)
+        return call
 
     def close(self) -> None:
         """Ends the threads; may be called twice."""

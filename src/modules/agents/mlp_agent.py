@@ -23,7 +23,8 @@ class MLPAgent(Agent):
         super().__init__(input_shape, args)
         self.fc1 = linear(input_shape, self.hidden_dim, self.groups, rectify=True)
         self.fc2 = linear(self.hidden_dim, self.hidden_dim, self.groups, rectify=True)
-        self.fc3 = linear(self.hidden_dim, args.n_actions if n_out is None else n_out, self.groups)
+        n_out = args.n_actions if n_out is None else n_out
+        self.fc3 = linear(self.hidden_dim, n_out, self.groups, head=True)
 
     def init_hidden(self) -> Tensor:
         """[1, H]; never used by the network."""

@@ -66,7 +66,7 @@ class PolicyAgent(nn.Module):
         leaky: dict[str, Any] = {"rectify": True, "slope": LEAKY}
         self.fc1 = StackedLinear(input_shape, width, self.groups, obs_sizes, **leaky)
         self.fc2 = StackedLinear(width, width, self.groups, **leaky)
-        self.fc3 = StackedLinear(width, n_out, self.groups)
+        self.fc3 = StackedLinear(width, n_out, self.groups, head=True)
         used = torch.arange(n_actions) < torch.tensor(action_sizes).unsqueeze(1)
         self.register_buffer("used_outputs", used.repeat(1, n_out // n_actions), persistent=False)
 

@@ -110,7 +110,8 @@ class ReadsLatent:
         """Layers for a latent of `args.latent_dim` entries, in place of a head without one."""
         self.merge = merge
         if merge == "concat":
-            self.fc2 = linear(self.hidden_dim + args.latent_dim, args.n_actions, self.groups)
+            n_in = self.hidden_dim + args.latent_dim
+            self.fc2 = linear(n_in, args.n_actions, self.groups, head=True)
         else:
             self.fc_message = linear(args.latent_dim, self.hidden_dim, self.groups)
 

@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers import LEAKY, Linear, StackedBatchNorm, StackedLinear, first_inputs, grouped
+from modules.layers import (
+    LEAKY,
+    Linear,
+    StackedBatchNorm,
+    StackedLinear,
+    added,
+    first_inputs,
+    grouped,
+)
 from utils.errors import ConfigError
 
 # Rows of a batch whose counterfactual values are computed together: what is in between then stays
@@ -95,7 +103,8 @@ class AttentionCritic(nn.Module):
         self.head1 = StackedLinear(
             sum(size for size, _ in parts), width, n_agents, first_inputs(*parts)
         )
-        self.head2 = StackedLinear(width, 1 if self.continuous else n_actions, n_agents)
+        n_values = 1 if self.continuous else n_actions
+        self.head2 = StackedLinear(width, n_values, n_agents, head=True)
         self.register_buffer("others", 1 - torch.eye(n_agents), persistent=False)
         self.register_buffer("never", _NEVER * torch.eye(n_agents), persistent=False)
 
@@ -183,9 +192,7 @@ class AttentionCritic(nn.Module):
             -1, self.heads, *attended.value.shape[1:]
         )
         mixed = mixed.permute(2, 0, 1, 3).reshape(attended.s.shape)
-        hidden = torch.baddbmm(
-            torch.baddbmm(self.head1.bias.unsqueeze(1), attended.s, by_state.mT), mixed, by_value.mT
-        )
+        hidden = added(added(self.head1.bias.unsqueeze(1), attended.s, by_state), mixed, by_value)
         if self.continuous:
             own = actions.unsqueeze(2) if own is None else own
             hidden = (hidden.unsqueeze(2) + torch.einsum("nakf,ahf->ankh", own, by_own)).flatten(
@@ -242,7 +249,7 @@ class AttentionCritic(nn.Module):
         encoded = grouped(rows, self.encoder.weight, self.encoder.bias)
         by_action = self.encoder.weight[..., self.obs_size :] * scale[..., self.obs_size :]
         _, by_state, by_own = self._head1_parts()
-        known = torch.baddbmm(self.head1.bias.unsqueeze(1), attended.s, by_state.mT)
+        known = added(self.head1.bias.unsqueeze(1), attended.s, by_state)
         if self.continuous:
             known = known.baddbmm(actions.transpose(0, 1), by_own.mT)
         chunks = zip(

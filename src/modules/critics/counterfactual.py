@@ -37,7 +37,7 @@ class CounterfactualCritic(nn.Module):
         )
         self.fc1 = Linear(n_inputs, width)
         self.fc2 = Linear(width, width)
-        self.fc3 = Linear(width, self.n_actions)
+        self.fc3 = Linear(width, self.n_actions, head=True)
         self.register_buffer("numbers", torch.eye(self.n_agents), persistent=False)
 
     def forward(self, state: Tensor, obs: Tensor, actions: Tensor) -> Tensor:

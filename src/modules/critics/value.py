@@ -50,7 +50,7 @@ class ValueLayers:
         elif not normed:
             self.fc2 = linear(hidden, hidden, groups)
         self.normed = normed
-        self.fc3 = linear(hidden, n_out, groups)
+        self.fc3 = linear(hidden, n_out, groups, head=True)
         if normed and self.recurrent:
             self.memory_norm = layer_norm(hidden, groups)
         if args.use_orthogonal:

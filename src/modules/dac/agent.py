@@ -24,7 +24,9 @@ class NormalHead(nn.Module):
     def __init__(self, args: SimpleNamespace) -> None:
         super().__init__()
         self.n_features = args.rnn_hidden_dim
-        self.fc = StackedLinear(args.rnn_hidden_dim + args.dac_m, args.n_actions, args.n_agents)
+        self.fc = StackedLinear(
+            args.rnn_hidden_dim + args.dac_m, args.n_actions, args.n_agents, head=True
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Values in all contexts: features [A, N, H] -> [A, N, m, U]."""
@@ -58,7 +60,7 @@ class HyperHead(nn.Module):
         n_features, n_actions = args.rnn_hidden_dim, args.n_actions
         self.n_actions = n_actions
         self.hyper_w = StackedLinear(args.dac_m, n_actions * n_features, args.n_agents)
-        self.hyper_b = StackedLinear(args.dac_m, n_actions, args.n_agents)
+        self.hyper_b = StackedLinear(args.dac_m, n_actions, args.n_agents, head=True)
         # Weights and biases of a hypernetwork add up: each has half of the range.
         bound = 0.5 / math.sqrt(n_features)
         for param in self.parameters():

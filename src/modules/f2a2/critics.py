@@ -42,6 +42,7 @@ class CopiedLinear(nn.Module):
         lead: (A, C, *inner); axes of the input that are 1 are shared.
         bias: whether there is one.
         used: bool [product of lead, n_in], the inputs that are no padding; None: all.
+        head: values come out, computed in float32 with every `precision`.
     """
 
     weight: Tensor
@@ -54,9 +55,10 @@ class CopiedLinear(nn.Module):
         lead: tuple[int, ...],
         bias: bool = True,
         used: Tensor | None = None,
+        head: bool = False,
     ) -> None:
         super().__init__()
-        self.lead = lead
+        self.lead, self.is_head = lead, head
         layer = StackedLinear(n_in, n_out, math.prod(lead), used)
         self.weight = nn.Parameter(layer.weight.detach().view(*lead, n_out, n_in))
         self.bias = nn.Parameter(layer.bias.detach().view(*lead, n_out)) if bias else None
@@ -66,7 +68,8 @@ class CopiedLinear(nn.Module):
         `rectify`.
         """
         bias = None if self.bias is None else self.bias.flatten(0, -2)
-        out = grouped(self._rows(x), self.weight.flatten(0, -3), bias, rectify, LEAKY)
+        weight = self.weight.flatten(0, -3)
+        out = grouped(self._rows(x), weight, bias, rectify, LEAKY, self.is_head)
         return out.view(*self.lead, *out.shape[-2:])
 
     def first(self, x: Tensor) -> Tensor:
@@ -236,7 +239,7 @@ class AttentionCopies(CriticCopies):
         self.key = CopiedLinear(width, width, self.lead, bias=False)
         self.value = CopiedLinear(width, width, self.lead)
         self.head1 = CopiedLinear(2 * width, width, self.lead)
-        self.head2 = CopiedLinear(width, u, self.lead)
+        self.head2 = CopiedLinear(width, u, self.lead, head=True)
         others = (~torch.eye(a, dtype=torch.bool)).nonzero()[:, 1].view(a, a - 1)
         self.register_buffer("others", others, persistent=False)
 
@@ -316,7 +319,7 @@ class CentralCopies(CriticCopies):
         a, u, width = self.n_agents, self.n_actions, self.width
         self.fc1 = CopiedLinear(a * self.obs_size + a * u + a, width, self.lead)
         self.fc2 = CopiedLinear(width, width, self.lead)
-        self.fc3 = CopiedLinear(width, u, self.lead)
+        self.fc3 = CopiedLinear(width, u, self.lead, head=True)
         self.register_buffer("numbers", torch.eye(a), persistent=False)
 
     def observe(self, obs: Tensor) -> Tensor:
@@ -346,7 +349,7 @@ class OwnCopies(CriticCopies):
         super().__init__(scheme, args, n_critics)
         self.fc1 = CopiedLinear(self.obs_size, self.width, self.lead)
         self.fc2 = CopiedLinear(self.width, self.width, self.lead)
-        self.fc3 = CopiedLinear(self.width, self.n_actions, self.lead)
+        self.fc3 = CopiedLinear(self.width, self.n_actions, self.lead, head=True)
 
     def observe(self, obs: Tensor) -> Tensor:
         """[A, C, M, U], which do not depend on the others' actions."""

@@ -105,9 +105,9 @@ class OtherAgentModels(nn.Module):
         # Reads character, mental state, observation.
         natural_inputs = first_inputs(encoded, encoded, (n_obs, sizes))
         self.natural1 = StackedLinear(2 * hidden + n_obs, width, groups, in_sizes=natural_inputs)
-        self.natural2 = StackedLinear(width, n_actions, groups)
+        self.natural2 = StackedLinear(width, n_actions, groups, head=True)
         self.impromptu1 = StackedLinear(n_obs, width, groups, in_sizes=sizes)
-        self.impromptu2 = StackedLinear(width, n_actions, groups)
+        self.impromptu2 = StackedLinear(width, n_actions, groups, head=True)
 
         self.register_buffer("character", torch.zeros(groups, hidden))
         shape = args.moa_trajectories, args.moa_trajectory_steps

@@ -108,7 +108,7 @@ void backward(const Shape& s, const Product& p, const Product& back, float scale
         }
         float* d_block = de + first * s.J * s.D;
         product(back, Start::zero, n * s.J, d_values.data, s.D, d_block);
-        outer(n * s.J, s.D, s.D, d_values.data, block, s.D, s.D, dw);
+        outer(p.half, n * s.J, s.D, s.D, d_values.data, block, s.D, s.D, dw);
         for (int64_t row = 0; row < n * s.J; row++) add(s.D, 1.0f, d_values.data + row * s.D, db);
         for (int64_t i = 0; i < n; i++) {
             const int64_t m = first + i;
@@ -134,9 +134,10 @@ void backward(const Shape& s, const Product& p, const Product& back, float scale
     }
 }
 
-Product packed_values(int64_t D, const float* w, const float* b, float slope, Buffer& to) {
-    pack(D, D, [&](int64_t k, int64_t n) { return w[n * D + k]; }, to.data);
-    return {D, D, to.data, b, true, slope};
+Product packed_values(int64_t D, const float* w, const float* b, float slope, bool half,
+                      Buffer& to) {
+    pack(D, D, half, [&](int64_t k, int64_t n) { return w[n * D + k]; }, to.data);
+    return {D, D, to.data, b, true, slope, half};
 }
 
 }  // namespace
@@ -144,14 +145,14 @@ Product packed_values(int64_t D, const float* w, const float* b, float slope, Bu
 extern "C" {
 
 // e [G, M, J, D], query [G, heads, M, D], w [G, D, D], b [G, D] -> mixed [G, M, D], weights
-// [G, M, J, heads].
+// [G, M, J, heads]; half: the values' operands are rounded to bfloat16, here and in the gradient.
 void attention_forward(int64_t G, int64_t M, int64_t J, int64_t D, int64_t heads, float scale,
                        float slope, const float* e, const float* query, const float* w,
-                       const float* b, int64_t threads, float* mixed, float* weights) {
+                       const float* b, int64_t half, int64_t threads, float* mixed, float* weights) {
     const Shape s{M, J, D, heads};
     in_parallel(G, threads, [&](int64_t g) {
-        Buffer to_values(D * panels_of(D) * WIDTH);
-        const Product p = packed_values(D, w + g * D * D, b + g * D, slope, to_values);
+        Buffer to_values(places(D, half) * panels_of(D) * WIDTH);
+        const Product p = packed_values(D, w + g * D * D, b + g * D, slope, half != 0, to_values);
         forward(s, p, scale, e + g * M * J * D, query + g * heads * M * D, mixed + g * M * D,
                 weights + g * M * J * heads);
     });
@@ -161,18 +162,18 @@ void attention_forward(int64_t G, int64_t M, int64_t J, int64_t D, int64_t heads
 // e, query, w and b.
 void attention_backward(int64_t G, int64_t M, int64_t J, int64_t D, int64_t heads, float scale,
                         float slope, const float* grad, const float* e, const float* query,
-                        const float* w, const float* b, const float* weights, int64_t threads,
-                        float* de, float* dquery, float* dw, float* db) {
+                        const float* w, const float* b, const float* weights, int64_t half,
+                        int64_t threads, float* de, float* dquery, float* dw, float* db) {
     const Shape s{M, J, D, heads};
     std::fill(dw, dw + G * D * D, 0.0f);
     std::fill(db, db + G * D, 0.0f);
     in_parallel(G, threads, [&](int64_t g) {
-        const int64_t size = D * panels_of(D) * WIDTH;
+        const int64_t size = places(D, half) * panels_of(D) * WIDTH;
         Buffer to_values(size), to_items(size);
         const float* own = w + g * D * D;
-        const Product p = packed_values(D, own, b + g * D, slope, to_values);
-        pack(D, D, [&](int64_t k, int64_t n) { return own[k * D + n]; }, to_items.data);
-        const Product back{D, D, to_items.data, nullptr, false, 0.0f};
+        const Product p = packed_values(D, own, b + g * D, slope, half != 0, to_values);
+        pack(D, D, half, [&](int64_t k, int64_t n) { return own[k * D + n]; }, to_items.data);
+        const Product back{D, D, to_items.data, nullptr, false, 0.0f, half != 0};
         backward(s, p, back, scale, grad + g * M * D, e + g * M * J * D, query + g * heads * M * D,
                  weights + g * M * J * heads, de + g * M * J * D, dquery + g * heads * M * D,
                  dw + g * D * D, db + g * D);

@@ -16,6 +16,7 @@ from torch import Tensor
 from modules.kernels import build
 from modules.kernels.calls import SIZE, address, usable
 from modules.kernels.linear import relu_
+from utils.precision import rounded
 
 
 def attend(items: Tensor, query: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
@@ -38,9 +39,10 @@ def attend(items: Tensor, query: Tensor, weight: Tensor, bias: Tensor, slope: fl
     operands = items, query, weight, bias
     if not usable(*operands) or build.load("attention") is None:
         return _by_torch(*operands, slope)
+    half = rounded(items.shape[-1])
     if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
-        return _Attention.apply(*operands, slope)
-    return _forward(*operands, slope)[0]
+        return _Attention.apply(*operands, slope, half)
+    return _forward(*operands, slope, half)[0]
 
 
 def _by_torch(items: Tensor, query: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
@@ -55,7 +57,7 @@ def _by_torch(items: Tensor, query: Tensor, weight: Tensor, bias: Tensor, slope:
 
 
 def _forward(
-    items: Tensor, query: Tensor, weight: Tensor, bias: Tensor, slope: float
+    items: Tensor, query: Tensor, weight: Tensor, bias: Tensor, slope: float, half: bool
 ) -> tuple[Tensor, Tensor]:
     """[G, M, D], and the weights of the items, [G, M, J, h]."""
     items, query, weight, bias = (t.detach().contiguous() for t in (items, query, weight, bias))
@@ -64,7 +66,7 @@ def _forward(
     attention = items.new_empty(groups, samples, n_items, query.shape[1])
     _library().attention_forward(
         *_layout(items, query), c_float(slope), *map(address, (items, query, weight, bias)),
-        SIZE(torch.get_num_threads()), address(out), address(attention),
+        SIZE(half), SIZE(torch.get_num_threads()), address(out), address(attention),
     )  # fmt: skip
     return out, attention
 
@@ -74,11 +76,17 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, items: Tensor, query: Tensor, weight: Tensor, bias: Tensor, slope: float
+        ctx: Any,
+        items: Tensor,
+        query: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        slope: float,
+        half: bool,
     ) -> Tensor:
-        out, attention = _forward(items, query, weight, bias, slope)
+        out, attention = _forward(items, query, weight, bias, slope, half)
         ctx.save_for_backward(items, query, weight, bias, attention)
-        ctx.slope = slope
+        ctx.slope, ctx.half = slope, half
         return out
 
     @staticmethod
@@ -89,9 +97,9 @@ class _Attention(torch.autograd.Function):
         _library().attention_backward(
             *_layout(items, query), c_float(ctx.slope),
             *map(address, (grad.contiguous(), items, query, weight, bias, attention)),
-            SIZE(torch.get_num_threads()), *map(address, grads),
+            SIZE(ctx.half), SIZE(torch.get_num_threads()), *map(address, grads),
         )  # fmt: skip
-        return (*grads, None)
+        return (*grads, None, None)
 
 
 def _layout(items: Tensor, query: Tensor) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ def gru_sequence(
     bias_hh: Tensor,
     sizes: Sequence[int],
     gates: Tensor | None = None,
+    half: bool = False,
 ) -> Tensor:
     """Hidden states of ragged sequences from a zero state; arguments as in `modules.layers.GRU`.
 
@@ -36,6 +37,7 @@ def gru_sequence(
         x: [(G,) R, F].
         gates: [(G,) R, 4 H], where the backward pass wants to find r, z, the candidate and what the
             hidden state adds to it; None to keep nothing.
+        half: the products' operands are rounded to bfloat16.
 
     Returns:
         [(G,) R, H].
@@ -47,6 +49,7 @@ def gru_sequence(
         address(x),
         *map(address, weights),
         *_steps(sizes),
+        SIZE(half),
         address(out),
         address(gates),
     )
@@ -65,17 +68,18 @@ class GRUSequence(torch.autograd.Function):
         bias_ih: Tensor,
         bias_hh: Tensor,
         sizes: list[int],
+        half: bool = False,
     ) -> Tensor:
         gates = x.new_empty(*x.shape[:-1], 4 * weight_hh.shape[-1])
-        out = gru_sequence(x, weight_ih, weight_hh, bias_ih, bias_hh, sizes, gates)
+        out = gru_sequence(x, weight_ih, weight_hh, bias_ih, bias_hh, sizes, gates, half)
         ctx.save_for_backward(x, weight_ih, weight_hh, bias_ih, bias_hh, out, gates)
-        ctx.sizes = sizes
+        ctx.sizes, ctx.half = sizes, half
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # a gradient of this gradient is wanted
-            return (*gru_steps.gradients(ctx.saved_tensors[:5], ctx.sizes, grad), None)
+            return (*gru_steps.gradients(ctx.saved_tensors[:5], ctx.sizes, grad), None, None)
         out, gates = ctx.saved_tensors[5:]
         x, weight_ih, weight_hh, grad = (t.contiguous() for t in (*ctx.saved_tensors[:3], grad))
         n_hidden = weight_hh.shape[-1]
@@ -86,6 +90,7 @@ class GRUSequence(torch.autograd.Function):
             *_shape(x, weight_hh),
             *map(address, (grad, out, gates, x, weight_ih, weight_hh)),
             *_steps(ctx.sizes),
+            SIZE(ctx.half),
             *map(address, (grad_x, grad_i, grad_hh, grad_bias)),
         )
         # The kernel has the candidate's gradient first for the inputs and last for the hidden
@@ -97,6 +102,7 @@ class GRUSequence(torch.autograd.Function):
             grad_hh,
             grad_bias_i,
             grad_bias[..., n_hidden:],
+            None,
             None,
         )
 

@@ -45,7 +45,7 @@ void backward(Layer l, const Product& p, int64_t R, const float* grad, const flo
             g = masked.data;
         }
         if (dx != nullptr) product(p, Start::zero, n, g, l.N, dx + row * l.K);
-        outer(n, l.N, l.N, g, x + row * l.stride, l.stride, l.K, dw);
+        outer(p.half, n, l.N, l.N, g, x + row * l.stride, l.stride, l.K, dw);
         for (int64_t m = 0; db != nullptr && m < n; m++) add(l.N, g + m * l.N, db);
     }
 }
@@ -59,23 +59,30 @@ int64_t part_of(int64_t R, int64_t parts) {
 
 extern "C" {
 
+// Whether this processor multiplies pairs of bfloat16 numbers.
+int64_t takes_bfloat16() {
+    return HAS_BFLOAT16;
+}
+
 // x [G, R, K], its groups and rows `group_stride` and `row_stride` apart, w [G, N, K], b [G, N]
-// (null: none) -> out [G, R, N], through a ReLU if `rectify`, of this slope below 0.
+// (null: none) -> out [G, R, N], through a ReLU if `rectify`, of this slope below 0; half: the
+// operands are rounded to bfloat16, here and in the gradient.
 void linear_forward(int64_t G, int64_t R, int64_t K, int64_t N, const float* x,
                     int64_t group_stride, int64_t row_stride, const float* w, const float* b,
-                    int64_t rectify, float slope, int64_t threads, float* out) {
+                    int64_t rectify, float slope, int64_t half, int64_t threads, float* out) {
     const Layer l{K, N, row_stride};
-    const int64_t size = K * panels_of(N) * WIDTH, parts = G > 1 ? 1 : threads;
+    const int64_t size = places(K, half) * panels_of(N) * WIDTH, parts = G > 1 ? 1 : threads;
     const int64_t share = part_of(R, parts);
     Buffer packed(G * size);
     in_parallel(G, threads, [&](int64_t g) {
         pack(
-            K, N, [&](int64_t k, int64_t n) { return w[(g * N + n) * K + k]; },
+            K, N, half, [&](int64_t k, int64_t n) { return w[(g * N + n) * K + k]; },
             packed.data + g * size);
     });
     in_parallel(G * parts, threads, [&](int64_t i) {
         const int64_t g = i / parts, first = i % parts * share;
-        const Product p{K, N, packed.data + g * size, b ? b + g * N : nullptr, rectify != 0, slope};
+        const float* bias = b ? b + g * N : nullptr;
+        const Product p{K, N, packed.data + g * size, bias, rectify != 0, slope, half != 0};
         forward(l, p, std::min(share, R - first), x + g * group_stride + first * row_stride,
                 out + (g * R + first) * N);
     });
@@ -85,9 +92,10 @@ void linear_forward(int64_t G, int64_t R, int64_t K, int64_t N, const float* x,
 // wanted), dw [G, N, K], db [G, N] (null: no bias).
 void linear_backward(int64_t G, int64_t R, int64_t K, int64_t N, const float* grad,
                      const float* out, float slope, const float* x, int64_t group_stride,
-                     int64_t row_stride, const float* w, int64_t threads, float* dx, float* dw, float* db) {
+                     int64_t row_stride, const float* w, int64_t half, int64_t threads, float* dx,
+                     float* dw, float* db) {
     const Layer l{K, N, row_stride};
-    const int64_t size = dx ? N * panels_of(K) * WIDTH : 0, parts = G > 1 ? 1 : threads;
+    const int64_t size = dx ? places(N, half) * panels_of(K) * WIDTH : 0, parts = G > 1 ? 1 : threads;
     const int64_t share = part_of(R, parts), own = N * K + N;
     Buffer packed(G * size), others((parts - 1) * own);
     std::fill(dw, dw + G * N * K, 0.0f);
@@ -95,12 +103,12 @@ void linear_backward(int64_t G, int64_t R, int64_t K, int64_t N, const float* gr
     if (dx != nullptr)
         in_parallel(G, threads, [&](int64_t g) {
             pack(
-                N, K, [&](int64_t k, int64_t n) { return w[(g * N + k) * K + n]; },
+                N, K, half, [&](int64_t k, int64_t n) { return w[(g * N + k) * K + n]; },
                 packed.data + g * size);
         });
     in_parallel(G * parts, threads, [&](int64_t i) {
         const int64_t g = i / parts, part = i % parts, first = part * share;
-        const Product p{N, K, packed.data + g * size, nullptr, false, 0.0f};
+        const Product p{N, K, packed.data + g * size, nullptr, false, 0.0f, half != 0};
         float* to = part ? others.data + (part - 1) * own : dw + g * N * K;
         float* to_bias = part ? to + N * K : db + g * N;
         backward(l, p, std::min(share, R - first), grad + (g * R + first) * N,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modules.kernels import build
 from modules.kernels.calls import SIZE, address, usable
+from utils.precision import rounded
 
 LEAST_WORK = 2_000_000  # multiplications below which the call costs more than it gains
 WORK_PER_THREAD = 20_000_000  # multiplications below which a second thread costs more
@@ -37,8 +38,19 @@ def available(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     )
 
 
+def takes_bfloat16() -> bool:
+    """Whether the kernels of this machine can round operands to bfloat16."""
+    library = build.load("linear")
+    return library is not None and bool(library.takes_bfloat16())
+
+
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool = False, slope: float = 0.0
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rectify: bool = False,
+    slope: float = 0.0,
+    half: bool = False,
 ) -> Tensor:
     """x weight^T + bias for every group, through a ReLU if `rectify`.
 
@@ -47,6 +59,7 @@ def linear(
         weight: [(G,) N, K].
         bias: [(G,) N] or None.
         slope: of the ReLU below 0, not negative; above 0 it is a leaky one.
+        half: the products' operands are rounded to bfloat16, here and in the gradient.
 
     Returns:
         [(G,) R, N].
@@ -54,18 +67,20 @@ def linear(
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, weight, bias)
     ):
-        return _Linear.apply(x, weight, bias, rectify, slope)
-    return _forward(x, weight, bias, rectify, slope)
+        return _Linear.apply(x, weight, bias, rectify, slope, half)
+    return _forward(x, weight, bias, rectify, slope, half)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool, slope: float) -> Tensor:
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool, slope: float, half: bool
+) -> Tensor:
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     out = x.new_empty(*weight.shape[:-2], x.shape[-2], weight.shape[-2])
     sizes, strides, threads = _layout(x, weight)
     _library().linear_forward(
         *sizes, address(x), *strides, address(weight), address(bias), SIZE(rectify),
-        c_float(slope), threads, address(out),
+        c_float(slope), SIZE(half), threads, address(out),
     )  # fmt: skip
     return out
 
@@ -75,10 +90,16 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rectify: bool, slope: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rectify: bool,
+        slope: float,
+        half: bool,
     ) -> Tensor:
-        out = _forward(x, weight, bias, rectify, slope)
-        ctx.slope = slope
+        out = _forward(x, weight, bias, rectify, slope, half)
+        ctx.slope, ctx.half = slope, half
         ctx.save_for_backward(x, weight, bias, out if rectify else None)
         return out
 
@@ -86,7 +107,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, out = ctx.saved_tensors
         if torch.is_grad_enabled():  # a gradient of this gradient is wanted
-            return (*_differentiable(grad, x, weight, bias, out, ctx.slope), None, None)
+            return (*_differentiable(grad, x, weight, bias, out, ctx.slope), *[None] * 3)
         grad, weight = grad.contiguous(), weight.contiguous()
         of_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] and x.dim() == weight.dim() else None
         of_weight = torch.empty_like(weight)
@@ -94,14 +115,14 @@ class _Linear(torch.autograd.Function):
         sizes, strides, threads = _layout(x, weight)
         _library().linear_backward(
             *sizes, address(grad), address(out), c_float(ctx.slope), address(x), *strides,
-            address(weight), threads, *map(address, (of_x, of_weight, of_bias)),
+            address(weight), SIZE(ctx.half), threads, *map(address, (of_x, of_weight, of_bias)),
         )  # fmt: skip
         if ctx.needs_input_grad[0] and of_x is None:
             # All groups read the same rows.
             if out is not None:
                 grad = _before_relu(grad, out, ctx.slope)
             of_x = torch.matmul(grad, weight).sum(0)
-        return of_x, of_weight, of_bias, None, None
+        return of_x, of_weight, of_bias, None, None, None
 
 
 def _differentiable(
@@ -144,6 +165,7 @@ def affine(
     bias: Tensor | None = None,
     rectify: bool = False,
     slope: float = 0.0,
+    head: bool = False,
 ) -> Tensor:
     """`F.linear`, and a ReLU behind it if `rectify`, by whichever way is faster.
 
@@ -152,16 +174,28 @@ def affine(
         weight: [N, K].
         bias: [N] or None.
         slope: of the ReLU below 0.
+        head: float32 with every `precision`.
 
     Returns:
         [..., N].
     """
+    half = not head and rounded(len(weight))
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     if available(rows, weight, bias):
-        out = linear(rows, weight, bias, rectify, slope)
+        out = linear(rows, weight, bias, rectify, slope, half)
         return out.view(*x.shape[:-1], out.shape[-1])
-    out = F.linear(x, weight, bias)
+    if half and x.is_cuda:
+        out = F.linear(*in_bfloat16(x, weight, bias)).float()
+    else:
+        out = F.linear(x, weight, bias)
     return relu_(out, slope) if rectify else out
+
+
+def in_bfloat16(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A layer's operands rounded, for products on a GPU."""
+    return x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
 
 
 def relu_(x: Tensor, slope: float) -> Tensor:

@@ -3,6 +3,10 @@
 // A product works on ROWS rows and up to PANELS panels of WIDTH columns at once. Vectors are GCC's
 // and Clang's vector extension: the compiler chooses the instructions of the machine that it runs
 // on.
+//
+// A product is computed in float32, or with operands rounded to bfloat16 whose products are summed
+// in float32 (HALF). Two bfloat16 numbers that are multiplied one after the other lie in the place
+// of one float, a pair, so that both have the same loops.
 
 #pragma once
 
@@ -12,6 +16,15 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define HAS_BFLOAT16 1
+#else
+#define HAS_BFLOAT16 0
+#endif
 
 namespace {
 
@@ -37,19 +50,46 @@ inline void store(float* p, vec v) {
     std::memcpy(p, &v, sizeof v);
 }
 
-// The first n <= WIDTH entries; the others are zero, or left alone.
+// The first n entries, WIDTH at most; the others are zero, or left alone. Instructions with a mask
+// for what does not fill a vector: a call of memcpy would empty all registers. Not for full ones:
+// what is stored with a mask and read soon has to wait until it has reached the cache.
+#if defined(__AVX512F__)
+inline __mmask16 first_of(int64_t n) {
+    return n >= WIDTH ? 0xffff : (1 << n) - 1;
+}
 inline vec load(const float* p, int64_t n) {
-    if (n >= WIDTH) return load(p);
-    vec v{};
-    std::memcpy(&v, p, n * sizeof(float));
-    return v;
+    return (vec)_mm512_maskz_loadu_ps(first_of(n), p);
 }
 inline void store(float* p, vec v, int64_t n) {
     if (n >= WIDTH)
         store(p, v);
     else
-        std::memcpy(p, &v, n * sizeof(float));
+        _mm512_mask_storeu_ps(p, first_of(n), (__m512)v);
 }
+#elif defined(__AVX2__)
+inline __m256i first_of(int64_t n) {
+    const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(int32_t(std::min<int64_t>(n, WIDTH))), places);
+}
+inline vec load(const float* p, int64_t n) {
+    return (vec)_mm256_maskload_ps(p, first_of(n));
+}
+inline void store(float* p, vec v, int64_t n) {
+    if (n >= WIDTH)
+        store(p, v);
+    else
+        _mm256_maskstore_ps(p, first_of(n), (__m256)v);
+}
+#else
+inline vec load(const float* p, int64_t n) {
+    vec v{};
+    std::memcpy(&v, p, std::min<int64_t>(n, WIDTH) * sizeof(float));
+    return v;
+}
+inline void store(float* p, vec v, int64_t n) {
+    std::memcpy(p, &v, std::min<int64_t>(n, WIDTH) * sizeof(float));
+}
+#endif
 
 // exp by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7.
 inline vec exponential(vec x) {
@@ -88,6 +128,83 @@ struct Buffer {  // aligned, zero at first
     }
 };
 
+// --- bfloat16 ---
+
+// How many floats K entries of an operand take: entries, or pairs of them.
+inline int64_t places(int64_t K, bool half) {
+    return half ? (K + 1) / 2 : K;
+}
+
+// sum + a w, for a the same number (or pair) in all columns.
+template <bool HALF>
+inline vec multiply_add(vec sum, float a, vec w) {
+#if HAS_BFLOAT16
+    if (HALF)
+        return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_ps(a));
+#endif
+    return sum + a * w;
+}
+
+// Pairs of a number of `low` and the one of `high` in the same place.
+inline vec paired(vec low, vec high) {
+#if HAS_BFLOAT16
+    const auto bits = [](vec v) {
+        return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+    };
+    return (vec)_mm512_or_si512(bits(low), _mm512_slli_epi32(bits(high), 16));
+#else
+    return low + high;  // never called: see `takes_bfloat16`
+#endif
+}
+
+// 2 WIDTH numbers in a row, as pairs of neighbours.
+inline vec neighbours(vec first, vec second) {
+#if HAS_BFLOAT16
+    return (vec)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+#else
+    return first + second;
+#endif
+}
+
+// [rows, K], rows `stride` apart -> pairs of neighbours in a row [rows, (K + 1) / 2].
+inline void pair_columns(int64_t rows, int64_t K, const float* from, int64_t stride, float* to) {
+    for (int64_t m = 0; m < rows; m++, from += stride, to += places(K, true))
+        for (int64_t k = 0; k < K; k += 2 * WIDTH) {
+            const int64_t n = K - k;
+            const vec second = n > WIDTH ? load(from + k + WIDTH, n - WIDTH) : vec{};
+            store(to + k / 2, neighbours(load(from + k, n), second), (n + 1) / 2);
+        }
+}
+
+// [rows, K], rows `stride` apart -> pairs of a row and the next one [(rows + 1) / 2, K].
+inline void pair_rows(int64_t rows, int64_t K, const float* from, int64_t stride, float* to) {
+    for (int64_t m = 0; m < rows; m += 2, from += 2 * stride, to += K)
+        for (int64_t k = 0; k < K; k += WIDTH) {
+            const vec next = m + 1 < rows ? load(from + stride + k, K - k) : vec{};
+            store(to + k, paired(load(from + k, K - k), next), K - k);
+        }
+}
+
+// Memory of this thread for `n` floats, until it is asked for again under the same number.
+inline float* scratch(int which, int64_t n) {
+    thread_local std::vector<float> memory[2];
+    if (int64_t(memory[which].size()) < n) memory[which].resize(n);
+    return memory[which].data();
+}
+
+// Numbers, or as pairs with the following one, `entry(k)` for k < K.
+template <class Entry>
+inline void pack_row(int64_t K, int64_t k, bool half, int n, const Entry& entry, float* to) {
+    const auto column = [&](int64_t at) {
+        vec v{};
+        for (int c = 0; c < n && at < K; c++) v[c] = entry(at, c);
+        return v;
+    };
+    store(to, half ? paired(column(2 * k), column(2 * k + 1)) : column(k));
+}
+
+// --- Products ---
+
 // How many panels of N columns are worked on together from panel `first` on: up to PANELS full
 // ones; a last one that the columns do not fill stands alone.
 inline int64_t group_of(int64_t first, int64_t N) {
@@ -97,15 +214,14 @@ inline int64_t group_of(int64_t first, int64_t N) {
 
 // Packs a matrix [K, N], entry (k, n) from `entry`, as groups of panels [group][k][panel][WIDTH].
 template <class Entry>
-void pack(int64_t K, int64_t N, const Entry& entry, float* to) {
+void pack(int64_t K, int64_t N, bool half, const Entry& entry, float* to) {
     const int64_t panels = panels_of(N);
     for (int64_t first = 0; first < panels; first += group_of(first, N))
-        for (int64_t k = 0; k < K; k++)
-            for (int64_t j = first; j < first + group_of(first, N); j++)
-                for (int c = 0; c < WIDTH; c++, to++) {
-                    const int64_t n = j * WIDTH + c;
-                    *to = n < N ? entry(k, n) : 0.0f;
-                }
+        for (int64_t k = 0; k < places(K, half); k++)
+            for (int64_t j = first; j < first + group_of(first, N); j++, to += WIDTH)
+                pack_row(
+                    K, k, half, std::min<int64_t>(WIDTH, N - j * WIDTH),
+                    [&](int64_t at, int c) { return entry(at, j * WIDTH + c); }, to);
 }
 
 // Columns from `column` on of a row with N of them; FULL: a whole vector of them is there.
@@ -163,29 +279,35 @@ struct Product {
     const float* bias;    // [N], with Start::bias
     bool rectify;         // through a ReLU, leaky where `slope` is not 0
     float slope;
+    bool half;  // packed as pairs
 };
 
-template <int M, int J, bool FULL>
+template <bool HALF, int M, int J, bool FULL>
 inline void product_tile(const Product& p, Start start, const float* a, int64_t stride,
                          const float* weights, float* to, int64_t column) {
     vec sums[M][J];
+    // All loops are unrolled, or the sums would not stay in registers.
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) {
             const int64_t n = column + j * WIDTH;
             sums[m][j] = start == Start::zero    ? vec{}
                          : start == Start::there ? part<FULL>(to + m * p.N, n, p.N)
                                                  : part<FULL>(p.bias, n, p.N);
         }
-    for (int64_t k = 0; k < p.K; k++, weights += J * WIDTH) {
+    for (int64_t k = 0; k < places(p.K, HALF); k++, weights += J * WIDTH) {
         vec w[J];
         for (int j = 0; j < J; j++) w[j] = load(weights + j * WIDTH);
 #pragma GCC unroll 6
         for (int m = 0; m < M; m++) {
             const float v = a[m * stride + k];
-            for (int j = 0; j < J; j++) sums[m][j] += v * w[j];
+            for (int j = 0; j < J; j++) sums[m][j] = multiply_add<HALF>(sums[m][j], v, w[j]);
         }
     }
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) {
             const vec sum = sums[m][j];
             // Comparing so that NaN stays NaN.
@@ -194,27 +316,39 @@ inline void product_tile(const Product& p, Start start, const float* a, int64_t 
         }
 }
 
-// to [rows, N] = or += a [rows, K], rows `stride` apart, times a packed matrix [K, N].
-inline void product(const Product& p, Start start, int64_t rows, const float* a, int64_t stride,
-                    float* to) {
+template <bool HALF>
+inline void multiply(const Product& p, Start start, int64_t rows, const float* a, int64_t stride,
+                     float* to) {
     const int64_t panels = panels_of(p.N);
     for (int64_t first = 0; first < panels; first += group_of(first, p.N)) {
-        const float* weights = p.packed + first * p.K * WIDTH;
+        const float* weights = p.packed + first * places(p.K, HALF) * WIDTH;
         const int64_t column = first * WIDTH;
         for_panels(group_of(first, p.N), p.N - column, [&](auto j, auto full) {
             for_rows(rows, [&](auto m, int64_t row) {
-                product_tile<decltype(m)::value, decltype(j)::value, decltype(full)::value>(
+                product_tile<HALF, decltype(m)::value, decltype(j)::value, decltype(full)::value>(
                     p, start, a + row * stride, stride, weights, to + row * p.N, column);
             });
         });
     }
 }
 
-template <int O, int J, bool FULL>
+// to [rows, N] = or += a [rows, K], rows `stride` apart, times a packed matrix [K, N].
+inline void product(const Product& p, Start start, int64_t rows, const float* a, int64_t stride,
+                    float* to) {
+    if (!p.half) return multiply<false>(p, start, rows, a, stride, to);
+    const int64_t width = places(p.K, true);
+    float* pairs = scratch(0, rows * width);
+    pair_columns(rows, p.K, a, stride, pairs);
+    multiply<true>(p, start, rows, pairs, width, to);
+}
+
+template <bool HALF, int O, int J, bool FULL>
 inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float* x,
                        int64_t x_stride, int64_t N, int64_t column, float* to) {
     vec sums[O][J];
+#pragma GCC unroll 6
     for (int o = 0; o < O; o++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) sums[o][j] = part<FULL>(to + o * N, column + j * WIDTH, N);
     for (int64_t m = 0; m < rows; m++) {
         vec v[J];
@@ -222,26 +356,39 @@ inline void outer_tile(int64_t rows, int64_t stride, const float* g, const float
 #pragma GCC unroll 6
         for (int o = 0; o < O; o++) {
             const float scale = g[m * stride + o];
-            for (int j = 0; j < J; j++) sums[o][j] += scale * v[j];
+            for (int j = 0; j < J; j++) sums[o][j] = multiply_add<HALF>(sums[o][j], scale, v[j]);
         }
     }
+#pragma GCC unroll 6
     for (int o = 0; o < O; o++)
+#pragma GCC unroll 4
         for (int j = 0; j < J; j++) put<FULL>(to + o * N, column + j * WIDTH, N, sums[o][j]);
 }
 
-// to [K, N] += g^T x for g [rows, K], rows `stride` apart, and x [rows, N], rows `x_stride` apart.
-inline void outer(int64_t rows, int64_t K, int64_t stride, const float* g, const float* x,
-                  int64_t x_stride, int64_t N, float* to) {
+template <bool HALF>
+inline void add_outer(int64_t rows, int64_t K, int64_t stride, const float* g, const float* x,
+                      int64_t x_stride, int64_t N, float* to) {
     const int64_t panels = panels_of(N);
     for (int64_t first = 0; first < panels; first += group_of(first, N)) {
         const int64_t column = first * WIDTH;
         for_panels(group_of(first, N), N - column, [&](auto j, auto full) {
             for_rows(K, [&](auto o, int64_t k) {
-                outer_tile<decltype(o)::value, decltype(j)::value, decltype(full)::value>(
+                outer_tile<HALF, decltype(o)::value, decltype(j)::value, decltype(full)::value>(
                     rows, stride, g + k, x, x_stride, N, column, to + k * N);
             });
         });
     }
+}
+
+// to [K, N] += g^T x for g [rows, K], rows `stride` apart, and x [rows, N], rows `x_stride` apart.
+inline void outer(bool half, int64_t rows, int64_t K, int64_t stride, const float* g,
+                  const float* x, int64_t x_stride, int64_t N, float* to) {
+    if (!half) return add_outer<false>(rows, K, stride, g, x, x_stride, N, to);
+    const int64_t pairs = places(rows, true);
+    float *g_pairs = scratch(0, pairs * K), *x_pairs = scratch(1, pairs * N);
+    pair_rows(rows, K, g, stride, g_pairs);
+    pair_rows(rows, N, x, x_stride, x_pairs);
+    add_outer<true>(pairs, K, K, g_pairs, x_pairs, N, N, to);
 }
 
 // Calls work(i) for i = 0 .. n - 1, shared out among threads.

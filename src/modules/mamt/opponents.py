@@ -60,7 +60,7 @@ class OpponentPolicies(nn.Module):
             max(obs_sizes), hidden_dim, n_pairs, in_sizes=in_sizes, rectify=True, slope=LEAKY
         )
         self.fc2 = StackedLinear(hidden_dim, hidden_dim, n_pairs, rectify=True, slope=LEAKY)
-        self.fc3 = StackedLinear(hidden_dim, n_outputs, n_pairs)
+        self.fc3 = StackedLinear(hidden_dim, n_outputs, n_pairs, head=True)
 
     def forward(self, obs: Tensor) -> Tensor:
         """obs [N, A, O] -> [P, N, n_outputs]; entries of actions that agent j does not have mean
