@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from envs.compiled import kernel
+from envs.starcraft import smac_hard
 from envs.starcraft.battle import (
     ORDER_ATTACK,
     ORDER_ATTACK_MOVE,
@@ -25,7 +26,6 @@ from envs.starcraft.battle import (
     Battle,
     Workers,
 )
-from envs.starcraft import smac_hard
 from envs.starcraft.facts import UNIT_NAMES, MapInfo, UnitType, unit_type
 from envs.starcraft.options import OWN_SCRIPTS, SCRIPTS
 from envs.starcraft.sim.tables import pack

@@ -653,7 +653,9 @@ def _free_group(units, b, a, n, group, free, x, y):
 
 @njit
 def _join_another(units, b, a, n, group, u):
-    """Puts baneling u into the nearest other group of 1 to 4, or else into an empty one."""
+    """Puts baneling u into the nearest other group of 1 to 4, or else into an empty one, with
+    which it moves in this step already if that group's turn is still to come.
+    """
     best, shortest, empty = -1, np.inf, -1
     for g in range(HOMES.shape[0]):
         if g == group[b, u]:
