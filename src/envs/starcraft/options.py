@@ -195,7 +195,7 @@ class HardOptions(GameOptions):
     """`sc2hard`."""
 
     module: str = "smac_hard.env"  # where the package has its environment
-    # further arguments of the package's environment, e.g. the chances of its scripts
+    # further arguments of the package's environment
     kwargs: Mapping[str, Any] | None = None
 
 
