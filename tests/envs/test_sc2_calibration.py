@@ -132,8 +132,9 @@ def test_the_page_keeps_its_prose(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "ROOT", tmp_path)
     calibration.main([*arguments, "--page"])
     text = page.read_text()
-    assert text.startswith("# Prose\n") and text.endswith("\nthe end\n")
-    assert "old" not in text
+    assert text.startswith("# Prose\n")
+    assert text.endswith("\nthe end\n")
+    assert "\nold\n" not in text
     assert "| 2s3z | 90 | 90.5 |" in text
     assert calibration.NOT_RUN in text
     page.write_text("nothing")
