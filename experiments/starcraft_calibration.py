@@ -108,13 +108,13 @@ def play_all(maps: Sequence[str], battles: int) -> dict[str, tuple[Played, Playe
 
 def kept_plays() -> dict[str, tuple[Played, Played]]:
     """The kept figures, as `play_all`."""
-    return {
-        name: tuple(
-            Played(wins / 100, returns, length)
-            for wins, returns, length in (row["heuristic"], row["random"])
-        )
-        for name, row in published()["simulator"]["played"]["maps"].items()
-    }
+
+    def one(figures: Sequence[float]) -> Played:
+        wins, returns, length = figures
+        return Played(wins / 100, returns, length)
+
+    maps = published()["simulator"]["played"]["maps"]
+    return {name: (one(row["heuristic"]), one(row["random"])) for name, row in maps.items()}
 
 
 def table(played: Mapping[str, tuple[Played, Played]]) -> str:
