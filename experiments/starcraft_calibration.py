@@ -55,6 +55,7 @@ MARKS = (250_000, 500_000, 1_000_000, 2_000_000, 10_000_000)
 # A run counts at a mark if it came this near to it, and evaluations up to this much beyond it.
 NEAR = 0.03
 EVALUATIONS = 5
+FEWEST_MAPS = 5  # that a rank correlation is computed of
 NOT_RUN = "not run"
 
 
@@ -262,10 +263,10 @@ def curves(learned: Learned) -> str:
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    """Spearman's, of (game, simulator); nan for less than three maps or where one side is
+    """Spearman's, of (game, simulator); nan for less than `FEWEST_MAPS` or where one side is
     constant.
     """
-    if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+    if len(pairs) < FEWEST_MAPS or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
         return float("nan")
     return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
@@ -302,8 +303,8 @@ def tables(played: Mapping[str, tuple[Played, Played]], learned: Learned) -> str
         "### Rank correlation",
         _wrapped(
             "The table shows Spearman's rank correlation of the maps' win rates in the simulator "
-            "with those in the game. It needs three maps or more with both figures, which must not "
-            "be all alike."
+            "with those in the game. It is given for five maps or more with both figures, "
+            "unless they are all alike."
         ),
         "\n".join(markdown_table(["figures", "maps", "correlation"], rows)),
     ]

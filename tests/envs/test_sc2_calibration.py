@@ -117,11 +117,11 @@ def test_ours_are_the_last_evaluations_before_the_mark():
 
 
 def test_the_rank_correlation():
-    # ranks 1 2 3 4 against 2 1 3 4: 1 - 6 * 2 / (4 * 15)
-    pairs = [(0.0, 20.0), (10.0, 5.0), (20.0, 60.0), (90.0, 70.0)]
-    assert calibration.rank_correlation(pairs) == pytest.approx(0.8)
-    assert np.isnan(calibration.rank_correlation(pairs[:2]))
-    assert np.isnan(calibration.rank_correlation([(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]))
+    # ranks 1 2 3 4 5 against 2 1 3 4 5: 1 - 6 * 2 / (5 * 24)
+    pairs = [(0.0, 20.0), (10.0, 5.0), (20.0, 60.0), (90.0, 70.0), (95.0, 71.0)]
+    assert calibration.rank_correlation(pairs) == pytest.approx(0.9)
+    assert np.isnan(calibration.rank_correlation(pairs[:4]))
+    assert np.isnan(calibration.rank_correlation([(0.0, float(k)) for k in range(5)]))
 
 
 def test_the_page_keeps_its_prose(tmp_path, monkeypatch):
