@@ -19,6 +19,7 @@ from components.episode_buffer import EpisodeBatch, PrioritizedReplayBuffer, Rep
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
+from learners.resets import Resets
 from utils.errors import ConfigError
 from utils.seeding import derive_seed
 
@@ -60,6 +61,8 @@ def describe_env(args: SimpleNamespace, env_info: Mapping[str, Any]) -> None:
     args.env_info = env_info
     if vars(args).get("agent_own_state_size") is True:
         args.agent_own_state_size = _own_state_size(args)
+    if vars(args).get("cama_parts") == []:
+        args.cama_parts = list(env_info.get("obs_parts", [args.obs_shape]))
     args.continuous_actions = env_info.get("continuous_actions", False)
 
 
@@ -160,6 +163,19 @@ def build_learner(args: SimpleNamespace, logger: Any) -> tuple[Any, Any]:
         raise ConfigError(
             f"learner '{args.learner}' does not weight episodes (per_weight): set use_per=False"
         )
+    if args.reset_interval and not getattr(learner_class, "resets_networks", False):
+        raise ConfigError(
+            f"learner '{args.learner}' does not know resets of its networks: set reset_interval=0"
+        )
+    mac, learner = _new_learner(learner_class, logger, args)
+    if args.reset_interval:
+        learner.resets = Resets(
+            learner, args, fresh=lambda: _new_learner(learner_class, logger, args)[1]
+        )
+    return mac, learner
+
+
+def _new_learner(learner_class: Any, logger: Any, args: SimpleNamespace) -> tuple[Any, Any]:
     mac = build_mac(args)
     learner = learner_class(mac, new_batch(args, mac=mac).scheme, logger, args)
     if args.device == "cuda":

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from assembly import assemble, scheme_of
+from components.augmentation import AmplitudeScaling
 from components.episode_buffer import PRIORITY_FLOOR, EpisodeBatch, PrioritizedReplayBuffer
 from components.transitions import Transitions
 from runners import REGISTRY as RUNNERS
@@ -24,7 +25,7 @@ from utils.errors import Diverged, RunFailure, UserError
 from utils.films import check_format, write_film
 from utils.logging import Logger, Position, ProgressLine
 from utils.observers import Interrupted, Paused
-from utils.seeding import get_global_rng_state, set_global_rng_state
+from utils.seeding import derive_seed, get_global_rng_state, set_global_rng_state
 from utils.signals import EndRequest
 from utils.state import capture, restore
 
@@ -79,6 +80,10 @@ class Training:
         except BaseException:
             self.runner.close_env()
             raise
+        self.scaling = None
+        if args.amplitude_scaling:
+            seed = derive_seed(args.seed, "amplitude_scaling")
+            self.scaling = AmplitudeScaling(args.amplitude_scaling, seed)
         self.episode = 0
         self.prepared = False
         self.last_test_t = -args.test_interval - 1
@@ -216,16 +221,21 @@ class Training:
             return False
         if self.args.replay == "transitions":
             return self.buffer.n_transitions() >= self.args.batch_size
-        return self.buffer.can_sample(self.args.batch_size)
+        return self.buffer.can_sample(max(self.args.batch_size, self.args.latest_episodes))
 
     def _update(self) -> None:
+        self._learn()
+        resets = getattr(self.learner, "resets", None)
+        if resets is not None:
+            resets.reset_if_due(self.episode)
+
+    def _learn(self) -> None:
         t_env = self.runner.t_env
         if not isinstance(self.buffer, PrioritizedReplayBuffer):
             self.learner.train(self._draw(), t_env, self.episode)
             return
         sample, episodes, weights = self.buffer.sample(self.args.batch_size, t_env)
-        if sample.device != self.args.device:
-            sample.to(self.args.device)
+        self._hand_over(sample)
         info = self.learner.train(sample, t_env, self.episode, weights)
         errors = (info or {}).get("td_errors_abs")
         if errors is None:
@@ -242,12 +252,21 @@ class Training:
         if args.replay == "transitions":
             history, recent = args.transition_history, args.recent_transitions
             return self.buffer.sample_transitions(args.batch_size, history, recent).to(args.device)
-        sample = (self.buffer.sample_latest if args.replay == "latest" else self.buffer.sample)(
-            args.batch_size
-        )
-        if sample.device != args.device:
-            sample.to(args.device)
+        if args.latest_episodes:
+            sample = self.buffer.sample_beside_latest(args.batch_size, args.latest_episodes)
+        else:
+            latest = args.replay == "latest"
+            draw = self.buffer.sample_latest if latest else self.buffer.sample
+            sample = draw(args.batch_size)
+        self._hand_over(sample)
         return sample
+
+    def _hand_over(self, sample: EpisodeBatch) -> None:
+        """Moves a sample to the learner's device, and augments it where that is asked for."""
+        if sample.device != self.args.device:
+            sample.to(self.args.device)
+        if self.scaling is not None:
+            self.scaling(sample)
 
     def _evaluate(self) -> None:
         environment = dict(getattr(self.runner, "seconds", {}))
@@ -382,6 +401,7 @@ class Training:
             },
             "runner": self._runner_state(),
             "learner": capture(self.learner, shared=(self.args, self.logger, self.log)),
+            "scaling": None if self.scaling is None else self.scaling.rng.bit_generator.state,
             "rng": get_global_rng_state(),
             "logger": position,
             "progress": seconds,
@@ -416,6 +436,8 @@ class Training:
                 "runner '%s' has no load_state_dict: only t_env is restored", self.args.runner
             )
         restore(self.learner, state["learner"])
+        if self.scaling is not None and state.get("scaling") is not None:
+            self.scaling.rng.bit_generator.state = state["scaling"]
         if buffer is not None:
             self.buffer.load_state_dict(buffer)
         else:

@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from learner_fixtures import N_ACTIONS, N_AGENTS, OBS, make_args
+from learner_fixtures import N_ACTIONS, N_AGENTS, OBS, make_args, make_batch
 
 # algorithm -> settings: every form in which agents talk
 FORMS = [
@@ -22,6 +22,9 @@ FORMS = [
     ("masia", {"obs_last_action": True, "obs_agent_id": False}),
     ("t2mac", {}),
     ("t2mac", {"t2mac_fusion_weight": 1.0, "t2mac_send_probability": 0.55}),
+    ("cama", {}),
+    ("cama", {"cama_keep": 0.5, "obs_last_action": False}),
+    ("cama", {"cama_parts": [5], "obs_agent_id": False}),
 ]
 SMALL = {
     "qmix_comm": {"encoder_hidden_dim": 7, "latent_dim": 4},
@@ -37,12 +40,28 @@ SMALL = {
         "masia_action_dim": 3,
     },
     "t2mac": {"t2mac_hidden_dim": 7},
+    "cama": {
+        "cama_parts": [2, 1, 2],
+        "cama_embed_dim": 6,
+        "cama_heads": 2,
+        "cama_message_dim": 3,
+    },
 }
 NOISE = 0.7  # what stands for every random number
 
 
 def comm_args(alg, **settings):
     return make_args(alg, **{**SMALL.get(alg, {}), **settings})
+
+
+def make_comm_batch(args):
+    """`make_batch`; where an agent attends to entities, some of them are not there."""
+    batch = make_batch(args)
+    if "cama_parts" in vars(args):
+        drawn = torch.rand(batch["obs"].shape[:3], generator=torch.Generator().manual_seed(0))
+        batch.stored("obs")[..., :2] *= (drawn > 0.3).float().unsqueeze(-1)
+        batch.changed("obs")
+    return batch
 
 
 def form_id(value):
@@ -222,6 +241,73 @@ class Slow:
             w = args.t2mac_fusion_weight
             q.append((1 - w) * own[j] + w * fused)
         return q
+
+    def cama(self, inputs):
+        agent, args = self.agent, self.args
+        n_index = N_AGENTS * args.obs_agent_id
+        n_sent = len(inputs[0]) - n_index
+        self.sent = (N_AGENTS - 1) * (n_sent + args.cama_message_dim)
+        entities, there = {}, {}
+        k = len(args.cama_parts)
+        for i, x in enumerate(inputs):
+            at = 0
+            for p, size in enumerate(args.cama_parts):
+                part = x[at : at + size]
+                at += size
+                padding = torch.zeros(max(args.cama_parts) - size)
+                which = torch.tensor([float(p == m) for m in range(k)])
+                last = x[OBS:n_sent] if p == k - 1 else torch.zeros(n_sent - OBS)
+                entity = torch.cat([part, padding, which, last, x[n_sent:]])
+                entities[i, p] = agent.embedding(entity).clamp(min=0)
+                there[i, p] = bool(part.abs().sum() > 0)
+        f, g, z, means, logs, added = [], [], [], [], [], []
+        for i in range(N_AGENTS):
+            own = [(i, p) for p in range(k) if there[i, p] or p == k - 1]
+            kept = math.ceil(args.cama_keep * len(own))
+            attended, rest = [], []
+            for head in range(args.cama_heads):
+                scores = {e: score(agent, head, entities[i, k - 1], entities[e]) for e in entities}
+                best = sorted(own, key=lambda e, s=scores: s[e], reverse=True)[:kept]
+                others = [e for e in entities if there[e] and e not in best]
+                attended.append(head_of(agent, head, best, scores, entities))
+                rest.append(head_of(agent, head, others, scores, entities))
+            f.append(agent.attention.out(torch.cat(attended)))
+            g.append(agent.attention.out(torch.cat(rest)))
+            mean, log = slow_message(agent, f[i], g[i])
+            means.append(mean)
+            logs.append(log)
+            z.append(mean if self.test else mean + NOISE * log.exp().sqrt())
+            added.append(two_layers(agent.told, z[i]))
+        self.seen = {"f": f, "g": g, "z": z, "mean": means, "log_variance": logs}
+        self.h = [recurrent(agent, f[i], self.h[i]) for i in range(N_AGENTS)]
+        return [agent.fc2(self.h[i]) + added[i] for i in range(N_AGENTS)]
+
+
+def rows_of_head(agent, layer, head, x):
+    size = agent.args.cama_embed_dim // agent.args.cama_heads
+    return layer(x)[head * size : (head + 1) * size]
+
+
+def score(agent, head, own, entity):
+    query = rows_of_head(agent, agent.attention.queries, head, own)
+    key = rows_of_head(agent, agent.attention.keys, head, entity)
+    return float(query @ key) / math.sqrt(len(key))
+
+
+def head_of(agent, head, attended, scores, entities):
+    values = [rows_of_head(agent, agent.attention.values, head, entities[e]) for e in attended]
+    if not values:
+        return torch.zeros(agent.args.cama_embed_dim // agent.args.cama_heads)
+    weights = softmax([scores[e] for e in attended])
+    return sum(w * value for w, value in zip(weights, values, strict=True))
+
+
+def slow_message(agent, f, g):
+    """Mean and logarithm of the variance, which stays softly between -10 and 0.5."""
+    both = torch.cat([f, g])
+    logs = [0.5 - math.log1p(math.exp(0.5 - float(x))) for x in agent.log_variance(both)]
+    logs = [-10 + math.log1p(math.exp(x + 10)) for x in logs]
+    return agent.mean(both).tanh(), torch.tensor(logs)
 
 
 def two_layers(network, x):

@@ -429,6 +429,20 @@ class ReplayBuffer(EpisodeBatch):
             (self.buffer_index - batch_size + np.arange(batch_size)) % self.buffer_size
         )
 
+    def sample_beside_latest(self, batch_size: int, latest: int) -> EpisodeBatch:
+        """The `latest` episodes inserted last, oldest first, and behind them `batch_size` different
+        ones, uniformly drawn from all.
+
+        Raises:
+            ValueError: fewer episodes are stored.
+        """
+        most = max(batch_size, latest)
+        if not self.can_sample(most):
+            raise ValueError(f"cannot sample {most} of {self.episodes_in_buffer} episodes")
+        newest = (self.buffer_index - latest + np.arange(latest)) % self.buffer_size
+        drawn = self.rng.choice(self.episodes_in_buffer, batch_size, replace=False)
+        return self._take(np.concatenate([newest, drawn]))
+
     def _take(self, episodes: np.ndarray) -> EpisodeBatch:
         longest = max(int(self.episode_lengths[episodes].max()), 1)
         index = torch.from_numpy(episodes).to(self.device)

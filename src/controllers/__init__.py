@@ -7,6 +7,7 @@ from controllers.comm_controller import CommMAC
 from controllers.dac_controller import DACMAC
 from controllers.f2a2_controller import F2A2MAC
 from controllers.maddpg_controller import MADDPGMAC
+from controllers.mat_controller import MATMAC
 from controllers.n_controller import NMAC
 from controllers.s2q_controller import S2QMAC
 from utils.registry import Registry
@@ -24,3 +25,5 @@ register("actor_mac")(ActorMAC)
 register("maddpg_mac")(MADDPGMAC)
 register("f2a2_mac")(F2A2MAC)
 register("comm_mac")(CommMAC)
+# All agents as one, one after the other: acting is centralised.
+register("mat_mac")(MATMAC)

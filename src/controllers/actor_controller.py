@@ -71,17 +71,31 @@ class ActorMAC(BasicMAC):
         U].
         """
         avail = ep_batch["avail_actions"][bs, t_ep]
-        policy = self.policy(self.forward(ep_batch, t_ep, test_mode, bs), avail)
-        if isinstance(policy, SquashedGaussian):
-            actions = policy.mode() if test_mode and self.args.test_greedy else policy.sample()
-            log_prob = policy.log_prob(actions)
-        else:
-            selector = self.action_selector
-            actions = selector.select_action(policy.probs, avail, t_env, test_mode)
-            drawn_from = policy.probs if test_mode else selector.probabilities(policy.probs, avail)
-            log_prob = drawn_from.gather(-1, actions.unsqueeze(-1)).squeeze(-1).log()
+        outputs = self.forward(ep_batch, t_ep, test_mode, bs)
+        actions, log_prob = self._choose(outputs, avail, t_env, test_mode)
         self.last_record = {"log_prob": log_prob}
         return actions
+
+    def _choose(
+        self, outputs: Tensor, avail: Tensor, t_env: int, test_mode: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Actions of some agents, and the log probabilities that are recorded.
+
+        Args:
+            outputs: [B, A, U or 2U].
+            avail: [B, A, U].
+
+        Returns:
+            int64 [B, A] or float32 [B, A, U], and [B, A].
+        """
+        policy = self.policy(outputs, avail)
+        if isinstance(policy, SquashedGaussian):
+            actions = policy.mode() if test_mode and self.args.test_greedy else policy.sample()
+            return actions, policy.log_prob(actions)
+        selector = self.action_selector
+        actions = selector.select_action(policy.probs, avail, t_env, test_mode)
+        drawn_from = policy.probs if test_mode else selector.probabilities(policy.probs, avail)
+        return actions, drawn_from.gather(-1, actions.unsqueeze(-1)).squeeze(-1).log()
 
     @torch.no_grad()
     def explain(self, batch: EpisodeBatch) -> Explained:

@@ -14,32 +14,43 @@ from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.inner import Explained
 from components.transitions import Transitions
 from learners.needs import Needs
+from learners.resets import Resets
 from utils.errors import ConfigError, Diverged
 from utils.ranges import Range, check_ranges
 
-OPTIMISERS = ("rmsprop", "adam")
+OPTIMISERS = ("rmsprop", "adam", "radam")
 
 
 def make_optimiser(
-    params: Iterable[nn.Parameter], args: SimpleNamespace, weight_decay: float | None = None
+    params: Iterable[nn.Parameter],
+    args: SimpleNamespace,
+    weight_decay: float | None = None,
+    lr: float | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`,
-    `optim_eps`), which are RMSprop's, and `adam_eps`.
+    `optim_eps`), which are RMSprop's, and `adam_eps`, which is Adam's and RAdam's (Liu et al.
+    2020).
 
     Args:
         weight_decay: L2 penalty; None: that of `args`.
+        lr: learning rate; None: that of `args`.
     """
+    lr = args.lr if lr is None else lr
     weight_decay = args.weight_decay if weight_decay is None else weight_decay
     # For so many small parameters, one call for all of them is a quarter of the work of a loop over
     # them.
     if args.optimizer == "adam":
         return torch.optim.Adam(
-            params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, fused=True
+            params, lr=lr, eps=args.adam_eps, weight_decay=weight_decay, fused=True
+        )
+    if args.optimizer == "radam":
+        return torch.optim.RAdam(
+            params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, foreach=True
         )
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(
             params,
-            lr=args.lr,
+            lr=lr,
             alpha=args.optim_alpha,
             eps=args.optim_eps,
             weight_decay=weight_decay,
@@ -76,6 +87,37 @@ def clip_per_agent_(params: list[nn.Parameter], max_norm: float, n_agents: int) 
     scales = {dim: scale.view(-1, *[1] * (dim - 1)) for dim in {grad.dim() for grad in grads}}
     torch._foreach_mul_(grads, [scales[grad.dim()] for grad in grads])
     return norms
+
+
+def check_fresh(args: SimpleNamespace, method: str) -> None:
+    """A batch is never larger than what has been collected since the one before.
+
+    Args:
+        args: `batch_size`, `accumulated_episodes`, `batch_size_run`.
+        method: its name, for the message.
+
+    Raises:
+        ConfigError: it is.
+    """
+    # In whole collections: what one brings above accumulated_episodes shortens the wait for the
+    # next batch.
+    fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
+    if args.batch_size > fresh:
+        raise ConfigError(
+            f"{method} learns from episodes of its present policy: batch_size is "
+            f"{args.batch_size}, but only {fresh} new ones are collected in between; raise "
+            "accumulated_episodes or batch_size_run"
+        )
+
+
+def random_parts(n_episodes: int, n_parts: int) -> tuple[Tensor, ...]:
+    """Every episode once, in `n_parts` random parts (fewer where there are not so many episodes):
+    int64 each. One part has them in their order, and draws nothing.
+    """
+    n_parts = min(n_parts, n_episodes)
+    if n_parts == 1:
+        return (torch.arange(n_episodes),)
+    return torch.randperm(n_episodes).tensor_split(n_parts)
 
 
 def parts_of(
@@ -140,6 +182,9 @@ class Learner:
         continuous_actions: whether it can train agents whose actions are real numbers.
         weights_episodes: whether `train` reads `per_weight` and returns `td_errors_abs`, for a
             prioritised buffer.
+        resets_networks: whether its networks can be reset from time to time (`resets`): all that it
+            trains are among `networks`.
+        resets: what resets them; None: nothing does.
         shares_updates: whether it shares out an update among `threads` by itself (`in_parts`);
             otherwise torch's operations use as many threads.
 
@@ -153,6 +198,8 @@ class Learner:
     continuous_actions = False
     weights_episodes = False
     shares_updates = False
+    resets_networks = False
+    resets: Resets | None = None
 
     def __init__(
         self, mac: Any, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
@@ -183,7 +230,8 @@ class Learner:
         if args.continuous_actions and not cls.continuous_actions:
             raise ConfigError(
                 f"learner '{args.learner}' needs discrete actions, those of environment "
-                f"'{args.env}' are continuous: choose maac, mamt, maddpg or ma_ppo"
+                f"'{args.env}' are continuous: choose happo, hasac, hatrpo, maac, maddpg, "
+                "ma_ppo, mamt or mat"
             )
 
     def with_target(self, online: Any) -> Any:
@@ -193,6 +241,10 @@ class Learner:
             param.requires_grad_(False)
         self.targets.append((online, target))
         return target
+
+    def networks(self) -> list[Any]:
+        """All networks and controllers that have weights, the target networks included."""
+        return [self.mac, *self.modules.values(), *(target for _, target in self.targets)]
 
     def prepare(self, buffer: ReplayBuffer) -> None:
         """Called once in a run, before the first update: what a learner makes of the first stored

@@ -1,6 +1,4 @@
-"""The update of on-policy actor-critics with a counterfactual baseline, which COMA and MA-AC
-share.
-"""
+"""The update of actor-critics with a counterfactual baseline, which COMA, MA-AC and DOP share."""
 
 from __future__ import annotations
 
@@ -17,12 +15,10 @@ from learners.needs import Needs
 from utils.ranges import COUNT
 
 
-class CounterfactualLearner(Learner):
-    """Base: a step of the critic towards targets, then one of the policies along grad log
-    pi_i(a_i|o_i) (Q(a) - sum over a' of pi_i(a'|o_i) Q(a', a_-i)), with Q the critic before its
-    step.
+class ActorCriticLearner(Learner):
+    """Base of learners that have policies and a critic with a target network.
 
-    A subclass has `make_critic`, and calls `step_both` and `finish_update` in its `train`.
+    A subclass has `make_critic`, and calls `finish_update` in its `train`.
 
     Args:
         mac: an `ActorMAC`.
@@ -39,11 +35,8 @@ class CounterfactualLearner(Learner):
 
     needs = Needs(
         mac=ActorMAC,
-        settings={"replay": "latest", "mixer": None},
-        why={
-            "replay": "it learns on-policy",
-            "mixer": "it has a critic instead of mixed action values",
-        },
+        settings={"mixer": None},
+        why={"mixer": "it has a critic instead of mixed action values"},
     )
     ranges: ClassVar = {"critic_hidden_dim": COUNT, "policy_hidden_dim": COUNT}
 
@@ -62,8 +55,34 @@ class CounterfactualLearner(Learner):
         self.updates = 0
 
     def make_critic(self) -> nn.Module:
-        """The network that values every own action, given what the others do."""
+        """The network that values what the agents do."""
         raise NotImplementedError
+
+    def finish_update(self) -> None:
+        """Counts the update, and copies the critic to its target every `hard_target_interval`
+        updates.
+        """
+        self.updates += 1
+        interval = self.args.hard_target_interval
+        if interval and self.updates % interval == 0:
+            self.update_targets()
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """File name stem -> optimiser."""
+        return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}
+
+
+class CounterfactualLearner(ActorCriticLearner):
+    """Base: a step of the critic towards targets, then one of the policies along grad log
+    pi_i(a_i|o_i) (Q(a) - sum over a' of pi_i(a'|o_i) Q(a', a_-i)), with Q the critic before its
+    step.
+
+    A subclass also calls `step_both` in its `train`. The arguments are those of the base.
+    """
+
+    needs = ActorCriticLearner.needs | Needs(
+        settings={"replay": "latest"}, why={"replay": "it learns on-policy"}
+    )
 
     def step_both(
         self,
@@ -103,8 +122,7 @@ class CounterfactualLearner(Learner):
         critic_grad_norm = self.optimise(
             self.critic_optimiser, self.critic_params, loss_value, t_env, parts
         )
-        loss_policy = -self.mean(advantage * log_prob)
-        grad_norm = self.optimise(self.optimiser, self.params, loss_policy, t_env, parts)
+        loss_policy, grad_norm = self.policy_step(advantage, log_prob, t_env, parts)
         return {
             "loss_value": loss_value,
             "loss_policy": loss_policy,
@@ -116,19 +134,22 @@ class CounterfactualLearner(Learner):
             "advantage_abs": advantage.abs(),
         }
 
+    def policy_step(
+        self, advantage: Tensor, log_prob: Tensor, t_env: int, parts: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """A step of the policies along the mean of advantage times grad log pi.
+
+        Args:
+            advantage: [...], without gradient.
+            log_prob: [...], of the actions taken, with gradient.
+            parts: see `Learner.optimise`.
+
+        Returns:
+            The loss, and the gradient's norm.
+        """
+        loss = -self.mean(advantage * log_prob)
+        return loss, self.optimise(self.optimiser, self.params, loss, t_env, parts)
+
     def mean(self, losses: Tensor) -> Tensor:
         """The loss that is minimised: [M, A] -> a scalar."""
         return losses.mean()
-
-    def finish_update(self) -> None:
-        """Counts the update, and copies the critic to its target every `hard_target_interval`
-        updates.
-        """
-        self.updates += 1
-        interval = self.args.hard_target_interval
-        if interval and self.updates % interval == 0:
-            self.update_targets()
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """File name stem -> optimiser."""
-        return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}

@@ -66,14 +66,26 @@ class MaxQLearner(QLearner):
     def losses_of(self, batch: EpisodeBatch, per_weight: Tensor | None) -> Losses:
         """The losses of Q_tot and Q* on some episodes, the mean over their transitions."""
         rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
-        cur = rows.steps.cur
         q = rows.unroll(self.mac)
+        with torch.no_grad():
+            outputs = self.q_star.target_outputs(rows)
+        return self.losses_of_values(rows, q, masked_argmax(q, rows.avail), outputs)
+
+    def losses_of_values(
+        self, rows: ReplayedSteps, q: Tensor, greedy: Tensor, outputs: Tensor
+    ) -> Losses:
+        """The losses of Q_tot and Q*, the mean over transitions.
+
+        Args:
+            q: [N, A, U], the agents' values.
+            greedy: int64 [N, A], the joint actions at which targets bootstrap.
+            outputs: of Q*'s target network, see `FollowedValue.target_outputs`.
+        """
+        cur = rows.steps.cur
         values = self.mix(self.mixer, q, rows.actions, rows)
         q_star = self.q_star.taken(rows, values)[cur]
         q_tot = values[cur]
         with torch.no_grad():
-            greedy = masked_argmax(q, rows.avail)
-            outputs = self.q_star.target_outputs(rows)
             best, targets = self.q_star.targets_of(rows, outputs, greedy.unsqueeze(0))
             is_greedy = (rows.actions == greedy).all(-1, keepdim=True)[cur]
             weights = self.weights(q_tot, targets, best[0, cur], is_greedy)

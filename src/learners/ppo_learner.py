@@ -22,28 +22,19 @@ from components.episode_buffer import EpisodeBatch
 from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.actor_controller import ActorMAC
-from learners.base import Learner, make_optimiser, parts_of
+from learners.base import Learner, check_fresh, make_optimiser, parts_of, random_parts
 from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
+from modules.critics.value import StateCritic
+from modules.mixers import RANGES as MIXER_RANGES
 from utils.errors import ConfigError
 from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Range, one_of
 from utils.rl_utils import build_gae_targets
 from utils.value_norm import ValueNorm
 
-# What an update tells of itself, in the order in which it is logged.
-FIGURES = (
-    "loss_policy",
-    "loss_value",
-    "policy_entropy",
-    "policy_kl",
-    "clip_fraction",
-    "grad_norm",
-    "critic_grad_norm",
-    "value_mean",
-    "target_mean",
-)
+Figures = dict[str, Tensor]
 
 
 class PackedEpisodes(NamedTuple):
@@ -55,13 +46,34 @@ class PackedEpisodes(NamedTuple):
     inputs: Tensor  # [N, A, F], of the agent network
     avail: Tensor  # [N, A, U]
     actions: Tensor  # int64 [N, A], continuous ones [N, A, U]; meaningless at the end of an episode
-    # float32 [M, A]: 0 where an agent has no choice (one action: a dead unit) and nothing to learn
+    # float32 [M, A]: with `active_masks` 0 where an agent has no choice (one action: a dead unit)
+    # and nothing to learn
     choice: Tensor
+    agent: int | None = None  # of whom inputs, avail, actions and choice alone are (A = 1)
+
+    def of_agent(self, agent: int) -> PackedEpisodes:
+        """What agent `agent` alone sees and does."""
+        own = slice(agent, agent + 1)
+        return self._replace(
+            inputs=self.inputs[:, own],
+            avail=self.avail[:, own],
+            actions=self.actions[:, own],
+            choice=self.choice[:, own],
+            agent=agent,
+        )
 
     def padded(self, values: Tensor) -> Tensor:
         """[M, ...], of the transitions -> [B, T, ...], zero elsewhere."""
         rows = values.new_zeros(self.steps.n_rows, *values.shape[1:])
         return self.steps.unpack(rows.index_copy(0, self.steps.rows_cur, values))
+
+
+class StepLoss(NamedTuple):
+    """What one step of policies or critic minimises, and what is told of it."""
+
+    loss: Tensor  # a scalar, or [A], see `Learner.optimise`
+    figures: Figures
+    parts: dict[str, Tensor | None]  # see `learners.base.parts_of`
 
 
 class Rollout(NamedTuple):
@@ -90,12 +102,31 @@ class PPOLearner(Learner):
         scheme, logger: as for every learner.
         args: `critic` (name in modules.critics.REGISTRY), `ppo_clip`, `ppo_epochs`,
             `ppo_minibatches`, `gae_lambda`, `entropy_coef`, `huber_delta`, `value_clip`,
-            `value_norm`, `normalise_advantages`, and what critics read.
+            `value_norm`, `popart`, `normalise_advantages`, `active_masks`, and what critics read.
+
+    Attributes:
+        figures: what is logged of an update, in this order.
+        critic_in_agent: whether the critic is part of the agents' network, which is saved and
+            stepped as a whole.
+        continuous_agent: class of the agent networks that know continuous actions.
 
     Raises:
         ConfigError: a setting that does not fit.
     """
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "loss_policy",
+        "loss_value",
+        "policy_entropy",
+        "policy_kl",
+        "clip_fraction",
+        "grad_norm",
+        "critic_grad_norm",
+        "value_mean",
+        "target_mean",
+    )
+    critic_in_agent: ClassVar[bool] = False
+    continuous_agent: ClassVar[type] = PolicyAgent
     continuous_actions = True
     needs = Needs(
         mac=ActorMAC,
@@ -122,6 +153,8 @@ class PPOLearner(Learner):
         "huber_delta": POSITIVE,
         "critic_hidden_dim": COUNT,
         "policy_hidden_dim": COUNT,
+        "critic_mixer": one_of("vdn", "qmix"),
+        **MIXER_RANGES,
         "critic": Range(
             lambda name: name not in ("attention", "joint"),
             "one that values what is seen, as state and observation do (for attention choose "
@@ -135,29 +168,29 @@ class PPOLearner(Learner):
         super().__init__(mac, scheme, logger, args)
         if args.continuous_actions:
             why = "other agents have discrete policies alone; or choose ma_ppo"
-            Needs(agent=PolicyAgent, why={"agent": why}).check_built(mac, args)
+            Needs(agent=self.continuous_agent, why={"agent": why}).check_built(mac, args)
         self.critic, self.n_values = self.build_critic()
-        self.modules["critic"] = self.critic
+        if not self.critic_in_agent:
+            self.modules["critic"] = self.critic
         if args.value_norm:
             self.value_norm = ValueNorm(self.n_values)
             self.modules["value_norm"] = self.value_norm
         self.params = list(mac.parameters())
-        self.critic_params = list(self.critic.parameters())
         self.optimiser = make_optimiser(self.params, args)
-        self.critic_optimiser = make_optimiser(self.critic_params, args)
+        if not self.critic_in_agent:
+            self.critic_params = list(self.critic.parameters())
+            self.critic_optimiser = make_optimiser(self.critic_params, args)
 
     @classmethod
     def check_settings(cls, args: SimpleNamespace) -> None:
         """Also that a batch is never larger than what one policy has collected."""
         super().check_settings(args)
-        # In whole collections: what one brings above accumulated_episodes shortens the wait for the
-        # next batch.
-        fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
-        if args.batch_size > fresh:
+        check_fresh(args, "PPO")
+        if args.popart and not (args.value_norm and args.critic == "state"):
             raise ConfigError(
-                f"PPO learns from episodes of its present policy: batch_size is {args.batch_size}, "
-                f"but only {fresh} new ones are collected in between; raise accumulated_episodes "
-                "or batch_size_run"
+                "popart rescales a critic's last layer with the statistics of its values: it needs "
+                f"value_norm=True and critic=state, got value_norm={args.value_norm} and "
+                f"critic={args.critic}"
             )
 
     def build_critic(self) -> tuple[nn.Module, int]:
@@ -172,28 +205,31 @@ class PPOLearner(Learner):
         """Several updates on a batch of fresh episodes; see `Learner.train`."""
         self.mac.agent.eval()  # as it acted: a ratio is 1 before the first update
         episodes = self.packed(batch)
-        rollout = self.rollout(episodes)
         figures: dict[str, list[Tensor]] = defaultdict(list)
-        for _ in range(self.args.ppo_epochs):
-            for part, before in self.minibatches(episodes, rollout):
-                seen = self.policy_step(part, before, t_env) | self.value_step(part, before, t_env)
-                for name in FIGURES:
-                    figures[name].append(seen[name].detach().mean())
+        for seen in self.updates(episodes, self.rollout(episodes), t_env):
+            for name, value in seen.items():
+                figures[name].append(value.detach().mean())
         if any(True for _ in self.mac.agent.buffers()):
             # Statistics of the inputs (batch norm) move once the ratios are of no more use.
             self.mac.agent.train()
             with torch.no_grad():
                 self.mac.unroll(batch, episodes.steps, episodes.inputs)
-        self.log_means(t_env, **{name: torch.stack(values) for name, values in figures.items()})
+        self.log_means(t_env, **{name: torch.stack(figures[name]) for name in self.figures})
+
+    def updates(self, episodes: PackedEpisodes, rollout: Rollout, t_env: int) -> Iterator[Figures]:
+        """All steps on a batch, one after the other; what each of them tells."""
+        for part, before in self.rounds(episodes, rollout):
+            yield self.policy_step(part, before, t_env) | self.value_step(part, before, t_env)
 
     def packed(self, batch: EpisodeBatch) -> PackedEpisodes:
         """The filled steps of a batch."""
         steps = batch.steps()
         avail, actions = steps.pack(batch["avail_actions"]), steps.pack(batch["actions"])
-        if self.args.continuous_actions:
-            choice = torch.ones(avail[steps.cur].shape[:-1], device=avail.device)
-        else:
-            actions, choice = actions.squeeze(-1), ((avail[steps.cur] != 0).sum(-1) > 1).float()
+        choice = torch.ones(avail[steps.cur].shape[:-1], device=avail.device)
+        if not self.args.continuous_actions:
+            actions = actions.squeeze(-1)
+            if self.args.active_masks:
+                choice = ((avail[steps.cur] != 0).sum(-1) > 1).float()
         state, inputs = steps.pack(batch["state"]), self.mac.sequence_inputs(batch, steps)
         return PackedEpisodes(batch, steps, state, inputs, avail, actions, choice)
 
@@ -204,15 +240,10 @@ class PPOLearner(Learner):
         The statistics of the values move on. With `normalise_advantages` advantages have mean 0 and
         deviation 1 over the steps with a choice, of all agents or of each.
         """
-        args, steps, batch = self.args, episodes.steps, episodes.batch
-        values = steps.unpack(self.denormalise(self.baselines(episodes)))
-        rewards, terminated = batch["reward"][:, :-1], batch["terminated"][:, :-1].float()
-        targets = build_gae_targets(
-            rewards, steps.mask, values, args.gamma, args.gae_lambda, terminated=terminated
-        )
-        advantages, returns = (steps.pack_transitions(target) for target in targets)
+        args = self.args
+        advantages, returns = self.targets_of(episodes)
         if args.value_norm:
-            self.value_norm.update(returns)
+            self.move_statistics(returns)
             returns = self.value_norm.normalize(returns)
         if args.normalise_advantages:
             advantages = advantages.expand(-1, args.n_agents)
@@ -220,76 +251,124 @@ class PPOLearner(Learner):
             spread = self.mean((advantages - mean).square(), episodes.choice).sqrt()
             advantages = (advantages - mean) / (spread + 1e-8)
         learned = (advantages, returns, self.predictions(episodes))
-        return Rollout(batch["log_prob"], *(episodes.padded(value) for value in learned))
+        log_prob = episodes.batch["log_prob"]
+        return Rollout(log_prob, *(episodes.padded(value) for value in learned))
+
+    def targets_of(self, episodes: PackedEpisodes) -> tuple[Tensor, Tensor]:
+        """Advantages and returns of the transitions, in the unit of the rewards: [M, K] each."""
+        args, steps, batch = self.args, episodes.steps, episodes.batch
+        values = steps.unpack(self.denormalise(self.baselines(episodes)))
+        rewards, terminated = batch["reward"][:, :-1], batch["terminated"][:, :-1].float()
+        advantages, returns = build_gae_targets(
+            rewards, steps.mask, values, args.gamma, args.gae_lambda, terminated=terminated
+        )
+        return steps.pack_transitions(advantages), steps.pack_transitions(returns)
+
+    @torch.no_grad()
+    def move_statistics(self, returns: Tensor) -> None:
+        """Takes returns [M, K] into the statistics of the values.
+
+        With `popart` the critic's last layer changes along, so that denormalised values stay as
+        they are (van Hasselt et al. 2016, eq. 5 and 6).
+        """
+        old_mean, old_var = self.value_norm.running_mean_var()
+        self.value_norm.update(returns)
+        if not self.args.popart:
+            return
+        mean, var = self.value_norm.running_mean_var()
+        assert isinstance(self.critic, StateCritic)  # see check_settings
+        weight, bias = self.critic.fc3.weight, self.critic.fc3.bias
+        scale, shift = (old_var / var).sqrt(), (old_mean - mean) / var.sqrt()
+        weight.mul_(scale.to(weight).unsqueeze(1))
+        bias.mul_(scale.to(bias)).add_(shift.to(bias))
+
+    def rounds(
+        self, episodes: PackedEpisodes, rollout: Rollout
+    ) -> Iterator[tuple[PackedEpisodes, Rollout]]:
+        """The `minibatches` of `ppo_epochs` rounds."""
+        for _ in range(self.args.ppo_epochs):
+            yield from self.minibatches(episodes, rollout)
 
     def minibatches(
         self, episodes: PackedEpisodes, rollout: Rollout
     ) -> Iterator[tuple[PackedEpisodes, Rollout]]:
         """Every episode once, in `ppo_minibatches` random parts."""
-        n_episodes = episodes.batch.batch_size
-        n_parts = min(self.args.ppo_minibatches, n_episodes)
-        if n_parts == 1:
+        parts = random_parts(episodes.batch.batch_size, self.args.ppo_minibatches)
+        if len(parts) == 1:
             yield episodes, rollout
             return
-        for part in torch.randperm(n_episodes).tensor_split(n_parts):
+        for part in parts:
             yield (
                 self.packed(episodes.batch[part.tolist()]),
                 Rollout(*(value[part.to(value.device)] for value in rollout)),
             )
 
-    def policy_step(
-        self, episodes: PackedEpisodes, rollout: Rollout, t_env: int
-    ) -> dict[str, Tensor]:
+    def policy_step(self, episodes: PackedEpisodes, rollout: Rollout, t_env: int) -> Figures:
         """One step of the policies down PPO's loss, with a bonus for entropy; figures to log."""
+        loss, figures, parts = self.policy_loss(episodes, rollout, self.policy(episodes))
+        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
+        return figures | {"grad_norm": grad_norm}
+
+    def policy_loss(self, episodes: PackedEpisodes, rollout: Rollout, policy: Policy) -> StepLoss:
+        """PPO's loss less the bonus for entropy.
+
+        Args:
+            policy: the present one at the M transitions, with gradient.
+        """
         args, steps, choice = self.args, episodes.steps, episodes.choice
-        policy = self.policy(episodes)
-        log_prob = policy.log_prob(episodes.actions[steps.cur])
-        # Densities of continuous actions grow without bound: a ratio of more than e^20 is just "too
-        # far".
-        log_ratio = (log_prob - steps.pack_transitions(rollout.log_prob)).clamp(max=20.0)
+        log_ratio = self.log_ratio(episodes, rollout, policy)
         advantages = steps.pack_transitions(rollout.advantages)
         loss_policy = self.mean(self.surrogate_losses(log_ratio, advantages), choice)
         entropy = self.mean(policy.entropy(), choice)
-        parts = parts_of(episodes.batch, advantages=advantages, log_ratio=log_ratio)
-        loss = loss_policy - args.entropy_coef * entropy
-        grad_norm = self.optimise(self.optimiser, self.params, loss, t_env, parts)
         moved = (log_ratio.exp() - 1).abs() > self.clip_range()
-        return {
+        figures = {
             "loss_policy": loss_policy,
             "policy_entropy": entropy,
             "policy_kl": self.mean(log_ratio.expm1() - log_ratio, choice),
             "clip_fraction": self.mean(moved.float(), choice),
-            "grad_norm": grad_norm,
         }
+        parts = parts_of(episodes.batch, advantages=advantages, log_ratio=log_ratio)
+        return StepLoss(loss_policy - args.entropy_coef * entropy, figures, parts)
 
-    def value_step(
-        self, episodes: PackedEpisodes, rollout: Rollout, t_env: int
-    ) -> dict[str, Tensor]:
-        """One step of the critic towards the returns, by Huber's loss of normalised values; figures
-        to log.
+    def log_ratio(self, episodes: PackedEpisodes, rollout: Rollout, policy: Policy) -> Tensor:
+        """Log probability of the actions less the one they were taken with, [M, A]."""
+        log_prob = policy.log_prob(episodes.actions[episodes.steps.cur])
+        # Densities of continuous actions grow without bound: a ratio of more than e^20 is just "too
+        # far".
+        return (log_prob - episodes.steps.pack_transitions(rollout.log_prob)).clamp(max=20.0)
+
+    def value_step(self, episodes: PackedEpisodes, rollout: Rollout, t_env: int) -> Figures:
+        """One step of the critic towards the returns; figures to log."""
+        loss, figures, parts = self.value_loss(episodes, rollout, self.predictions(episodes))
+        grad_norm = self.optimise(self.critic_optimiser, self.critic_params, loss, t_env, parts)
+        return figures | {"critic_grad_norm": grad_norm}
+
+    def value_loss(
+        self, episodes: PackedEpisodes, rollout: Rollout, predictions: Tensor
+    ) -> StepLoss:
+        """Huber's loss of normalised values.
 
         With `value_clip` a value counts as at most `ppo_clip` from the old one where that makes the
         loss larger (Yu et al. 2022, appendix).
+
+        Args:
+            predictions: of the critic, with gradient, [M, K].
         """
         args, pack = self.args, episodes.steps.pack_transitions
-        predictions, old = self.predictions(episodes), pack(rollout.predictions)
-        returns = pack(rollout.returns)
+        old, returns = pack(rollout.predictions), pack(rollout.returns)
         huber = partial(F.huber_loss, reduction="none", delta=args.huber_delta)
         losses = huber(predictions, returns)
         if args.value_clip:
             near = old + (predictions - old).clamp(-args.ppo_clip, args.ppo_clip)
             losses = torch.maximum(losses, huber(near, returns))
         loss_value = losses.mean()
-        parts = parts_of(episodes.batch, targets=returns, values=predictions)
-        grad_norm = self.optimise(
-            self.critic_optimiser, self.critic_params, loss_value, t_env, parts
-        )
-        return {
+        figures = {
             "loss_value": loss_value,
-            "critic_grad_norm": grad_norm,
             "value_mean": self.denormalise(predictions),
             "target_mean": self.denormalise(returns),
         }
+        parts = parts_of(episodes.batch, targets=returns, values=predictions)
+        return StepLoss(loss_value, figures, parts)
 
     # -- what the steps are made of, for variants to replace ---------------------------------------
     def policy(self, episodes: PackedEpisodes, at_ends: bool = False) -> Policy:
@@ -357,7 +436,8 @@ class PPOLearner(Learner):
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """File name stem -> optimiser."""
-        return {"opt": self.optimiser, "critic_opt": self.critic_optimiser}
+        both = {"opt": self.optimiser}
+        return both if self.critic_in_agent else both | {"critic_opt": self.critic_optimiser}
 
 
 class AttentionPPOLearner(PPOLearner):

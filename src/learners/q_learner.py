@@ -25,6 +25,7 @@ from learners.auxiliary import AuxiliaryLoss
 from learners.base import Learner, make_optimiser, parts_of
 from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
+from modules.agents.hpn_agent import RANGES as HPN_RANGES
 from modules.comm import RANGES as COMM_RANGES
 from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import make_mixer
@@ -42,7 +43,9 @@ class QLearner(Learner):
     what agents that talk to one another say.
 
     A subclass may replace `build_targets` (where targets come from), `targets_of` (what they are),
-    `losses_of` (all that an update minimises) and `td_losses` (how errors count).
+    `losses_of` (all that an update minimises) and `td_losses` (how errors count). One whose agents
+    put out more than a value for each action replaces `outputs_of`, `utilities`, `mix` and
+    `losses_to`.
 
     Raises:
         ConfigError: individual rewards or `hysteretic_beta` with a mixer, or a setting out of
@@ -51,10 +54,12 @@ class QLearner(Learner):
 
     weights_episodes = True
     shares_updates = True
+    resets_networks = True
     ranges: ClassVar = {
         "hysteretic_beta": PROBABILITY,
         **MIXER_RANGES,
         **COMM_RANGES,
+        **HPN_RANGES,
         **AUXILIARY_RANGES,
     }
     # What is searched for the culprit if an update is not finite: name -> its figure.
@@ -132,9 +137,9 @@ class QLearner(Learner):
         """The loss of some episodes, the mean over their transitions."""
         rows = ReplayedSteps.of(batch, self.mac, per_weight, self.args.td_lambda_pymarl)
         if self.auxiliary is None:
-            q = rows.unroll(self.mac)
+            q = self.outputs_of(rows, self.mac)
             with torch.no_grad():
-                targets = self.targets_of(rows, q, rows.unroll(self.target_mac))
+                targets = self.targets_of(rows, q, self.outputs_of(rows, self.target_mac))
             return self.losses_to(rows, q, targets)
         online = rows.talk(self.mac)
         with torch.no_grad():
@@ -143,9 +148,18 @@ class QLearner(Learner):
         losses = self.losses_to(rows, online.q, targets)
         return losses.plus(self.auxiliary.losses(rows, online, target))
 
+    def outputs_of(self, rows: ReplayedSteps, mac: Any) -> Tensor:
+        """What the learner reads of the agents at all filled steps: their values, [N, A, U]."""
+        return rows.unroll(mac)
+
+    def utilities(self, outputs: Tensor) -> Tensor:
+        """What the agents act on, [N, A, U], by `outputs_of`: the values themselves."""
+        return outputs
+
     def targets_of(self, rows: ReplayedSteps, q: Tensor, target_q: Tensor) -> Tensor:
         """Targets of the values of the actions taken, [M, 1 or A]; q and target_q [N, A, U]."""
-        greedy = masked_argmax(q if self.args.double_q else target_q, rows.avail)
+        chooser = self.utilities(q if self.args.double_q else target_q)
+        greedy = masked_argmax(chooser, rows.avail)
         best = self.mix(self.target_mixer, target_q, greedy, rows)
         if not self.args.q_lambda:
             return rows.returns(self.args, best)
@@ -181,12 +195,16 @@ class QLearner(Learner):
         Returns:
             That of `train`.
         """
-        checked = {name: losses.figures[key] for name, key in self.figures_checked.items()}
-        parts = parts_of(batch, **checked)
-        grad_norm = self.optimise(self.optimiser, self.params, losses.loss, t_env, parts)
+        grad_norm = self.optimise_losses(batch, losses, t_env)
         self.update_targets_if_due(episode_num)
         self.log_means(t_env, grad_norm=grad_norm, **losses.figures, **figures)
         return losses.errors
+
+    def optimise_losses(self, batch: EpisodeBatch, losses: Losses, t_env: int) -> Tensor:
+        """One step of the optimiser; the gradient's norm before clipping."""
+        checked = {name: losses.figures[key] for name, key in self.figures_checked.items()}
+        parts = parts_of(batch, **checked)
+        return self.optimise(self.optimiser, self.params, losses.loss, t_env, parts)
 
     @property
     def explained_by(self) -> tuple[str, ...]:

@@ -91,6 +91,10 @@ class ReplayedSteps:
         """The rows as networks read them."""
         return self.steps.padded if isinstance(self.steps, PymarlSteps) else self.steps
 
+    def unroll_quantiles(self, mac: Any) -> Tensor:
+        """Sorted quantiles [N, A, U, W] of a controller's `QuantileAgent`."""
+        return mac.agent.unroll_quantiles(self.inputs, self._read)
+
     def talk(self, mac: Any) -> Talk:
         """What communicating agents that read the same inputs compute and say."""
         return mac.talk(self.batch, self.steps, self.inputs)

@@ -1,5 +1,5 @@
-"""What on-policy critics of joint actions read of a batch of episodes, and their TD(lambda)
-targets.
+"""What critics of joint actions read of a batch of episodes, and the targets that they
+learn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from components.episode_buffer import EpisodeBatch
 from components.steps import Steps
 from controllers.actor_controller import ActorMAC
-from utils.rl_utils import build_td_lambda_targets
+from utils.rl_utils import build_td_lambda_targets, build_tree_backup_targets
 
 
 class FilledSteps(NamedTuple):
@@ -89,15 +89,51 @@ def lambda_targets(
     Returns:
         [M, A].
     """
-
-    def unpack(rows: Tensor) -> Tensor:
-        """[M, A] -> [B, T - 1, A]."""
-        filled = values.new_zeros(values.shape).index_copy(0, steps.rows_cur, rows)
-        return steps.unpack(filled)[:, :-1]
-
-    ended = unpack((1 - goes_on).unsqueeze(1).expand_as(rewards))
-    mask = steps.mask.expand_as(ended)
+    rewards, ended, mask = _columns(steps, rewards, goes_on)
     targets = build_td_lambda_targets(
-        unpack(rewards), ended, mask, steps.unpack(values), values.shape[1], gamma, td_lambda
+        rewards, ended, mask, steps.unpack(values), values.shape[1], gamma, td_lambda
     )
     return steps.pack_transitions(targets)
+
+
+@torch.no_grad()
+def tree_backup_targets(
+    steps: Steps,
+    rewards: Tensor,
+    goes_on: Tensor,
+    expected: Tensor,
+    taken: Tensor,
+    probability: Tensor,
+    gamma: float,
+    td_lambda: float,
+    n_steps: int,
+) -> Tensor:
+    """Targets of a tree backup for the transitions (`build_tree_backup_targets`).
+
+    Args:
+        rewards: [M, 1], of the transitions.
+        goes_on: [M], 0 where the task's own rules ended the episode.
+        expected: [N, 1], mean values under the policies, of every filled step.
+        taken: [N, 1], values of the actions taken; at the end of an episode not read.
+        probability: [N, 1], of the actions taken under the policies; as above.
+
+    Returns:
+        [M, 1].
+    """
+    rewards, ended, mask = _columns(steps, rewards, goes_on)
+    taken, probability = steps.unpack(taken)[:, :-1], steps.unpack(probability)[:, :-1]
+    targets = build_tree_backup_targets(
+        rewards, ended, mask, steps.unpack(expected), taken, probability, gamma, td_lambda, n_steps
+    )
+    return steps.pack_transitions(targets)
+
+
+def _columns(steps: Steps, rewards: Tensor, goes_on: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards [M, A], whether the episode goes on [M] -> rewards, ended and mask, [B, T - 1, A]."""
+
+    def unpack(rows: Tensor) -> Tensor:
+        filled = rows.new_zeros(steps.n_rows, *rows.shape[1:])
+        return steps.unpack(filled.index_copy(0, steps.rows_cur, rows))[:, :-1]
+
+    ended = unpack((1 - goes_on).unsqueeze(1).expand_as(rewards))
+    return unpack(rewards), ended, steps.mask.expand_as(ended)

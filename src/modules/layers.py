@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.kernels import gru as kernels
+from modules.kernels import gru_steps
 from modules.kernels import linear as fused
 from modules.kernels.linear import affine, relu_
 
@@ -191,6 +193,69 @@ def linear(
     return StackedLinear(n_in, n_out, groups, rectify=rectify, slope=slope)
 
 
+class StackedLayerNorm(nn.Module):
+    """G layer normalisations, `nn.LayerNorm` each: [G, R, n] -> [G, R, n].
+
+    Args:
+        n: entries of a row.
+        groups: G.
+        eps: added to the variance.
+    """
+
+    def __init__(self, n: int, groups: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(groups, n))
+        self.bias = nn.Parameter(torch.zeros(groups, n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1))
+
+
+def layer_norm(n: int, groups: int = 1) -> nn.LayerNorm | StackedLayerNorm:
+    """Layer normalisation of n entries: one for all rows, or one for each of several groups."""
+    return nn.LayerNorm(n) if groups == 1 else StackedLayerNorm(n, groups)
+
+
+class NormedLayers(nn.Module):
+    """Linear layers with layer normalisation and ReLU, [(G,) R, n_in] -> [(G,) R, n_out].
+
+    Args:
+        n_in: entries of the input.
+        n_out: outputs of each layer.
+        n_layers: number of layers, at least 1.
+        groups: G independent sets of layers; with 1 the leading axis is absent.
+        place: "before" or "after": where the normalisation is, seen from the ReLU.
+        norm_inputs: also what the first layer reads is normalised.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_layers: int,
+        groups: int = 1,
+        place: str = "before",
+        norm_inputs: bool = False,
+    ) -> None:
+        super().__init__()
+        self.after = place == "after"
+        self.input_norm = layer_norm(n_in, groups) if norm_inputs else None
+        widths = [n_in, *[n_out] * n_layers]
+        self.layers = nn.ModuleList(
+            linear(a, b, groups, rectify=self.after) for a, b in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(layer_norm(n_out, groups) for _ in range(n_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_norm is not None:
+            x = self.input_norm(x)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = norm(layer(x)) if self.after else F.relu(norm(layer(x)))
+        return x
+
+
 class GRU(nn.Module):
     """A GRU layer with the parameters of `nn.GRUCell`, for single steps and for whole ragged
     sequences.
@@ -216,16 +281,22 @@ class GRU(nn.Module):
         self.bias_ih = uniform(3 * n_hidden)
         self.bias_hh = uniform(3 * n_hidden)
 
+    @torch.no_grad()
+    def init_orthogonal_(self) -> None:
+        """Orthogonal weights, [3 * H, ...] as one matrix each (per group), and zero biases."""
+        for weight in (self.weight_ih, self.weight_hh):
+            for matrix in weight.view(-1, *weight.shape[-2:]):
+                nn.init.orthogonal_(matrix)
+        for bias in (self.bias_ih, self.bias_hh):
+            nn.init.zeros_(bias)
+
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """One step: x [(G,) R, n_in], h [(G,) R, H] -> [(G,) R, H]."""
         if self.groups == 1:
             return torch.gru_cell(x, h, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         gi = torch.baddbmm(self.bias_ih.unsqueeze(1), x, self.weight_ih.transpose(1, 2))
         gh = torch.baddbmm(self.bias_hh.unsqueeze(1), h, self.weight_hh.transpose(1, 2))
-        i_r, i_z, i_n = gi.chunk(3, -1)
-        h_r, h_z, h_n = gh.chunk(3, -1)
-        candidate = torch.tanh(i_n + torch.sigmoid(i_r + h_r) * h_n)
-        return torch.lerp(candidate, h, torch.sigmoid(i_z + h_z))
+        return gru_steps.cell(gi, gh, h)
 
     def unroll(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """All steps of ragged sequences from a zero hidden state.
@@ -340,14 +411,15 @@ class _GRUSequence(torch.autograd.Function):
         n_hidden = weight_hh.shape[-1]
         gates = tuple(x.new_empty(*x.shape[:-1], n) for n in (2 * n_hidden, n_hidden, n_hidden))
         out = _gru_sequence(x, weight_ih, weight_hh, bias_ih, bias_hh, sizes, gates)
-        ctx.save_for_backward(x, weight_ih, weight_hh, out, *gates)
+        ctx.save_for_backward(x, weight_ih, weight_hh, bias_ih, bias_hh, out, *gates)
         ctx.sizes = sizes
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_ih, weight_hh, out, rz, candidates, shares = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+            return (*gru_steps.gradients(ctx.saved_tensors[:5], ctx.sizes, grad), None)
+        x, weight_ih, weight_hh, _, _, out, rz, candidates, shares = ctx.saved_tensors
         sizes, lead, n_hidden = ctx.sizes, x.shape[:-2], weight_hh.shape[-1]
         reset, update = rz.chunk(2, -1)
         steps = [a.split(sizes, -2) for a in (x, grad, out, reset, update, candidates, shares)]

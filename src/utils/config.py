@@ -563,14 +563,16 @@ RANGES: dict[str, Range] = {
     "steps_per_update": NOT_NEGATIVE,
     "updates_per_step": COUNT,
     "warmup_episodes": NOT_NEGATIVE,
+    "latest_episodes": NOT_NEGATIVE,
     "transition_history": NOT_NEGATIVE,
     "recent_transitions": NOT_NEGATIVE,
+    "amplitude_scaling": SMOOTHING,
     "per_alpha": PROBABILITY,
     "per_beta": PROBABILITY,
     # optimisation
     "gamma": PROBABILITY,
     "lr": FINITE_POSITIVE,
-    "optimizer": one_of("rmsprop", "adam"),
+    "optimizer": one_of("rmsprop", "adam", "radam"),
     "optim_alpha": SMOOTHING,
     "optim_eps": FINITE_POSITIVE,
     "adam_eps": FINITE_POSITIVE,
@@ -578,6 +580,9 @@ RANGES: dict[str, Range] = {
     "grad_norm_clip": POSITIVE,
     "target_update_interval": COUNT,
     "target_tau": PROBABILITY,
+    "reset_interval": NOT_NEGATIVE,
+    "reset_keep": PROBABILITY,
+    "reset_towards": one_of("initial", "fresh"),
     # targets of value-based learners
     "td_lambda": PROBABILITY,
     "hysteretic_beta": PROBABILITY,
@@ -586,6 +591,8 @@ RANGES: dict[str, Range] = {
     "agent_output_type": one_of("q", "pi_logits"),
     "rnn_hidden_dim": COUNT,
     "gain": FINITE_POSITIVE,
+    "norm_layers": COUNT,
+    "norm_place": one_of("before", "after"),
     "mixing_embed_dim": COUNT,
     "hypernet_embed": COUNT,
     "hypernet_layers": one_of(1, 2),
@@ -617,8 +624,18 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"use_per draws whole episodes: set replay=episodes (got {config['replay']})"
         )
-    for key in ("batch_size", "batch_size_run"):
-        in_episodes = key == "batch_size_run" or config["replay"] != "transitions"
+    if config["amplitude_scaling"] and config["replay"] != "episodes":
+        raise ConfigError(
+            f"amplitude_scaling changes replayed episodes: set replay=episodes (got "
+            f"{config['replay']})"
+        )
+    if config["latest_episodes"] and (config["use_per"] or config["replay"] != "episodes"):
+        raise ConfigError(
+            "latest_episodes come with uniformly drawn episodes: set replay=episodes and "
+            f"use_per=False (got replay={config['replay']}, use_per={config['use_per']})"
+        )
+    for key in ("batch_size", "batch_size_run", "latest_episodes"):
+        in_episodes = key != "batch_size" or config["replay"] != "transitions"
         if in_episodes and config[key] > config["buffer_size"]:
             raise ConfigError(
                 f"{key} ({config[key]}) must not be greater than buffer_size "

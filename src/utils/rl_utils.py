@@ -44,12 +44,17 @@ def _corrected_values(
     next_values: Tensor,
     gamma: float,
     lam: float,
+    traces: Tensor | None = None,
+    n_steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sums of lambda-discounted one-step errors, and `values` plus them; both 0 where `mask` is 0.
 
     delta_t = r_t + gamma (1 - terminated_t) next_values_t - values_t; the sum goes on to step t + 1
     if the episode does, that is if step t did not terminate it and step t + 1 is valid. So the last
     step of a truncated episode has the bootstrapped one-step target, wherever in the batch it is.
+
+    With `traces` c the sum passes on to step t + 1 the share c_{t+1} alone, and with `n_steps` it
+    has so many terms at most.
     """
     # float64: sums over hundreds of steps keep float32's digits, and reduced-precision modes do not
     # touch it.
@@ -60,7 +65,17 @@ def _corrected_values(
     delta = rewards + gamma * torch.where(ended, 0.0, next_values) - values
     delta = torch.where(valid, delta, 0.0)
     goes_on = F.pad((valid[:, 1:] & ~ended[:, :-1]).double(), [0, 0] * (valid.dim() - 2) + [0, 1])
-    sums = discounted_sums(delta, gamma * lam * goes_on)
+    decay = gamma * lam * goes_on
+    if traces is not None:
+        traces = torch.where(valid, traces.double(), 0.0)
+        decay = decay * F.pad(traces[:, 1:], [0, 0] * (valid.dim() - 2) + [0, 1])
+    if n_steps is None:
+        sums = discounted_sums(delta, decay)
+    else:
+        sums = delta
+        for _ in range(min(n_steps, delta.shape[1]) - 1):
+            following = F.pad(sums[:, 1:], [0, 0] * (valid.dim() - 2) + [0, 1])
+            sums = delta + decay * following
     return sums, torch.where(valid, values + sums, 0.0)
 
 
@@ -167,6 +182,42 @@ def build_q_lambda_targets(
 
 
 @torch.no_grad()
+def build_tree_backup_targets(
+    rewards: Tensor,
+    terminated: Tensor,
+    mask: Tensor,
+    expected: Tensor,
+    taken: Tensor,
+    probability: Tensor,
+    gamma: float,
+    td_lambda: float,
+    n_steps: int,
+) -> Tensor:
+    """Tree backup (Precup et al. 2000) of n steps, off-policy without importance weights.
+
+    y_t = Q_t + sum over k = 0 .. n - 1 of (gamma lambda)^k [product over l = 1 .. k of pi_{t+l}]
+    delta_{t+k}, delta_t = r_t + gamma E_{t+1} - Q_t, where pi_t is the probability of the action
+    taken at t, and E_t the mean value under the policy. It ends as `build_td_lambda_targets` does.
+
+    Args:
+        rewards, terminated, mask: as for `build_td_lambda_targets`.
+        expected: E, [B, T + 1, 1].
+        taken: Q of the actions taken, [B, T, 1].
+        probability: pi of the actions taken, [B, T, 1].
+        gamma: discount factor.
+        td_lambda: lambda.
+        n_steps: n.
+
+    Returns:
+        [B, T, 1] in the dtype of `expected`, without gradient; 0 where the mask is 0.
+    """
+    _, returns = _corrected_values(
+        rewards, terminated, mask, taken, expected[:, 1:], gamma, td_lambda, probability, n_steps
+    )
+    return returns.to(expected.dtype)
+
+
+@torch.no_grad()
 def build_gae_targets(
     rewards: Tensor,
     masks: Tensor,
@@ -205,6 +256,35 @@ def build_gae_targets(
             rewards, terminated, masks, current, following, gamma, lambd
         )
     return advantages.to(values.dtype), returns.to(values.dtype)
+
+
+@torch.no_grad()
+def build_nstep_targets(
+    rewards: Tensor, terminated: Tensor, mask: Tensor, values: Tensor, gamma: float, n: int
+) -> Tensor:
+    """n-step returns (Sutton and Barto 2018, chapter 7).
+
+    G_t = r_t + ... + gamma^(k-1) r_{t+k-1} + gamma^k V_{t+k}, k = n or what the episode has left.
+    After a terminal step V is 0; an episode that ends otherwise bootstraps from its last value.
+
+    Args:
+        rewards, terminated: [B, T, 1] or [B, T, K].
+        mask: [B, T, 1], nonzero where the transition exists.
+        values: V, [B, T + 1, 1] or [B, T + 1, K].
+        gamma: discount factor.
+        n: number of rewards, at least 1.
+
+    Returns:
+        [B, T, 1] or [B, T, K] in the dtype of `values`, without gradient; 0 where the mask is 0.
+    """
+    valid, ended = mask != 0, terminated != 0
+    following = torch.where(ended, 0.0, values[:, 1:].double())
+    goes_on = F.pad(valid[:, 1:] & ~ended[:, :-1], [0, 0, 0, 1])
+    returns = rewards.double() + gamma * following
+    for _ in range(n - 1):
+        later = F.pad(returns[:, 1:], [0, 0, 0, 1])
+        returns = rewards.double() + gamma * torch.where(goes_on, later, following)
+    return torch.where(valid, returns, 0.0).to(values.dtype)
 
 
 class Moments(TypedDict):
@@ -256,6 +336,11 @@ class RunningMeanStd:
     def std(self) -> np.ndarray:
         """Standard deviation, of `shape`."""
         return np.sqrt(self.var)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Samples [..., *shape] at mean 0 and variance 1, in the dtype of the input."""
+        mean, std = (torch.from_numpy(each).to(x) for each in (self.mean, self.std))
+        return (x - mean) / std
 
     def state_dict(self) -> Moments:
         """Everything, in a form that `torch.load(weights_only=True)` reads."""

@@ -152,8 +152,17 @@ def test_ring_keeps_the_newest_episodes_and_samples_them_whole(dtype):
     assert found == set(expected)
     latest = buffer.sample_latest(2)
     assert torch.equal(latest["actions"], batches[2]["actions"][:, : latest.max_seq_length])
+    both = buffer.sample_beside_latest(5, 2)
+    steps = latest.max_seq_length
+    assert torch.equal(both["actions"][:2, :steps], latest["actions"])
+    lengths = both.lengths().tolist()
+    assert lengths[:2] == latest.lengths().tolist()
+    assert sorted(lengths[2:]) == sorted(sample.lengths().tolist())  # each of the five once
+    for draw in (buffer.sample, lambda n: buffer.sample_beside_latest(n, 2)):
+        with pytest.raises(ValueError, match="6 of 5"):
+            draw(6)
     with pytest.raises(ValueError, match="6 of 5"):
-        buffer.sample(6)
+        buffer.sample_beside_latest(2, 6)
 
 
 def test_stale_steps_of_a_longer_episode_are_cleared():

@@ -434,6 +434,9 @@ def test_sizes_of_all_maps(name):
     a, e = table.info.n_agents, table.info.n_enemies
     rows = a * len(info["agent_features"]) + e * len(info["enemy_features"])
     assert rows + a * table.face.n_actions == table.face.state_size
+    assert sum(info["obs_parts"]) == table.face.obs_size
+    # Where one can move, the others, oneself.
+    assert len(info["obs_parts"]) == 1 + e + (a - 1) + 1
     assert np.isfinite(table.obs).all()
     assert np.isfinite(table.state).all()
     # no entry of a row is left as it was before

@@ -121,9 +121,11 @@ def test_sizes_and_features():
             "type_0",
             "type_1",
         ]
+        assert info["obs_parts"] == [4, *[8] * 5, *[8] * 4, 4]
         assert info["enemy_features"] == ["health", "rel_x", "rel_y", "shield", "type_0", "type_1"]
     with Sim(2, 0, map_name="3m", obs_timestep_number=True, obs_instead_of_state=True) as env:
         assert (env.obs_size, env.state_size) == (32, 96)
+        assert env.get_env_info()["obs_parts"] == [4, *[5] * 3, *[5] * 2, 3]
         env.reset()
         assert np.array_equal(env.state, env.obs.reshape(2, -1))
 

@@ -1,5 +1,5 @@
-"""PPO, MADDPG, MAAC and MAMT: every number in their yaml files has a range, and every default lies
-in it.
+"""PPO, MADDPG, MAAC and their relatives: every number in their yaml files has a range, and every
+default lies in it.
 """
 
 from types import SimpleNamespace
@@ -12,8 +12,10 @@ from utils.config import CONFIG_DIR, RANGES, load_file
 from utils.errors import ConfigError
 
 ALGORITHMS = [
+    *("ia2c", "maa2c", "vdac_sum", "vdac_mix", "mappo_public"),
     *("ippo", "mappo", "ma_ppo", "maddpg", "maac", "mamd", "mamd_op", "mamt"),
     *("mamt_fixed", "mamt_random", "mamt_ws", "mamt_ppo"),
+    *("happo", "hatrpo", "hasac", "mat"),
 ]
 
 

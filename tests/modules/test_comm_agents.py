@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from comm_fixtures import FORMS, comm_args, form_id, same_noise, slow_episode
+from comm_fixtures import (
+    FORMS,
+    comm_args,
+    form_id,
+    make_comm_batch,
+    same_noise,
+    slow_episode,
+)
 from learner_fixtures import LENGTHS, N_ACTIONS, N_AGENTS, OBS, make_batch, make_mac
 
 from modules.comm.t2mac import fuse, uncertainty
@@ -23,7 +30,7 @@ def seeded_mac(alg, settings):
     mac = make_mac(args)
     for param in mac.parameters():  # large enough for every path to matter
         param.mul_(2.0)
-    return mac, make_batch(args)
+    return mac, make_comm_batch(args)
 
 
 def close(a, b):
@@ -56,7 +63,7 @@ def test_agents_know_of_others_what_they_are_told(alg, settings, monkeypatch):
     """
     mac, batch = seeded_mac(alg, settings)
     same_noise(monkeypatch)
-    other = make_batch(mac.args)
+    other = make_comm_batch(mac.args)
     for key in ("obs", "actions"):
         seen = other.stored(key)
         seen[:, :, 1] = torch.flip(seen[:, :, 1], dims=(0,))
@@ -69,7 +76,7 @@ def test_agents_know_of_others_what_they_are_told(alg, settings, monkeypatch):
     monkeypatch.setattr(mac.agent, "say", lambda own: before.said)
     told_the_same = mac.talk(other)
     assert torch.equal(told_the_same.q[:, rest], before.q[:, rest])
-    if alg != "fullcomm":  # which reads its own observation among those of all
+    if alg not in ("fullcomm", "cama"):  # which reads its own observation among those of all
         assert not close(told_the_same.q[:, 1], before.q[:, 1])
 
 
@@ -95,6 +102,11 @@ SIZES = {
     ("ndq", ""): 2,
     ("masia", ""): OBS,
 }
+# The coach, one of 3 agents, hears 2 and answers 2.
+COACHED = {
+    ("cama", ""): OBS + N_ACTIONS + 3,
+    ("cama", "cama_keep=0.5,obs_last_action=False"): OBS + 3,
+}
 
 
 @forms
@@ -112,6 +124,8 @@ def test_numbers_are_counted(alg, settings, test, monkeypatch):
         size = SIZES.get((alg, form_id(settings)))
         if size is not None and not (alg == "maic" and test):
             assert sent == [6 * size] * 3  # 3 agents, to 2 others each
+        if (alg, form_id(settings)) in COACHED:
+            assert sent == [2 * COACHED[alg, form_id(settings)]] * 3
     assert counted[[2, 4]].tolist() == [0.0, 0.0]
     mac.init_hidden(2)
     assert mac.episode_figures()["numbers_sent"].tolist() == [0.0, 0.0]
@@ -181,8 +195,41 @@ def test_codes_are_addressed():
     assert heard[0, 1, agent.n_inputs :].tolist() == [2.0, 3.0, 8.0, 9.0, 14.0, 15.0]
 
 
+def test_what_is_not_attended_to_is_told():
+    """CAMA, 3 agents with 3 entities each: agent 0 attends to half of those that it sees, 1 of 1, 2
+    of 3 or 1 of 2; an entity that is there is attended to or in the complement, never in both.
+    """
+    mac, batch = seeded_mac("cama", {"cama_keep": 0.5})
+    agent, n = mac.agent, mac.agent.n_sent
+    inputs = mac.sequence_inputs(batch)
+    entities, there = agent.entities(inputs[..., :n], inputs[..., n:])
+    attended, _ = agent.choose(entities, there)
+    assert (attended[..., -1] | there[:, None, :, -1]).all()  # an agent is there for itself
+    assert not (attended & ~there.unsqueeze(1)).any()
+    assert (attended.sum(-1) == (there.sum(-1, keepdim=True).transpose(1, 2) / 2).ceil()).all()
+    assert {1, 2} == set(attended.sum(-1).flatten().tolist())
+    masks = []
+    agent.attention.attend = lambda scores, mask, among: masks.append(mask) or among[:, :1]
+    agent.complement(inputs[..., :n], inputs[..., n:])
+    rest = masks[0].unflatten(-1, (N_AGENTS, 3))
+    for i in range(N_AGENTS):
+        assert torch.equal(rest[:, :, i, i], there[:, None, i] & ~attended[:, :, i])
+        for j in set(range(N_AGENTS)) - {i}:
+            assert torch.equal(rest[:, :, i, j], there[:, None, j].expand(-1, 2, -1))
+
+
+def test_agents_that_see_nothing_attend_to_themselves():
+    mac, batch = seeded_mac("cama", {})
+    batch.stored("obs").zero_()
+    batch.changed("obs")
+    assert torch.isfinite(mac.unroll(batch)).all()
+    talk = mac.talk(batch)
+    assert close(talk.said.seen["g"], mac.agent.attention.out.bias.expand_as(talk.said.seen["g"]))
+    assert not close(talk.said.seen["f"], talk.said.seen["g"])
+
+
 def test_random_messages_differ_in_training_only():
-    for alg in ("maic", "ndq"):
+    for alg in ("maic", "ndq", "cama"):
         mac, batch = seeded_mac(alg, {})
         assert not torch.equal(mac.unroll(batch), mac.unroll(batch))
         outputs = []
@@ -197,7 +244,7 @@ def test_random_messages_differ_in_training_only():
 @forms
 def test_one_agent_alone(alg, settings):
     args = comm_args(alg, **settings)
-    args.n_agents = 1
+    args.n_agents = 1  # nobody to talk to
     torch.manual_seed(0)
     mac, batch = make_mac(args), make_batch(args)
     assert torch.isfinite(mac.unroll(batch)).all()
@@ -211,5 +258,9 @@ def test_wrong_settings():
         make_mac(comm_args("qmix", mac="comm_mac", agent="rnn"))
     with pytest.raises(ConfigError, match="share_params must be one of True, got False"):
         make_mac(comm_args("maic", share_params=False))
+    with pytest.raises(ConfigError, match="cama_parts must add up to the 5 entries of an obs"):
+        make_mac(comm_args("cama", cama_parts=[2, 2]))
+    with pytest.raises(ConfigError, match=r"cama_heads must divide cama_embed_dim \(6\), got 4"):
+        make_mac(comm_args("cama", cama_heads=4))
     with pytest.raises(ConfigError, match="needs agent_output_type=q, got agent_output_type=pi_"):
         make_mac(comm_args("maic", agent_output_type="pi_logits"))

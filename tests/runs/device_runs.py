@@ -60,17 +60,36 @@ RUNS = {
             "qplex",
             "qtran",
             "ow_qmix",
+            "riskq",
             "s2q",
             "s2q_comm",
             "s2q_vdn",
         )
     },
-    **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q")},
+    **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q", "pac")},
+    "marr": ("marr", "predator_prey", [*VALUES, "updates_per_collection=2", "reset_interval=4"]),
+    **{
+        name: (name, "predator_prey", [*VALUES, "batch_size_run=4", "critic_hidden_dim=8"])
+        for name in ("ia2c", "vdac_mix")
+    },
+    "mappo_public": (
+        "mappo_public",
+        "predator_prey",
+        [
+            *VALUES,
+            "batch_size_run=4",
+            "critic_hidden_dim=8",
+            "ppo_epochs=2",
+            "popart=True",
+            "accumulated_episodes=4",
+        ],
+    ),
+    "pqn_vdn": ("pqn_vdn", "predator_prey", [*VALUES, "batch_size_run=4", "pqn_minibatches=1"]),
     **{
         name: (name, "predator_prey", VALUES)
-        for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac")
+        for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac", "cama")
     },
-    **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg")},
+    **{name: (name, "spread", [*ACTORS, *SINGLES]) for name in ("maac", "mamd", "maddpg", "hasac")},
     "mamt": ("mamt", "spread", [*ACTORS, *SINGLES, "trust_region_batch_size=8", "trd_steps=2"]),
     "mamt_random": (
         "mamt_random",
@@ -84,8 +103,19 @@ RUNS = {
     ),
     **{
         name: (name, "spread", [*ACTORS, *EPISODES, "accumulated_episodes=4"])
-        for name in ("ma_ppo", "mappo")
+        for name in ("ma_ppo", "mappo", "happo", "hatrpo")
     },
+    "dop": (
+        "dop",
+        "predator_prey",
+        [*VALUES, "latest_episodes=2", "critic_hidden_dim=8", "hard_target_interval=9"],
+    ),
+    "fop": (
+        "fop",
+        "predator_prey",
+        [*VALUES, "warmup_episodes=4", "critic_hidden_dim=8", "updates_per_collection=1"],
+    ),
+    "mat": ("mat", "spread", [ACTORS[0], ACTORS[2], *EPISODES, "mat_embed_dim=8"]),
     "lola": ("lola", "spread", [*ACTORS[:1], *EPISODES]),
     **{name: (name, "rover_tower", [*SMALL_RUN, *own]) for name, own in F2A2.items()},
     **{

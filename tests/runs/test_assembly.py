@@ -23,6 +23,17 @@ def test_what_an_environment_is_like():
     assert args.env_info is INFO
 
 
+def test_of_what_parts_an_observation_is_made():
+    for info, given, wanted in (
+        (INFO, [], [5]),
+        (INFO | {"obs_parts": [2, 3]}, [], [2, 3]),
+        (INFO | {"obs_parts": [2, 3]}, [1, 4], [1, 4]),
+    ):
+        args = make_args("cama", cama_parts=given)
+        describe_env(args, info)
+        assert args.cama_parts == wanted
+
+
 @pytest.mark.parametrize("common_reward", [True, False])
 def test_what_is_stored(common_reward):
     batch = new_batch(make_args(common_reward=common_reward), 2, 6)

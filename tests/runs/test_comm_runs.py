@@ -27,7 +27,8 @@ SETTINGS = [
 
 
 def start(algorithm, run_dir, *settings):
-    small = [f"{key}={value}" for key, value in SMALL.get(algorithm, {}).items()]
+    sizes = SMALL.get(algorithm, {}) | ({"cama_parts": [4, 4]} if algorithm == "cama" else {})
+    small = [f"{key}={value}" for key, value in sizes.items()]
     return start_run(algorithm, "hint", run_dir, [*SETTINGS, *small, *settings])
 
 
@@ -37,7 +38,7 @@ def points(run_dir, key):
 
 
 def test_these_algorithms_talk():
-    assert {"fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac"} <= set(TALKING)
+    assert {"fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac", "cama"} <= set(TALKING)
 
 
 @pytest.mark.parametrize("algorithm", TALKING)

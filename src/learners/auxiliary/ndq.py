@@ -51,8 +51,12 @@ class NDQLoss(AuxiliaryLoss):
 
     def losses(self, rows: ReplayedSteps, online: Talk, target: Talk) -> dict[str, Tensor]:
         """`expressiveness_loss`, `compactness_loss`, `entropy_loss`; see `AuxiliaryLoss.losses`."""
+        return self.losses_about(rows, online, masked_argmax(target.q, rows.avail))
+
+    def losses_about(self, rows: ReplayedSteps, online: Talk, best: Tensor) -> dict[str, Tensor]:
+        """The same for codes that shall tell their receivers these actions, int64 [N, A]."""
         cur, args = rows.steps.cur, self.args
-        best = masked_argmax(target.q, rows.avail)[cur]
+        best = best[cur]
         logits = self.inference(online.heard[cur])
         surprise = F.cross_entropy(logits.flatten(0, 1), best.flatten(), reduction="none")
         mean, code = online.said.seen["mean"][cur], online.said.messages[cur]

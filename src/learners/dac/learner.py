@@ -118,6 +118,7 @@ class DACLearner(Learner):
     """
 
     weights_episodes = True
+    resets_networks = True
     needs = Needs(
         mac=DACMAC,
         settings={

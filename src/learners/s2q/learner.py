@@ -70,6 +70,7 @@ class S2QLearner(Learner):
 
     weights_episodes = True
     shares_updates = True
+    resets_networks = True
     needs = Needs(
         mac=S2QMAC,
         settings={
@@ -274,6 +275,10 @@ class S2QLearner(Learner):
         """Copies the online weights into the target networks."""
         super().update_targets()
         self.q_star.update_targets()
+
+    def networks(self) -> list[Any]:
+        """See `Learner.networks`."""
+        return [*super().networks(), self.target_mixer]
 
     def cuda(self) -> None:
         """Moves all networks to the GPU."""

@@ -1,11 +1,16 @@
 """Agent networks: from an agent's inputs to action values or policy logits."""
 
+from modules.agents.bounded_rnn_agent import BoundedRNNAgent
 from modules.agents.central_rnn_agent import CentralRNNAgent
+from modules.agents.hpn_agent import HPNAgent
 from modules.agents.mlp_agent import MLPAgent
 from modules.agents.n_rnn_agent import NRNNAgent
+from modules.agents.norm_rnn_agent import NormRNNAgent
 from modules.agents.policy_agent import PolicyAgent
+from modules.agents.quantile_agent import QuantileAgent
 from modules.comm import AGENTS as COMM_AGENTS
 from modules.dac.agent import DACAgent
+from modules.mat import MATAgent
 from modules.recurrent import RNNAgent
 from modules.s2q.agent import S2QAgent
 from utils.registry import Registry
@@ -15,7 +20,12 @@ register = REGISTRY.register
 
 register("rnn")(RNNAgent)
 register("n_rnn")(NRNNAgent)
+register("norm_rnn")(NormRNNAgent)
 register("mlp")(MLPAgent)
+register("hpn_rnn")(HPNAgent)
+# Policies that never become quite certain.
+register("bounded_rnn")(BoundedRNNAgent)
+register("quantile_rnn")(QuantileAgent)
 # The joint value of Weighted QMIX and S2Q: key `central_agent`, not `agent`.
 register("central_rnn")(CentralRNNAgent)
 register("s2q_rnn")(S2QAgent)
@@ -24,3 +34,5 @@ register("dac_rnn")(DACAgent)
 REGISTRY.update(COMM_AGENTS)
 # One feed-forward policy per agent, for the actor-critic learners.
 register("mlp_policy")(PolicyAgent)
+# The transformer of all agents: with mac=mat_mac.
+register("mat")(MATAgent)

@@ -1,6 +1,7 @@
 """Networks of agents that talk to one another: what they say, and what they make of it."""
 
 from modules.comm.agent import CommAgent
+from modules.comm.cama import CAMAAgent
 from modules.comm.fullcomm import FullCommAgent
 from modules.comm.latent import LatentAgent
 from modules.comm.maic import MAICAgent
@@ -16,6 +17,7 @@ AGENTS: dict[str, type[CommAgent]] = {
     "ndq_rnn": NDQAgent,
     "masia_rnn": MASIAAgent,
     "t2mac_rnn": T2MACAgent,
+    "cama_rnn": CAMAAgent,
 }
 
 # What the keys that only these networks read must be; learners check them before anything is built.

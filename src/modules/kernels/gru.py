@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.kernels import gru_steps
 from modules.kernels.build import load
 from modules.kernels.calls import SIZE, address, usable
 
@@ -67,14 +68,15 @@ class GRUSequence(torch.autograd.Function):
     ) -> Tensor:
         gates = x.new_empty(*x.shape[:-1], 4 * weight_hh.shape[-1])
         out = gru_sequence(x, weight_ih, weight_hh, bias_ih, bias_hh, sizes, gates)
-        ctx.save_for_backward(x, weight_ih, weight_hh, out, gates)
+        ctx.save_for_backward(x, weight_ih, weight_hh, bias_ih, bias_hh, out, gates)
         ctx.sizes = sizes
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        out, gates = ctx.saved_tensors[3:]
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+            return (*gru_steps.gradients(ctx.saved_tensors[:5], ctx.sizes, grad), None)
+        out, gates = ctx.saved_tensors[5:]
         x, weight_ih, weight_hh, grad = (t.contiguous() for t in (*ctx.saved_tensors[:3], grad))
         n_hidden = weight_hh.shape[-1]
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None

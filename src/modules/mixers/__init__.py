@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from modules.mixers.dmaq_general import DMAQer
+from modules.mixers.linear import LinearMixer
 from modules.mixers.nmix import Mixer
 from modules.mixers.qatten import QattenMixer
 from modules.mixers.qmix_central_no_hyper import QMixerCentralFF
@@ -29,6 +30,7 @@ REGISTRY["vdn"] = VDNMixer
 REGISTRY["qmix"] = Mixer
 REGISTRY["nmix"] = Mixer  # PyMARL2's second name for it
 REGISTRY["qatten"] = QattenMixer
+REGISTRY["linear"] = LinearMixer
 REGISTRY["dmaq"] = DMAQer
 REGISTRY["qmix_central_ff"] = QMixerCentralFF
 REGISTRY["qtran_base"] = QTranBase

@@ -125,3 +125,18 @@ class QattenMixer(nn.Module):
             [..., 1].
         """
         return self.forward_with_reg(agent_qs, states)[0]
+
+    def of_several(self, agent_qs: Tensor, states: Tensor) -> Tensor:
+        """Joint values of J sets of utilities in every state; the weights are computed once.
+
+        Args:
+            agent_qs: [J, N, A].
+            states: [N, S].
+
+        Returns:
+            [J, N, 1].
+        """
+        weights = self._logits(states).softmax(dim=-1)
+        if self.head_weight is not None:
+            weights = weights * self.head_weight(states).abs().unsqueeze(-1)
+        return (agent_qs * weights.sum(1)).sum(-1, keepdim=True) + self.constant(states)

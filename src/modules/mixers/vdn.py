@@ -31,3 +31,7 @@ class VDNMixer(nn.Module):
             [..., 1].
         """
         return agent_qs.sum(dim=-1, keepdim=True)
+
+    def of_several(self, agent_qs: Tensor, states: object = None) -> Tensor:
+        """Joint values of J sets of utilities in every state: [J, N, A] -> [J, N, 1]."""
+        return self(agent_qs)
