@@ -5,7 +5,7 @@ Distances are between centres of units; a group's centre is the mean of its livi
 Fractions of health leave shields out. Among equals the first in the order of units counts.
 """
 
-# ruff: noqa: ANN001, ANN202 -- numba infers the types of the kernels
+# ruff: noqa: ANN001, ANN201, ANN202 -- numba infers the types of the kernels
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -88,21 +88,30 @@ LINE_X = 25.0
 Q = 4 * sqrt(3)
 # "encircle": by number of zealots and stage, offsets from the anchor
 SLOTS = np.zeros((6, 3, 5, 2))
-SLOTS[3, :, :3] = [
-    [(0, 0), (0, -4), (0, 4)],
-    [(0, 0), (-8, -8), (-8, 8)],
-    [(0, 0), (-8 - Q, -4), (-8 - Q, 4)],
-]
-SLOTS[4, :, :4] = [
-    [(0, 2), (0, 4), (0, -4), (0, -2)],
-    [(Q - 8, 4), (-8, 8), (-8, -8), (Q - 8, -4)],
-    [(Q - 8, 4), (-8 - Q, 4), (-8 - Q, -4), (Q - 8, -4)],
-]
-SLOTS[5] = [
-    [(0, 0), (0, 4), (0, -4), (0, 2), (0, -2)],
-    [(0, 0), (-8, 8), (-8, -8), (Q - 8, 4), (Q - 8, -4)],
-    [(0, 0), (-8 - Q, 4), (-8 - Q, -4), (Q - 8, 4), (Q - 8, -4)],
-]
+SLOTS[3, :, :3] = np.array(
+    [
+        [(0, 0), (0, -4), (0, 4)],
+        [(0, 0), (-8, -8), (-8, 8)],
+        [(0, 0), (-8 - Q, -4), (-8 - Q, 4)],
+    ],
+    float,
+)
+SLOTS[4, :, :4] = np.array(
+    [
+        [(0, 2), (0, 4), (0, -4), (0, -2)],
+        [(Q - 8, 4), (-8, 8), (-8, -8), (Q - 8, -4)],
+        [(Q - 8, 4), (-8 - Q, 4), (-8 - Q, -4), (Q - 8, -4)],
+    ],
+    float,
+)
+SLOTS[5] = np.array(
+    [
+        [(0, 0), (0, 4), (0, -4), (0, 2), (0, -2)],
+        [(0, 0), (-8, 8), (-8, -8), (Q - 8, 4), (Q - 8, -4)],
+        [(0, 0), (-8 - Q, 4), (-8 - Q, -4), (Q - 8, 4), (Q - 8, -4)],
+    ],
+    float,
+)
 STAGES = 3
 # "ambush": the groups' homes; a group has as many banelings, the last one the rest
 HOMES = np.array([(19, 27), (23, 23), (27, 19), (23, 31), (27, 27), (31, 23), (31, 31)], float)
@@ -860,7 +869,7 @@ def _weaker(units, b, a, n, o, plan):
 
 
 @kernel
-def command(first, end, mask, n_agents, script, units, heals, rush, memory, orders) -> None:
+def command(first, end, mask, n_agents, script, units, heals, rush, memory, orders):
     """Writes the enemies' orders of battles in `mask` that play one of these scripts; who is told
     nothing must have ORDER_NONE before.
 
