@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envs.compiled import announce, digest, sources
-from envs.starcraft import opponents
+from envs.starcraft import opponents, smac_hard
 from envs.starcraft.sim import kernels
 from envs.starcraft.smac import observations, orders, rewards
 
@@ -112,6 +112,7 @@ def test_starcraft_kernels_know_their_sources():
         (observations, ("smac/rules.py", "smac/orders.py", "options.py")),
         (rewards, ("smac/rules.py", "options.py")),
         (opponents, ("options.py", "battle.py", "sim/tables.py")),
+        (smac_hard, ("options.py", "battle.py", "facts.py", "data/units.json")),
     ]:
         found = set(sources(Path(module.__file__), SRC))
         wanted = {SRC / "envs" / "starcraft" / name for name in needs}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from sc2_script_fixtures import Field
 
 from envs import make_vector_env
 from envs.starcraft.battle import (
@@ -20,57 +19,6 @@ from envs.starcraft.env import SC2Sim
 from envs.starcraft.facts import map_info
 from envs.starcraft.opponents import SCRIPTS, Opponents
 from utils.errors import ConfigError
-
-
-class Field:
-    """One battle set by hand: units (name, x, y[, part of their health]), and a script."""
-
-    def __init__(
-        self, script: str, agents: list[tuple], enemies: list[tuple], terrain: str = "3m"
-    ) -> None:
-        units = [*agents, *enemies]
-        info = replace(
-            map_info(terrain),
-            agents=tuple(unit[0] for unit in agents),
-            enemies=tuple(unit[0] for unit in enemies),
-        )
-        self.battle = bt = Battle.of_map(info, 1)
-        self.a = len(agents)
-        bt.alive[:] = True
-        bt.x[0], bt.y[0] = [unit[1] for unit in units], [unit[2] for unit in units]
-        bt.health[:], bt.shield[:] = bt.health_max, bt.shield_max
-        for i, unit in enumerate(units):
-            if len(unit) > 3:
-                bt.health[0, i] *= unit[3]
-                bt.shield[0, i] *= unit[3]
-        self.opponents = Opponents(info, bt, "attack_move", script)
-        self.mask = np.ones(1, dtype=bool)
-        self.opponents.begin(self.mask, [np.random.default_rng(0)])
-
-    def orders(self) -> list[tuple]:
-        """Of every enemy: (code,), (code, unit) or (code, x, y)."""
-        a, o = self.a, self.opponents
-        given = (
-            np.full((1, a), 1, dtype=np.int8),
-            np.full((1, a), 2),
-            np.full((1, a), 3.0),
-            np.full((1, a), 4.0),
-        )
-        o.command(self.mask, *given)
-        for mine, theirs in zip((o.order, o.target, o.target_x, o.target_y), given, strict=True):
-            np.testing.assert_array_equal(mine[:, :a], theirs, "the agents' orders are changed")
-        out = []
-        for u in range(a, self.battle.n_units):
-            code = int(o.order[0, u])
-            point = (round(float(o.target_x[0, u]), 6), round(float(o.target_y[0, u]), 6))
-            unit = (int(o.target[0, u]),)
-            out.append((code, *(unit if code == ORDER_ATTACK else point if code in (2, 5) else ())))
-        return out
-
-    def kill(self, *units: int) -> None:
-        self.battle.alive[0, list(units)] = False
-        self.battle.health[0, list(units)] = 0
-
 
 AGENTS = [("Marine", 10, 16), ("Marine", 12, 18), ("Marine", 14, 12, 0.4)]
 
@@ -208,7 +156,7 @@ def test_hunting_medivacs_go_to_the_agents():
 
 
 def test_the_mixture_is_drawn_with_its_weights():
-    info = map_info("3m")
+    info = map_info("1o_10b_vs_1r")  # SMAC-Hard has no scripts for it
     battle = Battle.of_map(info, 4000)
     mask, rngs = np.ones(4000, dtype=bool), [np.random.default_rng(b) for b in range(4000)]
     base = ["attack_move", "nearest", "focus_fire", "kite", "random_target"]
@@ -230,6 +178,8 @@ def test_the_mixture_is_drawn_with_its_weights():
         ({"opponents": "kiter"}, "'kite'"),
         ({"opponents": "kite", "opponent_weights": {"kite": 1}}, "go with opponents: mixture"),
         ({"opponents": "mixture", "opponent_weights": {"kit": 1}}, "'kite'"),
+        ({"opponents": "corners"}, "'corners' are not written for 3m, which has .*line_middle"),
+        ({"opponents": "mixture", "opponent_weights": {"gather": 1}}, "not written for 3m"),
         ({"opponents": "mixture", "opponent_weights": {"kite": -1}}, "kite must be .* 0, got -1"),
         ({"opponents": "mixture", "opponent_weights": {"kite": 0}}, "all 0"),
     ],
@@ -259,13 +209,17 @@ def episodes(env: SC2Sim, n: int) -> list:
 
 
 def test_whole_battles_against_the_mixture():
-    args = {"map_name": "2s3z", "heuristic_ai": True, "opponents": "mixture"}
+    own = ("attack_move", "nearest", "focus_fire", "kite", "random_target")
+    args = {
+        **{"map_name": "2s3z", "heuristic_ai": True, "opponents": "mixture"},
+        "opponent_weights": dict.fromkeys(own, 1),
+    }
     runs = []
     for seed, n_envs, threads in ((1, 6, 1), (1, 6, 2), (1, 4, 1), (2, 6, 1)):
         with SC2Sim(n_envs, seed, threads=threads, **args) as env:
             runs.append(episodes(env, 4))
             stats = env.get_stats()
-            for name in ("attack_move", "nearest", "focus_fire", "kite", "random_target"):
+            for name in own:
                 drawn = [who[0] for who, _ in runs[-1]]
                 assert stats[f"battles_game_{name}"][0] == drawn.count(SCRIPTS.index(name))
             assert (

@@ -73,6 +73,7 @@ class Simulation(VectorEnv):
             options.opponents,
             options.opponent_weights,
             threads=threads,
+            heals=options.opponent_heals,
         )
         spec = EnvSpec(
             n_agents=info.n_agents,
@@ -107,6 +108,9 @@ class Simulation(VectorEnv):
     def _reset(self, mask: np.ndarray) -> None:
         self.engine.reset(mask, self.rngs)
         self.opponents.begin(mask, self.rngs)
+        unled = mask & self.opponents.unled
+        if unled.any():
+            self.engine.stop_enemies(unled)
         self.interface.begin(mask, self.rngs)
         self.interface.observe(mask, self.obs, self.state, self.avail_actions)
         for values in self.info.values():

@@ -1,8 +1,8 @@
-"""Who plays the enemies: the map's order and the units' own behaviour, or scripts as in SMAC-Hard
-(Deng et al. 2024).
+"""Who plays the enemies: the map's order and the units' own behaviour, or scripts: SMAC-Hard's for
+single maps (`smac_hard`), and our own for any map.
 
-The scripts order every living enemy before each step. Medivacs follow the nearest fighter of their
-side and heal by themselves ("hunt": they go where the fighters go).
+The scripts order the living enemies before each step. In our own, medivacs follow the nearest
+fighter of their side and heal by themselves ("hunt": they go where the fighters go).
 """
 
 # ruff: noqa: ANN001, ANN202 -- numba infers the types of the kernels at the end of this file
@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from envs.compiled import kernel
+from envs.starcraft import smac_hard
 from envs.starcraft.battle import (
     ORDER_ATTACK,
     ORDER_ATTACK_MOVE,
@@ -26,12 +27,12 @@ from envs.starcraft.battle import (
     Workers,
 )
 from envs.starcraft.facts import UNIT_NAMES, MapInfo, UnitType, unit_type
-from envs.starcraft.options import SCRIPTS
+from envs.starcraft.options import OWN_SCRIPTS, SCRIPTS
 from envs.starcraft.sim.tables import pack
 from utils.errors import ConfigError
 from utils.registry import nearest
 
-ATTACK_MOVE, HUNT, NEAREST, FOCUS_FIRE, KITE, RANDOM_TARGET = range(len(SCRIPTS))
+ATTACK_MOVE, HUNT, NEAREST, FOCUS_FIRE, KITE, RANDOM_TARGET = range(len(OWN_SCRIPTS))
 MIXTURE = "mixture"
 # Distance between centres that weak units keep from agents.
 NEAR = 8.0
@@ -61,16 +62,19 @@ class Opponents:
     Args:
         info: the map.
         battle: of B battles.
-        base: what "mixture" contains beside nearest, focus_fire, kite and random_target:
-            attack_move or hunt.
-        choice: one of `SCRIPTS`, or "mixture".
-        weights: script -> weight in the mixture; empty: all equal.
+        base: what "mixture" contains on maps that SMAC-Hard does not have, beside nearest,
+            focus_fire, kite and random_target: attack_move or hunt.
+        choice: a script of our own, one of SMAC-Hard's for this map, or "mixture".
+        weights: script -> weight in the mixture; empty: SMAC-Hard's scripts for this map with equal
+            chances (or see `base`).
+        heals: see `smac_hard.command`.
         threads: over battles.
 
     Attributes:
         script: int64 [B], position in `SCRIPTS`.
         names: the scripts that may be drawn.
-        commands: whether there is ever an order to give. order (int8), target (int64), target_x,
+        commands: whether there is ever an order to give. unled: bool [B], whether the map's own
+            order does not count, after `begin`. order (int8), target (int64), target_x,
             target_y (float64): [B, N], for the engine, after `command`.
 
     Raises:
@@ -85,8 +89,17 @@ class Opponents:
         choice: str,
         weights: Mapping[str, float] | None = None,
         threads: int = 1,
+        heals: bool = True,
     ) -> None:
-        known = tuple(name for name in SCRIPTS if name != "attack_move" or base == "attack_move")
+        pool = smac_hard.POOLS.get(info.name, ()) if base == "attack_move" else ()
+        own = tuple(name for name in OWN_SCRIPTS if name != "attack_move" or base == "attack_move")
+        known = tuple(dict.fromkeys((*own, *pool)))
+        for name in (choice, *(weights or {})):
+            if name in SCRIPTS and name not in (*known, "attack_move"):
+                raise ConfigError(
+                    f"StarCraft: the opponents '{name}' are not written for {info.name}, which has "
+                    f"{', '.join(known)}"
+                )
         if choice != MIXTURE and choice not in known:
             raise ConfigError(
                 f"StarCraft: unknown opponents {choice!r}; "
@@ -104,7 +117,7 @@ class Opponents:
                     f"{nearest(name, known)}"
                 )
         if choice == MIXTURE:
-            weights = weights or dict.fromkeys((base, *SCRIPTS[NEAREST:]), 1.0)
+            weights = weights or dict.fromkeys(pool or (base, *OWN_SCRIPTS[NEAREST:]), 1.0)
             if sum(weights.values()) <= 0:
                 raise ConfigError(
                     "StarCraft: opponent_weights are all 0, at least one must be above"
@@ -121,6 +134,12 @@ class Opponents:
         self.order = np.zeros((b, n), dtype=np.int8)
         self.target = np.zeros((b, n), dtype=np.int64)
         self.target_x, self.target_y = np.zeros((b, n)), np.zeros((b, n))
+        self.unled = np.zeros(b, dtype=np.bool_)
+        self._hard = any(name not in OWN_SCRIPTS for name in self.names)
+        self._heals = heals
+        point = smac_hard.RUSH_POINTS.get(info.name)
+        self._rush = np.array([*(point or (0.0, 0.0)), point is not None], dtype=np.float64)
+        self._memory = smac_hard.Memory.of(b, n)
         self._chosen = np.full((b, n), -1, dtype=np.int64)
         self._rng = np.ones(b, dtype=np.uint64)
         self._units = battle.units
@@ -135,12 +154,13 @@ class Opponents:
         if not self.commands:
             return
         self._chosen[mask] = -1
-        if len(self.names) == 1 and self.script[0] != RANDOM_TARGET:
-            return
-        for b in np.flatnonzero(mask).tolist():
-            if len(self.names) > 1:
-                self.script[b] = np.searchsorted(self._edges, rngs[b].random(), side="right")
-            self._rng[b] = rngs[b].integers(1, 2**63)
+        self._memory.clear(mask)
+        if len(self.names) > 1 or self.script[0] == RANDOM_TARGET:
+            for b in np.flatnonzero(mask).tolist():
+                if len(self.names) > 1:
+                    self.script[b] = np.searchsorted(self._edges, rngs[b].random(), side="right")
+                self._rng[b] = rngs[b].integers(1, 2**63)
+        np.copyto(self.unled, self.script >= smac_hard.FIRST, where=mask)
 
     def command(
         self,
@@ -153,7 +173,7 @@ class Opponents:
         """Writes the orders of all units in `mask` (bool [B]): the agents' as given ([B, A]), the
         enemies' by script.
 
-        An attack-moving enemy has ORDER_NONE: it goes on with what the map has told it.
+        ORDER_NONE leaves an enemy what it was doing: attack-moving, what the map has told it.
         """
         self._workers.run(
             _command, mask, self.n_agents, self.script, self._units, self._types, self._pathing,
@@ -161,6 +181,12 @@ class Opponents:
             self._rng, order, target, target_x, target_y, self.order, self.target, self.target_x,
             self.target_y,
         )  # fmt: skip
+        if self._hard:
+            self._workers.run(
+                smac_hard.command, mask, self.n_agents, self.script, self._units, self._heals,
+                self._rush, self._memory,
+                smac_hard.Orders(self.order, self.target, self.target_x, self.target_y),
+            )  # fmt: skip
 
     def close(self) -> None:
         """Ends the threads; may be called twice."""
@@ -315,7 +341,7 @@ def _command(
             strong += (
                 units.alive[b, u] and not _weak(units, b, u) and not types.heals[units.type[b, u]]
             )
-        if plan == ATTACK_MOVE:
+        if plan == ATTACK_MOVE or plan > RANDOM_TARGET:
             continue
         for u in range(n_agents, n_units):
             if not units.alive[b, u]:

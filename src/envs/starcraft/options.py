@@ -36,7 +36,15 @@ FilmFormat = Annotated[str, one_of(*FORMATS)]
 # kite: units with few points left keep away from agents, those that outrange the nearest agent do
 # so between shots; else as nearest.
 # random_target: each attacks an agent drawn at random until it dies.
-SCRIPTS = ("attack_move", "hunt", "nearest", "focus_fire", "kite", "random_target")
+OWN_SCRIPTS = ("attack_move", "hunt", "nearest", "focus_fire", "kite", "random_target")
+# Those of SMAC-Hard, each for some of SMAC's maps, see `smac_hard`.
+HARD_SCRIPTS = (
+    *("rush", "line_middle", "line_weakest", "wall_weakest", "wall_centre", "wall_sweep"),
+    *("medic_weakest", "medic_nearest", "retreat", "zealots_first", "late_retreat", "densest"),
+    *("march_nearest", "encircle", "gather", "two_groups", "ambush", "crescent", "corners"),
+    *("weaker_marine", "weaker_stalker"),
+)
+SCRIPTS = (*OWN_SCRIPTS, *HARD_SCRIPTS)
 
 FIELD_SIDE = 32  # cells, of SMACv2's field
 TEAMS = "weighted_teams"
@@ -136,8 +144,9 @@ class SimulatorOptions(Options):
 
     difficulty: OnlySeven = "7"
     opponents: str = "attack_move"  # who plays the enemies: a script, or "mixture"
-    # with "mixture": script -> weight of being drawn; empty: all equal
+    # with "mixture": script -> weight of being drawn; empty: the map's own scripts, all equal
     opponent_weights: Mapping[str, float] | None = None
+    opponent_heals: Switch = True  # scripted medivacs heal whom SMAC-Hard has them attack
     replay_dir: str = "results/replays"
     replay_film: FilmFormat = "gif"  # what films replays come with
     threads: Size = 1  # that share the battles; results do not depend on it
@@ -186,7 +195,7 @@ class HardOptions(GameOptions):
     """`sc2hard`."""
 
     module: str = "smac_hard.env"  # where the package has its environment
-    # further arguments of the package's environment, e.g. the chances of its scripts
+    # further arguments of the package's environment
     kwargs: Mapping[str, Any] | None = None
 
 

@@ -255,7 +255,7 @@ class SC2HardEnv(UpstreamEnv):
     @takes(HardOptions)
     def __init__(self, seed: int, **options: Any) -> None:
         given = HardOptions(**options)
-        instead = "--env-config=sc2sim with env_args.opponents=mixture has scripts of our own"
+        instead = "--env-config=sc2sim with env_args.opponents=mixture simulates its scripts"
         found = load("sc2hard", given.module, instead)
         super().__init__("sc2hard", found.StarCraft2Env, found.StarCraft2Env, seed, given)
 

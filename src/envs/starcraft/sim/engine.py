@@ -162,6 +162,16 @@ class Engine:
             self._tables,
         )
 
+    def stop_enemies(self, mask: np.ndarray) -> None:
+        """Takes the map's order from the enemies in `mask` (bool [B]): idle, they still take on
+        who comes into their sight.
+        """
+        ints = self._state.ints
+        for row in (state.HUNTS, state.ORDER):
+            ints[mask, row, self.info.n_agents :] = 0
+        for row in (state.TARGET, state.AIM, state.SUBJECT):
+            ints[mask, row, self.info.n_agents :] = -1
+
     def find_targets(self, mask: np.ndarray) -> None:
         """Writes `targets` in `mask` (bool [B])."""
         self._workers.run(kernels.find_targets, mask, self._state, self.targets)
