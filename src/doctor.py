@@ -275,6 +275,7 @@ def _optional() -> Iterator[Check]:
         ("football", ("gfootball",)),
         ("magent", ("magent2",)),
         ("jaxmarl", ("jaxmarl",)),
+        ("vmas", ("vmas",)),
         ("tensorboard", ("tensorboard",)),
         ("wandb", ("wandb",)),
         ("mlflow", ("mlflow-skinny", "sqlalchemy", "alembic")),

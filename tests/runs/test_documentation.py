@@ -216,7 +216,7 @@ def test_there_are_commands():
 SHORT = ["t_max=1", "test_nepisode=1", "use_cuda=False"]
 # What an environment needs that `pip install -r requirements.txt` does not bring.
 PACKAGES = {
-    "gymma": "mpe2", "pursuit": "pettingzoo", "multiwalker": "Box2D", "smax": "jaxmarl",
+    "gymma": "mpe2", "pursuit": "pettingzoo", "multiwalker": "Box2D", "smax": "jaxmarl", "vmas": "vmas",
     "battle": "magent2", "gfootball": "gfootball",
     "sc2": "the game", "sc2v2": "the game", "sc2hard": "the game",
 }  # fmt: skip
