@@ -276,6 +276,8 @@ def _optional() -> Iterator[Check]:
         ("magent", ("magent2",)),
         ("jaxmarl", ("jaxmarl",)),
         ("vmas", ("vmas",)),
+        ("mamujoco", ("gymnasium-robotics", "mujoco")),
+        ("overcooked", ("overcooked-ai",)),
         ("tensorboard", ("tensorboard",)),
         ("wandb", ("wandb",)),
         ("mlflow", ("mlflow-skinny", "sqlalchemy", "alembic")),

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import io
 import math
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from envs.packages import load_package
 from envs.particle.drawing import OVERSAMPLING, WHITE
 from envs.ranges import SIZE, SWITCH
 from envs.vector_env import EnvSpec, VectorEnv
-from utils.errors import ConfigError, MissingPackage
+from utils.errors import ConfigError
 from utils.ranges import check_ranges
 from utils.registry import nearest
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import torch
 
 INSTALL = "pip install -r requirements-vmas.txt"
@@ -32,22 +28,6 @@ PICTURE = 400  # pixels along a side
 MARGIN = 0.2  # of the world's units around everything that is drawn
 
 Slot = tuple[Any, Any]  # a mapping or a list, and a key of it
-
-
-def load_vmas() -> ModuleType:
-    """The package vmas.
-
-    Raises:
-        MissingPackage: it is not installed or cannot be imported.
-    """
-    if importlib.util.find_spec("vmas") is None:
-        raise MissingPackage(f"vmas needs the package vmas: {INSTALL}")
-    try:
-        with redirect_stderr(io.StringIO()):  # gym says there that it is no longer maintained
-            return importlib.import_module("vmas")
-    except Exception as error:  # it, gym and pyglet may fail in any way
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise MissingPackage(f"vmas cannot be imported ({reason}): {INSTALL}") from error
 
 
 class Vmas(VectorEnv):
@@ -265,7 +245,7 @@ def make_worlds(
     Raises:
         ConfigError, MissingPackage: see `Vmas`.
     """
-    vmas = load_vmas()
+    vmas = load_package("vmas", "vmas", INSTALL)
     import torch
 
     known = (*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios)
@@ -334,7 +314,7 @@ def draw(world: Any, index: int) -> np.ndarray:
         for body in (*world.landmarks, *world.agents)
     ]
     reach = MARGIN + max(
-        max(abs(x), abs(y)) + min(_radius(body.shape), 1) for body, x, y, _ in bodies
+        max(abs(x), abs(y)) + min(_radius(body.shape), 0.3) for body, x, y, _ in bodies
     )
     side = PICTURE * OVERSAMPLING
     scale = side / (2 * reach)

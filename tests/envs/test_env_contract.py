@@ -664,6 +664,7 @@ def worker_pool():
 ELSEWHERE = {
     "smax": "test_smax.py",
     "vmas": "test_vmas.py",
+    "overcooked": "test_overcooked.py",
     "gfootball": "test_gfootball.py",
     "battle": "test_magent_battle.py",
     "sc2v2": "test_sc2_upstream.py",

@@ -9,7 +9,7 @@ import pytest
 import test_env_contract as contract
 import torch
 
-from envs import REGISTRY, make_vector_env
+from envs import REGISTRY, make_vector_env, packages
 from envs import vmas as ours
 from utils.errors import ConfigError, MissingPackage
 
@@ -50,7 +50,7 @@ def test_yaml_has_every_argument_with_its_default():
 
 
 def test_without_vmas(monkeypatch):
-    monkeypatch.setattr(ours.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         MissingPackage,
         match=r"^vmas needs the package vmas: pip install -r requirements-vmas\.txt$",
