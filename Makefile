@@ -27,6 +27,10 @@ $(VENV)/.docs.stamp: requirements-docs.txt
 	$(PY) -m pip install -q -r requirements-docs.txt
 	touch $@
 
+$(VENV)/.cluster.stamp: $(VENV)/.dev.stamp requirements-slurm.txt requirements-ray.txt
+	$(PY) -m pip install -q -r requirements-slurm.txt -r requirements-ray.txt
+	touch $@
+
 setup: $(VENV)/.run.stamp
 
 football: $(VENV)/.football.stamp
@@ -49,10 +53,10 @@ test-slow: $(VENV)/.dev.stamp
 
 # Sweeps and environments on a Slurm and a Ray cluster on this machine. Root gets Slurm from Debian
 # where it is missing; without it, or without root, its tests are skipped.
-test-cluster: $(VENV)/.dev.stamp
+test-cluster: $(VENV)/.cluster.stamp
 	bash tests/slurm/install.sh
-	$(PY) -m pip install -q -r requirements-slurm.txt -r requirements-ray.txt
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m cluster tests/slurm tests/launch tests/envs/test_ray_env.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -rs -m cluster \
+		tests/slurm tests/launch tests/envs/test_ray_env.py tests/runs/test_documentation.py
 
 # What of src/ the quick tests reach; what numba compiles counts as not reached.
 coverage: $(VENV)/.dev.stamp

@@ -95,10 +95,18 @@ def _from_the_end(file: Path) -> Iterator[Mapping[str, Any]]:
 # --- Tables ---
 
 
-def counts_in_words(states: Mapping[str, int]) -> str:
-    """`12 runs: 4 running, 8 waiting`."""
-    parts = [f"{states[state]} {state}" for state in STATES if states.get(state)]
-    return f"{sum(states.values())} runs: {', '.join(parts) or 'none'}"
+def counts_in_words(
+    states: Mapping[str, int], what: str = "runs", order: Sequence[str] = STATES
+) -> str:
+    """`12 runs: 4 running, 8 waiting`.
+
+    Args:
+        states: state -> how many there are.
+        what: is counted.
+        order: all states as they are to be named.
+    """
+    parts = [f"{states[state]} {state}" for state in order if states.get(state)]
+    return f"{sum(states.values())} {what}: {', '.join(parts) or 'none'}"
 
 
 def duration(seconds: float | None) -> str:

@@ -1,5 +1,6 @@
 """Learners: losses and updates, one file per algorithm family."""
 
+from learners.a2c_learner import A2CLearner
 from learners.coma_learner import COMALearner
 from learners.dac.learner import DACLearner
 from learners.f2a2.learner import F2A2Learner
@@ -12,6 +13,7 @@ from learners.mamt.mamt import MAMTLearner
 from learners.mamt.mamt_ppo import MAMTPPOLearner
 from learners.max_q_learner import MaxQLearner
 from learners.ppo_learner import AttentionPPOLearner, PPOLearner
+from learners.pqn_learner import PQNLearner
 from learners.q_learner import QLearner
 from learners.qtran_learner import QTranLearner
 from learners.s2q.learner import S2QLearner
@@ -27,11 +29,13 @@ register("dmaq_qatten_learner")(QLearner)
 register("max_q_learner")(MaxQLearner)
 register("qtran_learner")(QTranLearner)
 register("s2q_learner")(S2QLearner)
+register("pqn_learner")(PQNLearner)
 register("dac_learner")(DACLearner)
 register("i2q_learner")(I2QLearner)
 register("lola_learner")(LOLALearner)
 register("maddpg_learner")(MADDPGLearner)
 register("ppo_learner")(PPOLearner)
+register("a2c_learner")(A2CLearner)
 register("ma_ppo_learner")(AttentionPPOLearner)
 register("maac_learner")(MAACLearner)
 register("mamt_learner")(MAMTLearner)

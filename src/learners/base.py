@@ -17,14 +17,15 @@ from learners.needs import Needs
 from utils.errors import ConfigError, Diverged
 from utils.ranges import Range, check_ranges
 
-OPTIMISERS = ("rmsprop", "adam")
+OPTIMISERS = ("rmsprop", "adam", "radam")
 
 
 def make_optimiser(
     params: Iterable[nn.Parameter], args: SimpleNamespace, weight_decay: float | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser that `args.optimizer` names, with PyMARL's keys (`lr`, `optim_alpha`,
-    `optim_eps`), which are RMSprop's, and `adam_eps`.
+    `optim_eps`), which are RMSprop's, and `adam_eps`, which is Adam's and RAdam's (Liu et al.
+    2020).
 
     Args:
         weight_decay: L2 penalty; None: that of `args`.
@@ -35,6 +36,10 @@ def make_optimiser(
     if args.optimizer == "adam":
         return torch.optim.Adam(
             params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, fused=True
+        )
+    if args.optimizer == "radam":
+        return torch.optim.RAdam(
+            params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, foreach=True
         )
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(
@@ -76,6 +81,37 @@ def clip_per_agent_(params: list[nn.Parameter], max_norm: float, n_agents: int) 
     scales = {dim: scale.view(-1, *[1] * (dim - 1)) for dim in {grad.dim() for grad in grads}}
     torch._foreach_mul_(grads, [scales[grad.dim()] for grad in grads])
     return norms
+
+
+def check_fresh(args: SimpleNamespace, method: str) -> None:
+    """A batch is never larger than what has been collected since the one before.
+
+    Args:
+        args: `batch_size`, `accumulated_episodes`, `batch_size_run`.
+        method: its name, for the message.
+
+    Raises:
+        ConfigError: it is.
+    """
+    # In whole collections: what one brings above accumulated_episodes shortens the wait for the
+    # next batch.
+    fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
+    if args.batch_size > fresh:
+        raise ConfigError(
+            f"{method} learns from episodes of its present policy: batch_size is "
+            f"{args.batch_size}, but only {fresh} new ones are collected in between; raise "
+            "accumulated_episodes or batch_size_run"
+        )
+
+
+def random_parts(n_episodes: int, n_parts: int) -> tuple[Tensor, ...]:
+    """Every episode once, in `n_parts` random parts (fewer where there are not so many episodes):
+    int64 each. One part has them in their order, and draws nothing.
+    """
+    n_parts = min(n_parts, n_episodes)
+    if n_parts == 1:
+        return (torch.arange(n_episodes),)
+    return torch.randperm(n_episodes).tensor_split(n_parts)
 
 
 def parts_of(

@@ -22,28 +22,17 @@ from components.episode_buffer import EpisodeBatch
 from components.inner import Explained, Inner
 from components.steps import Steps
 from controllers.actor_controller import ActorMAC
-from learners.base import Learner, make_optimiser, parts_of
+from learners.base import Learner, check_fresh, make_optimiser, parts_of, random_parts
 from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
+from modules.critics.value import StateCritic
+from modules.mixers import RANGES as MIXER_RANGES
 from utils.errors import ConfigError
 from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Range, one_of
 from utils.rl_utils import build_gae_targets
 from utils.value_norm import ValueNorm
-
-# What an update tells of itself, in the order in which it is logged.
-FIGURES = (
-    "loss_policy",
-    "loss_value",
-    "policy_entropy",
-    "policy_kl",
-    "clip_fraction",
-    "grad_norm",
-    "critic_grad_norm",
-    "value_mean",
-    "target_mean",
-)
 
 
 class PackedEpisodes(NamedTuple):
@@ -55,7 +44,8 @@ class PackedEpisodes(NamedTuple):
     inputs: Tensor  # [N, A, F], of the agent network
     avail: Tensor  # [N, A, U]
     actions: Tensor  # int64 [N, A], continuous ones [N, A, U]; meaningless at the end of an episode
-    # float32 [M, A]: 0 where an agent has no choice (one action: a dead unit) and nothing to learn
+    # float32 [M, A]: with `active_masks` 0 where an agent has no choice (one action: a dead unit)
+    # and nothing to learn
     choice: Tensor
 
     def padded(self, values: Tensor) -> Tensor:
@@ -90,12 +80,26 @@ class PPOLearner(Learner):
         scheme, logger: as for every learner.
         args: `critic` (name in modules.critics.REGISTRY), `ppo_clip`, `ppo_epochs`,
             `ppo_minibatches`, `gae_lambda`, `entropy_coef`, `huber_delta`, `value_clip`,
-            `value_norm`, `normalise_advantages`, and what critics read.
+            `value_norm`, `popart`, `normalise_advantages`, `active_masks`, and what critics read.
+
+    Attributes:
+        figures: what is logged of an update, in this order.
 
     Raises:
         ConfigError: a setting that does not fit.
     """
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "loss_policy",
+        "loss_value",
+        "policy_entropy",
+        "policy_kl",
+        "clip_fraction",
+        "grad_norm",
+        "critic_grad_norm",
+        "value_mean",
+        "target_mean",
+    )
     continuous_actions = True
     needs = Needs(
         mac=ActorMAC,
@@ -122,6 +126,8 @@ class PPOLearner(Learner):
         "huber_delta": POSITIVE,
         "critic_hidden_dim": COUNT,
         "policy_hidden_dim": COUNT,
+        "critic_mixer": one_of("vdn", "qmix"),
+        **MIXER_RANGES,
         "critic": Range(
             lambda name: name not in ("attention", "joint"),
             "one that values what is seen, as state and observation do (for attention choose "
@@ -150,14 +156,12 @@ class PPOLearner(Learner):
     def check_settings(cls, args: SimpleNamespace) -> None:
         """Also that a batch is never larger than what one policy has collected."""
         super().check_settings(args)
-        # In whole collections: what one brings above accumulated_episodes shortens the wait for the
-        # next batch.
-        fresh = max(args.accumulated_episodes // args.batch_size_run, 1) * args.batch_size_run
-        if args.batch_size > fresh:
+        check_fresh(args, "PPO")
+        if args.popart and not (args.value_norm and args.critic == "state"):
             raise ConfigError(
-                f"PPO learns from episodes of its present policy: batch_size is {args.batch_size}, "
-                f"but only {fresh} new ones are collected in between; raise accumulated_episodes "
-                "or batch_size_run"
+                "popart rescales a critic's last layer with the statistics of its values: it needs "
+                f"value_norm=True and critic=state, got value_norm={args.value_norm} and "
+                f"critic={args.critic}"
             )
 
     def build_critic(self) -> tuple[nn.Module, int]:
@@ -177,7 +181,7 @@ class PPOLearner(Learner):
         for _ in range(self.args.ppo_epochs):
             for part, before in self.minibatches(episodes, rollout):
                 seen = self.policy_step(part, before, t_env) | self.value_step(part, before, t_env)
-                for name in FIGURES:
+                for name in self.figures:
                     figures[name].append(seen[name].detach().mean())
         if any(True for _ in self.mac.agent.buffers()):
             # Statistics of the inputs (batch norm) move once the ratios are of no more use.
@@ -190,10 +194,11 @@ class PPOLearner(Learner):
         """The filled steps of a batch."""
         steps = batch.steps()
         avail, actions = steps.pack(batch["avail_actions"]), steps.pack(batch["actions"])
-        if self.args.continuous_actions:
-            choice = torch.ones(avail[steps.cur].shape[:-1], device=avail.device)
-        else:
-            actions, choice = actions.squeeze(-1), ((avail[steps.cur] != 0).sum(-1) > 1).float()
+        choice = torch.ones(avail[steps.cur].shape[:-1], device=avail.device)
+        if not self.args.continuous_actions:
+            actions = actions.squeeze(-1)
+            if self.args.active_masks:
+                choice = ((avail[steps.cur] != 0).sum(-1) > 1).float()
         state, inputs = steps.pack(batch["state"]), self.mac.sequence_inputs(batch, steps)
         return PackedEpisodes(batch, steps, state, inputs, avail, actions, choice)
 
@@ -204,15 +209,10 @@ class PPOLearner(Learner):
         The statistics of the values move on. With `normalise_advantages` advantages have mean 0 and
         deviation 1 over the steps with a choice, of all agents or of each.
         """
-        args, steps, batch = self.args, episodes.steps, episodes.batch
-        values = steps.unpack(self.denormalise(self.baselines(episodes)))
-        rewards, terminated = batch["reward"][:, :-1], batch["terminated"][:, :-1].float()
-        targets = build_gae_targets(
-            rewards, steps.mask, values, args.gamma, args.gae_lambda, terminated=terminated
-        )
-        advantages, returns = (steps.pack_transitions(target) for target in targets)
+        args = self.args
+        advantages, returns = self.targets_of(episodes)
         if args.value_norm:
-            self.value_norm.update(returns)
+            self.move_statistics(returns)
             returns = self.value_norm.normalize(returns)
         if args.normalise_advantages:
             advantages = advantages.expand(-1, args.n_agents)
@@ -220,18 +220,46 @@ class PPOLearner(Learner):
             spread = self.mean((advantages - mean).square(), episodes.choice).sqrt()
             advantages = (advantages - mean) / (spread + 1e-8)
         learned = (advantages, returns, self.predictions(episodes))
-        return Rollout(batch["log_prob"], *(episodes.padded(value) for value in learned))
+        log_prob = episodes.batch["log_prob"]
+        return Rollout(log_prob, *(episodes.padded(value) for value in learned))
+
+    def targets_of(self, episodes: PackedEpisodes) -> tuple[Tensor, Tensor]:
+        """Advantages and returns of the transitions, in the unit of the rewards: [M, K] each."""
+        args, steps, batch = self.args, episodes.steps, episodes.batch
+        values = steps.unpack(self.denormalise(self.baselines(episodes)))
+        rewards, terminated = batch["reward"][:, :-1], batch["terminated"][:, :-1].float()
+        advantages, returns = build_gae_targets(
+            rewards, steps.mask, values, args.gamma, args.gae_lambda, terminated=terminated
+        )
+        return steps.pack_transitions(advantages), steps.pack_transitions(returns)
+
+    @torch.no_grad()
+    def move_statistics(self, returns: Tensor) -> None:
+        """Takes returns [M, K] into the statistics of the values.
+
+        With `popart` the critic's last layer changes along, so that denormalised values stay as
+        they are (van Hasselt et al. 2016, eq. 5 and 6).
+        """
+        old_mean, old_var = self.value_norm.running_mean_var()
+        self.value_norm.update(returns)
+        if not self.args.popart:
+            return
+        mean, var = self.value_norm.running_mean_var()
+        assert isinstance(self.critic, StateCritic)  # see check_settings
+        weight, bias = self.critic.fc3.weight, self.critic.fc3.bias
+        scale, shift = (old_var / var).sqrt(), (old_mean - mean) / var.sqrt()
+        weight.mul_(scale.to(weight).unsqueeze(1))
+        bias.mul_(scale.to(bias)).add_(shift.to(bias))
 
     def minibatches(
         self, episodes: PackedEpisodes, rollout: Rollout
     ) -> Iterator[tuple[PackedEpisodes, Rollout]]:
         """Every episode once, in `ppo_minibatches` random parts."""
-        n_episodes = episodes.batch.batch_size
-        n_parts = min(self.args.ppo_minibatches, n_episodes)
-        if n_parts == 1:
+        parts = random_parts(episodes.batch.batch_size, self.args.ppo_minibatches)
+        if len(parts) == 1:
             yield episodes, rollout
             return
-        for part in torch.randperm(n_episodes).tensor_split(n_parts):
+        for part in parts:
             yield (
                 self.packed(episodes.batch[part.tolist()]),
                 Rollout(*(value[part.to(value.device)] for value in rollout)),

@@ -25,6 +25,7 @@ from learners.auxiliary import AuxiliaryLoss
 from learners.base import Learner, make_optimiser, parts_of
 from learners.parts import Losses, in_parts
 from learners.replayed import ReplayedSteps, joint_value
+from modules.agents.hpn_agent import RANGES as HPN_RANGES
 from modules.comm import RANGES as COMM_RANGES
 from modules.mixers import RANGES as MIXER_RANGES
 from modules.mixers import make_mixer
@@ -55,6 +56,7 @@ class QLearner(Learner):
         "hysteretic_beta": PROBABILITY,
         **MIXER_RANGES,
         **COMM_RANGES,
+        **HPN_RANGES,
         **AUXILIARY_RANGES,
     }
     # What is searched for the culprit if an update is not finite: name -> its figure.
@@ -181,12 +183,16 @@ class QLearner(Learner):
         Returns:
             That of `train`.
         """
-        checked = {name: losses.figures[key] for name, key in self.figures_checked.items()}
-        parts = parts_of(batch, **checked)
-        grad_norm = self.optimise(self.optimiser, self.params, losses.loss, t_env, parts)
+        grad_norm = self.optimise_losses(batch, losses, t_env)
         self.update_targets_if_due(episode_num)
         self.log_means(t_env, grad_norm=grad_norm, **losses.figures, **figures)
         return losses.errors
+
+    def optimise_losses(self, batch: EpisodeBatch, losses: Losses, t_env: int) -> Tensor:
+        """One step of the optimiser; the gradient's norm before clipping."""
+        checked = {name: losses.figures[key] for name, key in self.figures_checked.items()}
+        parts = parts_of(batch, **checked)
+        return self.optimise(self.optimiser, self.params, losses.loss, t_env, parts)
 
     @property
     def explained_by(self) -> tuple[str, ...]:

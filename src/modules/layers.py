@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -191,6 +192,69 @@ def linear(
     return StackedLinear(n_in, n_out, groups, rectify=rectify, slope=slope)
 
 
+class StackedLayerNorm(nn.Module):
+    """G layer normalisations, `nn.LayerNorm` each: [G, R, n] -> [G, R, n].
+
+    Args:
+        n: entries of a row.
+        groups: G.
+        eps: added to the variance.
+    """
+
+    def __init__(self, n: int, groups: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(groups, n))
+        self.bias = nn.Parameter(torch.zeros(groups, n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1))
+
+
+def layer_norm(n: int, groups: int = 1) -> nn.LayerNorm | StackedLayerNorm:
+    """Layer normalisation of n entries: one for all rows, or one for each of several groups."""
+    return nn.LayerNorm(n) if groups == 1 else StackedLayerNorm(n, groups)
+
+
+class NormedLayers(nn.Module):
+    """Linear layers with layer normalisation and ReLU, [(G,) R, n_in] -> [(G,) R, n_out].
+
+    Args:
+        n_in: entries of the input.
+        n_out: outputs of each layer.
+        n_layers: number of layers, at least 1.
+        groups: G independent sets of layers; with 1 the leading axis is absent.
+        place: "before" or "after": where the normalisation is, seen from the ReLU.
+        norm_inputs: also what the first layer reads is normalised.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_layers: int,
+        groups: int = 1,
+        place: str = "before",
+        norm_inputs: bool = False,
+    ) -> None:
+        super().__init__()
+        self.after = place == "after"
+        self.input_norm = layer_norm(n_in, groups) if norm_inputs else None
+        widths = [n_in, *[n_out] * n_layers]
+        self.layers = nn.ModuleList(
+            linear(a, b, groups, rectify=self.after) for a, b in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(layer_norm(n_out, groups) for _ in range(n_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_norm is not None:
+            x = self.input_norm(x)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = norm(layer(x)) if self.after else F.relu(norm(layer(x)))
+        return x
+
+
 class GRU(nn.Module):
     """A GRU layer with the parameters of `nn.GRUCell`, for single steps and for whole ragged
     sequences.
@@ -215,6 +279,15 @@ class GRU(nn.Module):
         self.weight_hh = uniform(3 * n_hidden, n_hidden)
         self.bias_ih = uniform(3 * n_hidden)
         self.bias_hh = uniform(3 * n_hidden)
+
+    @torch.no_grad()
+    def init_orthogonal_(self) -> None:
+        """Orthogonal weights, [3 * H, ...] as one matrix each (per group), and zero biases."""
+        for weight in (self.weight_ih, self.weight_hh):
+            for matrix in weight.view(-1, *weight.shape[-2:]):
+                nn.init.orthogonal_(matrix)
+        for bias in (self.bias_ih, self.bias_hh):
+            nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """One step: x [(G,) R, n_in], h [(G,) R, H] -> [(G,) R, H]."""

@@ -570,7 +570,7 @@ RANGES: dict[str, Range] = {
     # optimisation
     "gamma": PROBABILITY,
     "lr": FINITE_POSITIVE,
-    "optimizer": one_of("rmsprop", "adam"),
+    "optimizer": one_of("rmsprop", "adam", "radam"),
     "optim_alpha": SMOOTHING,
     "optim_eps": FINITE_POSITIVE,
     "adam_eps": FINITE_POSITIVE,
@@ -586,6 +586,8 @@ RANGES: dict[str, Range] = {
     "agent_output_type": one_of("q", "pi_logits"),
     "rnn_hidden_dim": COUNT,
     "gain": FINITE_POSITIVE,
+    "norm_layers": COUNT,
+    "norm_place": one_of("before", "after"),
     "mixing_embed_dim": COUNT,
     "hypernet_embed": COUNT,
     "hypernet_layers": one_of(1, 2),

@@ -121,10 +121,12 @@ _CHECKPOINTS = _needs("save_model")
 _PRIORITIES = _needs("use_per")
 _TRANSITIONS = (lambda config: config["replay"] == "transitions", "without replay=transitions")
 _N_RNN = (lambda config: config["agent"] == "n_rnn", "with another agent than n_rnn")
+_NORM_RNN = (lambda config: config["agent"] == "norm_rnn", "with another agent than norm_rnn")
 
 
 def _orthogonal_reader(config: Settings) -> bool:
-    return config["agent"] == "n_rnn" or config["mixer"] in ("qmix", "nmix")
+    readers = config["agent"] in ("n_rnn", "norm_rnn") or "critic_layer_norm" in config
+    return readers or config["mixer"] in ("qmix", "nmix")
 
 
 # Key -> when it counts, and how it reads after "has no effect" where it does not. First what a run
@@ -150,13 +152,20 @@ _RUN: dict[str, tuple[Callable[[Settings], bool], str]] = {
     "checkpoint_agents": _EVALUATION,
 }
 _PARTS: dict[str, tuple[Callable[[Settings], bool], str]] = {
-    "optim_alpha": (lambda config: config["optimizer"] == "rmsprop", "with optimizer=adam"),
+    "optim_alpha": (
+        lambda config: config["optimizer"] == "rmsprop",
+        "with another optimizer than rmsprop",
+    ),
     "optim_eps": (
         lambda config: config["optimizer"] == "rmsprop",
-        "with optimizer=adam, whose own is adam_eps",
+        "with another optimizer than rmsprop; Adam's own is adam_eps",
     ),
-    "adam_eps": (lambda config: config["optimizer"] == "adam", "with optimizer=rmsprop"),
+    "adam_eps": (lambda config: config["optimizer"] != "rmsprop", "with optimizer=rmsprop"),
     "use_layer_norm": _N_RNN,
+    "norm_layers": _NORM_RNN,
+    "norm_place": _NORM_RNN,
+    "norm_inputs": _NORM_RNN,
+    "norm_memory": _NORM_RNN,
     "use_orthogonal": (_orthogonal_reader, "with this agent and mixer"),
     "gain": _needs("use_orthogonal"),
     "env_timeout": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import socket
 import threading
@@ -72,8 +73,12 @@ def _start(ray: ModuleType, address: str) -> None:
             "address": "local",
             "logging_level": "error",
             "include_dashboard": False,
-            # Ray would give everything else on this machine precedence over its workers.
-            "_system_config": {"worker_niceness": 0},
+            "_system_config": {
+                # Ray would give everything else on this machine precedence over its workers.
+                "worker_niceness": 0,
+                # Workers in stock do not have the path of `Demand.options`: nobody would take them.
+                "prestart_worker_first_driver": False,
+            },
         }
     _check_reachable(address)
     try:
@@ -82,7 +87,10 @@ def _start(ray: ModuleType, address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError) as exc:
         said = str(exc).strip().splitlines()
         where = f"at {address}" if address else "can be started here"
-        raise UserError(f"no Ray cluster {where}: {said[0] if said else exc}") from exc
+        text = f"no Ray cluster {where}: {said[0] if said else exc}"
+        if address not in ("", "auto") and os.environ.get("RAY_AUTH_MODE") != "token":
+            text += "; if it asks for a token, set RAY_AUTH_MODE=token"
+        raise UserError(text) from exc
 
 
 def _check_reachable(address: str) -> None:

@@ -207,6 +207,35 @@ def build_gae_targets(
     return advantages.to(values.dtype), returns.to(values.dtype)
 
 
+@torch.no_grad()
+def build_nstep_targets(
+    rewards: Tensor, terminated: Tensor, mask: Tensor, values: Tensor, gamma: float, n: int
+) -> Tensor:
+    """n-step returns (Sutton and Barto 2018, chapter 7).
+
+    G_t = r_t + ... + gamma^(k-1) r_{t+k-1} + gamma^k V_{t+k}, k = n or what the episode has left.
+    After a terminal step V is 0; an episode that ends otherwise bootstraps from its last value.
+
+    Args:
+        rewards, terminated: [B, T, 1] or [B, T, K].
+        mask: [B, T, 1], nonzero where the transition exists.
+        values: V, [B, T + 1, 1] or [B, T + 1, K].
+        gamma: discount factor.
+        n: number of rewards, at least 1.
+
+    Returns:
+        [B, T, 1] or [B, T, K] in the dtype of `values`, without gradient; 0 where the mask is 0.
+    """
+    valid, ended = mask != 0, terminated != 0
+    following = torch.where(ended, 0.0, values[:, 1:].double())
+    goes_on = F.pad(valid[:, 1:] & ~ended[:, :-1], [0, 0, 0, 1])
+    returns = rewards.double() + gamma * following
+    for _ in range(n - 1):
+        later = F.pad(returns[:, 1:], [0, 0, 0, 1])
+        returns = rewards.double() + gamma * torch.where(goes_on, later, following)
+    return torch.where(valid, returns, 0.0).to(values.dtype)
+
+
 class Moments(TypedDict):
     """The state of a `RunningMeanStd`."""
 
@@ -256,6 +285,11 @@ class RunningMeanStd:
     def std(self) -> np.ndarray:
         """Standard deviation, of `shape`."""
         return np.sqrt(self.var)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Samples [..., *shape] at mean 0 and variance 1, in the dtype of the input."""
+        mean, std = (torch.from_numpy(each).to(x) for each in (self.mean, self.std))
+        return (x - mean) / std
 
     def state_dict(self) -> Moments:
         """Everything, in a form that `torch.load(weights_only=True)` reads."""

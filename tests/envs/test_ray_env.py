@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,13 @@ from env_fakes import (  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from run_fixtures import StopAt, finish, start_run  # noqa: E402
 from sc2_stand_in import Installation  # noqa: E402
+from sweep_fixtures import wait_until  # noqa: E402
 from test_env_contract import (  # noqa: E402
     CASES,
     CHECKS,
+    check_arrays,
     check_close,
+    check_ends,
     worker_pool,  # noqa: F401 - a fixture
 )
 
@@ -42,7 +44,7 @@ from utils.errors import ConfigError, EnvFailure, EnvQueryFailed, UserError  # n
 from utils.observers import Interrupted  # noqa: E402
 from utils.seeding import derive_seed  # noqa: E402
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 ZEROS = np.zeros((3, 3), dtype=int)
 ARRAYS = ("obs", "state", "avail_actions", "reward", "terminated", "truncated", "failed")
@@ -58,6 +60,7 @@ def cluster(tmp_path_factory):
         # Others may use this machine.
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
         nodes.add_node(num_cpus=2, resources={"far": 8})
         ray.init(address=nodes.address, log_to_driver=False)
@@ -96,14 +99,20 @@ def seed_of(b):
 
 # The contract.
 
-SAMPLE = {"matrix_game", "sc2"}
+# Of the real game, what its own processes have to do with.
+CONTRACT = {"matrix_game": CHECKS, "sc2": [check_arrays, check_ends, check_close]}
 SAMPLED = {
-    case.env: case for case in reversed(CASES) if case.env in SAMPLE and "subproc" in case.backends
+    case.env: case
+    for case in reversed(CASES)
+    if case.env in CONTRACT and "subproc" in case.backends
 }
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", sorted(SAMPLE))
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [(name, check) for name, checks in CONTRACT.items() for check in checks],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
 def test_contract(name, check, worker_pool):  # noqa: F811 - the fixture
     case = SAMPLED[name]
 
@@ -129,27 +138,27 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize(
-    ("factory", "env_args", "per_actor"),
+    ("factory", "env_args", "n_envs", "per_actor"),
     [
-        (ReseedableEnv, {"chance": 0.3, "info_late": True}, 1),
-        (ReseedableEnv, {"chance": 0.3, "info_late": True}, 3),
-        (ShiftingEnv, {"length": 3}, 5),
-        (UnevenEnv, {}, 5),
-        (EchoEnv, {}, 3),
+        (ReseedableEnv, {"chance": 0.3, "info_late": True}, 3, 1),
+        (ReseedableEnv, {"chance": 0.3, "info_late": True}, 5, 3),
+        (ShiftingEnv, {"length": 3}, 3, 3),
+        (UnevenEnv, {}, 3, 3),
+        (EchoEnv, {}, 3, 2),
     ],
 )
-def test_episodes_are_those_of_worker_processes(build, factory, env_args, per_actor):
-    env = build(factory, 5, on={"envs_per_actor": per_actor}, **env_args)
+def test_episodes_are_those_of_worker_processes(build, factory, env_args, n_envs, per_actor):
+    env = build(factory, n_envs, on={"envs_per_actor": per_actor}, **env_args)
     rng = np.random.default_rng(3)
-    with SubprocVectorEnv(factory, env_args, 5, 11, "train_env") as other:
+    with SubprocVectorEnv(factory, env_args, n_envs, 11, "train_env") as other:
         for t_env in (0, 100, 200):
             for one in (env, other):
                 one.set_t_env(t_env)
                 one.reset()
-            running = np.ones(5, dtype=bool)
+            running = np.ones(n_envs, dtype=bool)
             while running.any():
                 if env.continuous_actions:
-                    actions = rng.uniform(-1, 1, (5, 2, 3)).astype(np.float32)
+                    actions = rng.uniform(-1, 1, (n_envs, 2, 3)).astype(np.float32)
                 else:
                     actions = env.avail_actions.argmax(-1)
                 for one in (env, other):
@@ -157,14 +166,14 @@ def test_episodes_are_those_of_worker_processes(build, factory, env_args, per_ac
                 assert_equal(env, other)
                 running &= ~(env.terminated | env.truncated)
         assert env.get_stats() == other.get_stats()
-        assert (env.render(4) == other.render(4)).all() if factory is not EchoEnv else True
+        assert factory is EchoEnv or (env.render(2) == other.render(2)).all()
         assert env.get_rng_state() == other.get_rng_state()
         assert env.get_env_info() == other.get_env_info()
 
 
 SETTINGS = [
-    "use_cuda=False", "seed=4", "t_max=300", "batch_size_run=3", "batch_size=4",
-    "test_interval=100", "test_nepisode=6", "runner_log_interval=40",
+    "use_cuda=False", "seed=4", "t_max=200", "batch_size_run=3", "batch_size=4",
+    "test_interval=100", "test_nepisode=3", "runner_log_interval=40",
     "learner_log_interval=40", "rnn_hidden_dim=8",
     "env_args.grid_size=4", "env_args.episode_limit=10", "ray.envs_per_actor=2",
 ]  # fmt: skip
@@ -184,7 +193,7 @@ def test_a_run_is_that_of_worker_processes_and_goes_on_with_either(tmp_path):
     assert b'"test_return_mean"' in metrics("ray")
     assert metrics("ray") == metrics("parallel")
     ended = run("both", "ray")
-    ended.stop = StopAt(ended.runner, 150)
+    ended.stop = StopAt(ended.runner, 100)
     with pytest.raises(Interrupted):
         finish(ended)
     rest = run("both", "parallel")
@@ -249,20 +258,20 @@ def test_an_actor_that_dies_in_a_reset_is_replaced_at_once(build):
 
 
 def test_an_actor_that_hangs_is_replaced(build, monkeypatch, caplog):
-    monkeypatch.setattr("envs.remote._MARGIN", 0.5)
+    monkeypatch.setattr("envs.remote._MARGIN", 1.0)
     env = build(CountingEnv)
     env.reset()
     os.kill(env.places[1].pid, signal.SIGSTOP)
-    env.env_timeout = 0.5
+    env.env_timeout = 3.0
     env.step(ZEROS)
     assert env.failed.tolist() == [False, False, True]
-    assert "gave no answer in 1.0 s" in caplog.text
+    assert "gave no answer in 4.0 s" in caplog.text
 
 
 TROUBLES = {
     "raise": "the dice fell off the table",
     "kill": "worker killed by signal 9",
-    "hang": "no answer in 1.0 s",
+    "hang": "no answer in 3.0 s",
     "env_error": "it reported env_error",
 }
 
@@ -274,7 +283,7 @@ def test_an_environment_that_breaks_is_replaced_where_it_is(build, flag, caplog,
     env.step(ZEROS)
     before = env.places
     flag.touch()
-    env.env_timeout = 1.0
+    env.env_timeout = 3.0
     env.step(ZEROS)
     assert env.failed.tolist() == [False, True, False]
     assert env.obs[[0, 2], 0, 0].tolist() == [2, 2]
@@ -354,10 +363,7 @@ def test_closing_ends_actors_workers_and_games(build):
     assert all(Path(f"/proc/{int(pid)}").exists() for pid in pids)
     env.close()
     env.close()
-    deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not any(alive(pid) for pid in pids), 60)
 
 
 def alive(pid):
@@ -441,13 +447,6 @@ def reached(tmp_path, text):
     return any(text in file.read_text() for file in tmp_path.glob("results/**/metrics.jsonl"))
 
 
-def wait_until(what, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.2)
-
-
 def test_environments_of_a_killed_node_come_up_elsewhere_and_the_run_goes_on(tmp_path, cluster):
     first = cluster.add_node(num_cpus=1, resources={"game": 6})
     settings = ["ray.resources.game=1", "t_max=3000", "test_interval=100000"]
@@ -462,7 +461,7 @@ def test_environments_of_a_killed_node_come_up_elsewhere_and_the_run_goes_on(tmp
         wait_until(lambda: reached(tmp_path, '"t": 2') or run.poll() is not None)
         second = cluster.add_node(num_cpus=1, resources={"game": 6})
         cluster.remove_node(first, allow_graceful=False)
-        assert run.wait(120) == 0, "".join(said)
+        assert run.wait(300) == 0, "".join(said)
     finally:
         run.kill()
         reader.join()
@@ -476,10 +475,11 @@ def test_environments_of_a_killed_node_come_up_elsewhere_and_the_run_goes_on(tmp
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_a_run_with_a_checkpoint(tmp_path, signum, code):
-    """On a cluster of its own; Ctrl-C goes to all processes of the terminal."""
+def test_signals_end_a_run_with_a_checkpoint(tmp_path, cluster, signum, code):
+    """Ctrl-C goes to all processes of the terminal, also to those of a cluster of the run's own."""
+    address = "" if signum == signal.SIGINT else cluster.address
     run = subprocess.Popen(
-        command(tmp_path, "", "t_max=1000000"),
+        command(tmp_path, address, "t_max=1000000"),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -490,7 +490,7 @@ def test_signals_end_a_run_with_a_checkpoint(tmp_path, signum, code):
             os.killpg(run.pid, signum)
         else:
             run.send_signal(signum)
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=200)
     finally:
         run.kill()
     assert run.returncode == code, said

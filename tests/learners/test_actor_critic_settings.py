@@ -12,6 +12,7 @@ from utils.config import CONFIG_DIR, RANGES, load_file
 from utils.errors import ConfigError
 
 ALGORITHMS = [
+    *("ia2c", "maa2c", "vdac_sum", "vdac_mix", "mappo_public"),
     *("ippo", "mappo", "ma_ppo", "maddpg", "maac", "mamd", "mamd_op", "mamt"),
     *("mamt_fixed", "mamt_random", "mamt_ws", "mamt_ppo"),
 ]

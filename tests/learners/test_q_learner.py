@@ -338,5 +338,7 @@ def test_target_networks_are_frozen_copies():
 def test_bad_settings():
     with pytest.raises(ConfigError, match="common_reward=True"):
         make_learner(make_args("qmix", common_reward=False))
-    with pytest.raises(ConfigError, match="optimizer must be one of rmsprop, adam, got 'sgd'"):
+    with pytest.raises(
+        ConfigError, match="optimizer must be one of rmsprop, adam, radam, got 'sgd'"
+    ):
         make_learner(make_args("qmix", optimizer="sgd"))

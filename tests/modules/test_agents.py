@@ -11,11 +11,16 @@ from modules.agents import REGISTRY as AGENTS
 from modules.agents.rnn_agent import RNNAgent
 
 INPUTS, HIDDEN = 9, 6
-NAMES = ("rnn", "n_rnn", "mlp", "central_rnn")
+NAMES = ("rnn", "n_rnn", "norm_rnn", "mlp", "central_rnn")
+
+
+# Everything that a norm_rnn can normalise.
+NORMS = {"norm_layers": 2, "norm_inputs": True, "norm_memory": True}
 
 
 def make_agent(name, **overrides):
     torch.manual_seed(0)
+    overrides = {**(NORMS if name == "norm_rnn" else {}), **overrides}
     args = make_args("ow_qmix", central_action_embed=2, **overrides)
     return AGENTS[name](INPUTS, args)
 
@@ -109,6 +114,19 @@ def test_own_weights_equal_separate_networks(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_agents_act_on_their_own_rows(name):
+    """Another agent's inputs change nothing of an agent's outputs, shared weights or not."""
+    for share in (True, False):
+        agent = make_agent(name, share_params=share)
+        x, steps = make_sequences()
+        before = agent.unroll(steps.pack(x), steps)
+        x[:, :, 1] = -3 * x[:, :, 1] + 1
+        after = agent.unroll(steps.pack(x), steps)
+        assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
+        assert not torch.allclose(before[:, 1], after[:, 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_own_weights_do_not_touch_each_other(name):
     agent = make_agent(name, share_params=False)
     x, steps = make_sequences()
@@ -168,3 +186,51 @@ def test_n_rnn_normalises_and_begins_orthogonal_where_it_is_told_to():
     expected = normal @ agent.fc2.weight.T + agent.fc2.bias
     assert torch.allclose(agent.head(hidden), expected, atol=1e-5)
     assert make_agent("n_rnn").layer_norm is None
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_norm_rnn_normalises_rows_one_by_one(place):
+    """Inputs, two layers and memory of one agent, by the definition of layer norm."""
+    agent = make_agent("norm_rnn", norm_place=place)
+    for norm in (*agent.fc1.norms, agent.fc1.input_norm, agent.layer_norm):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+
+    def normal(norm, row):
+        mean = sum(row) / len(row)
+        variance = sum((x - mean) ** 2 for x in row) / len(row)
+        return (row - mean) / (variance + 1e-5).sqrt() * norm.weight + norm.bias
+
+    torch.manual_seed(2)
+    x, h = torch.randn(2, N_AGENTS, INPUTS), torch.randn(2, N_AGENTS, HIDDEN)
+    out, new = agent.step(x, h)
+    rnn = agent.rnn
+    weights = rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh
+    for b in range(2):
+        for i in range(N_AGENTS):
+            row = normal(agent.fc1.input_norm, x[b, i])
+            for layer, norm in zip(agent.fc1.layers, agent.fc1.norms, strict=True):
+                row = layer.weight @ row + layer.bias
+                if place == "before":
+                    row = normal(norm, row).clamp(min=0)
+                else:
+                    row = normal(norm, row.clamp(min=0))
+            memory = torch.gru_cell(row.unsqueeze(0), h[b, i].unsqueeze(0), *weights)[0]
+            expected = agent.fc2.weight @ normal(agent.layer_norm, memory) + agent.fc2.bias
+            assert torch.allclose(new[b, i], memory, atol=1e-5)
+            assert torch.allclose(out[b, i], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_norm_rnn_begins_orthogonal_where_it_is_told_to(share):
+    agent = make_agent("norm_rnn", use_orthogonal=True, gain=0.01, share_params=share)
+    matrices = [(layer.weight, 2.0) for layer in agent.fc1.layers] + [(agent.fc2.weight, 1e-4)]
+    matrices += [(agent.rnn.weight_ih, 1.0), (agent.rnn.weight_hh, 1.0)]
+    for weight, square in matrices:
+        for one in weight.detach().view(-1, *weight.shape[-2:]):
+            small = one if one.shape[0] <= one.shape[1] else one.T
+            products = small @ small.T / square
+            assert torch.allclose(products, torch.eye(len(small)), atol=1e-5)
+    for name, bias in agent.named_parameters():
+        if "bias" in name:
+            assert not bias.any(), name

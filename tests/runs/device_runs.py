@@ -67,6 +67,23 @@ RUNS = {
     },
     **{name: (name, "predator_prey", VALUES) for name in ("dac", "hysteretic", "i2q")},
     **{
+        name: (name, "predator_prey", [*VALUES, "batch_size_run=4", "critic_hidden_dim=8"])
+        for name in ("ia2c", "vdac_mix")
+    },
+    "mappo_public": (
+        "mappo_public",
+        "predator_prey",
+        [
+            *VALUES,
+            "batch_size_run=4",
+            "critic_hidden_dim=8",
+            "ppo_epochs=2",
+            "popart=True",
+            "accumulated_episodes=4",
+        ],
+    ),
+    "pqn_vdn": ("pqn_vdn", "predator_prey", [*VALUES, "batch_size_run=4", "pqn_minibatches=1"]),
+    **{
         name: (name, "predator_prey", VALUES)
         for name in ("fullcomm", "qmix_comm", "maic", "ndq", "masia", "t2mac")
     },

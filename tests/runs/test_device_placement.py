@@ -25,6 +25,8 @@ QUICK = ("qmix", "maac")
 # of other agents, and its recurrent networks. MASIA picks the steps that have successors.
 WAITS = {
     "f2a2": ("modules/f2a2/sequences.py", "utils/rl_utils.py"),
+    # Moments of the rewards are kept in main memory.
+    "ia2c": ("utils/rl_utils.py",),
     "masia": ("learners/auxiliary/masia.py", "a backward pass"),
 }
 

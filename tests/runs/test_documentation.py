@@ -231,13 +231,15 @@ QUICK = {"README", *(path.stem for path in (DOCS / "guide").glob("*.md"))}
 
 
 def trainings():
-    """The command lines that train or evaluate; those outside of README and guide are slow."""
+    """The command lines that train or evaluate; those outside of README and guide are slow, those
+    with Ray belong to the tests on clusters.
+    """
     found = []
     for command in commands():
         (words,), page = command.values, command.id.partition(":")[0]
         if words[:2] == ["python", "src/main.py"] and words[2].startswith("--config="):
-            quick = page in QUICK and "runner=ray" not in words
-            marks = [] if quick else [pytest.mark.slow]
+            marks = [] if page in QUICK else [pytest.mark.slow]
+            marks = [pytest.mark.cluster] if "runner=ray" in words else marks
             found.append(pytest.param(words[2:], id=command.id, marks=marks))
     return found
 
@@ -254,15 +256,16 @@ def runner_of(words):
 
 
 def skip_without_package(words):
-    package = "ray" if "runner=ray" in words else PACKAGES.get(environment_of(words))
-    if package and (" " in package or importlib.util.find_spec(package) is None):
-        pytest.skip(f"{package} is not installed")
+    for package in ["ray" if "runner=ray" in words else "", PACKAGES.get(environment_of(words))]:
+        if package and (" " in package or importlib.util.find_spec(package) is None):
+            pytest.skip(f"{package} is not installed")
 
 
 def shortened(words):
     """The command with few steps, and at most two worker processes."""
     words = [word for word in words if not word.startswith(("t_max=", "test_nepisode="))]
-    short = [*SHORT, "batch_size_run=2"] if runner_of(words) == "parallel" else [*SHORT]
+    elsewhere = runner_of(words) in {"parallel", "ray"}
+    short = [*SHORT, "batch_size_run=2"] if elsewhere else [*SHORT]
     if (limit := LONG.get(environment_of(words))) is not None:
         short.append(f"env_args.{limit}=20")
     return [*words, *([] if "with" in words else ["with"]), *short]

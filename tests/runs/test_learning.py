@@ -79,6 +79,36 @@ def test_iql_and_vdn_learn_predator_prey(tmp_path):
         assert final(run, last=3) >= 4.0, run
 
 
+def test_pqn_vdn_learns_simulated_3m(tmp_path):
+    """Without replay and target networks."""
+    settings = {
+        "env_args.map_name": "3m", "t_max": 100000, "test_interval": 10000, "save_model": False,
+        "use_cuda": False, "seed": 1,
+    }  # fmt: skip
+    (run,) = run_jobs([Job("pqn_vdn", "sc2sim", settings)], tmp_path)
+    assert final(run, "test_battle_won_mean", last=3) >= 0.7
+
+
+@pytest.mark.parametrize("algorithm", ["ia2c", "maa2c", "vdac_sum", "vdac_mix"])
+def test_a2c_learns_simulated_3m(algorithm, tmp_path):
+    settings = {
+        "runner": "vector", "env_args.map_name": "3m", "t_max": 40000, "test_interval": 5000,
+        "lr": 0.001, "save_model": False, "use_cuda": False, "seed": 1,
+    }  # fmt: skip
+    (run,) = run_jobs([Job(algorithm, "sc2sim", settings)], tmp_path)
+    assert final(run, "test_battle_won_mean", last=3) >= 0.6
+
+
+def test_hpn_qmix_learns_simulated_3m(tmp_path):
+    settings = {
+        "runner": "vector", "env_args.map_name": "3m", "t_max": 30000, "test_interval": 5000,
+        "test_nepisode": 32, "epsilon_anneal_time": 20000, "save_model": False, "use_cuda": False,
+        "seed": 1,
+    }  # fmt: skip
+    (run,) = run_jobs([Job("hpn_qmix", "sc2sim", settings)], tmp_path)
+    assert final(run, "test_battle_won_mean", last=2) >= 0.6
+
+
 def test_qmix_learns_simulated_3m(tmp_path):
     demo = load("demo").select(
         tasks=["3m"], seeds=(1, 2), settings={"t_max": 40000, "save_model": False}

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
+from sweep_fixtures import (
+    MAIN,
+    Uninterrupted,
+    events,
+    held,
+    metrics,
+    starts,
+    wait_until,
+    write_spec,
+)
 
 HERE = Path(__file__).resolve().parent
-MAIN = HERE.parents[1] / "src" / "main.py"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 MISSING = [name for name in NEEDED if shutil.which(name, path="/usr/sbin:/usr/bin:/bin") is None]
 
@@ -27,29 +35,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a test cluster of Slurm needs root"),
 ]
 
-SPEC = """# Runs that are interrupted in every way
-methods: {{QMIX: qmix}}
-tasks:
-  short: {{environment: {env}}}
-  long: {{environment: {env}, seeds: [6], settings: {{t_max: 20000}}}}
-seeds: 1-5
-settings:
-  plugins: [{plugin}]
-  runner: vector
-  t_max: 6000
-  use_cuda: false
-  test_interval: 1000
-  test_nepisode: 8
-  batch_size_run: 8
-  log_interval: 1000
-  save_model_interval: 1000
-  keep_checkpoints: 2
-  buffer_size: 100
-  batch_size: 8
-  updates_per_collection: 1
-resources: {{cores: 1, hours: 0.0334}}
-metrics: {{test_return_mean: Return}}
-"""
+# The first one will meet its time limit, the next two are interrupted in other ways.
+TASKS = {"limited": [6], "ended": [1, 2], "free": [3, 4, 5]}
+NEEDS = "{cores: 1, hours: 0.0334}"
 
 
 @pytest.fixture(scope="module")
@@ -69,203 +57,182 @@ def cluster(tmp_path_factory):
             subprocess.run([*script, "stop", str(folder)], check=True, env=environment, timeout=60)
 
 
-@pytest.fixture
-def spec(tmp_path):
-    path = tmp_path / "interrupted.yaml"
-    path.write_text(SPEC.format(env=HERE / "slow_game.yaml", plugin=HERE / "slow_game.py"))
-    return path
-
-
-def seed_of(key):
-    """Of a run, from the name of its folder."""
-    return int(re.search(r"-s(\d+)-", key)[1])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The same runs without Slurm."""
+    runs = Uninterrupted(tmp_path_factory.mktemp("whole"), TASKS)
+    yield runs
+    runs.end()
 
 
 class Sweep:
     """The sweep as its user sees it."""
 
-    def __init__(self, spec, environment):
-        self.spec, self.environment = spec, environment
-        self.folder = spec.parent / "results" / spec.stem
+    def __init__(self, folder, environment):
+        self.spec, self.environment = folder / "interrupted.yaml", environment
+        write_spec(self.spec, TASKS, NEEDS, folder)
+        self.results = folder / "results" / "interrupted"
         self.pending = {}  # job -> since when
 
-    def call(self, *words, **variables):
+    def call(self, *words):
         command = [sys.executable, str(MAIN), "sweep", *words]
-        environment = {**self.environment, **variables}
         done = subprocess.run(
-            command, cwd=self.spec.parent, env=environment, capture_output=True, text=True
+            command, cwd=self.spec.parent, env=self.environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def submit(self, *words):
+        return self.call(str(self.spec), "--launcher", "slurm", *words)
+
+    def status(self):
+        return self.call("status", str(self.spec))
 
     def slurm(self, *command):
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def metrics(self):
-        """Seed -> the bytes of its metrics."""
-        return {self.seed(file): file.read_bytes() for file in self.files("metrics.jsonl")}
+    def hold(self, *tasks):
+        for task in tasks:
+            (self.spec.parent / task).touch()
 
-    def files(self, name):
-        return list(self.folder.glob(f"runs/*/sacred/*/*/*/{name}"))
+    def release(self, task):
+        (self.spec.parent / task).unlink()
 
-    @staticmethod
-    def seed(file):
-        return json.loads((file.parent / "config.json").read_text())["seed"]
-
-    def events(self):
-        """Seed -> its events."""
+    def jobs(self):
+        """Seed -> the job that has its run."""
+        lines = (self.results / "slurm" / "submitted.jsonl").read_text().splitlines()
         return {
-            seed_of(file.parent.name): [json.loads(line) for line in file.read_text().splitlines()]
-            for file in self.folder.glob("runs/*/events.jsonl")
+            int(key.split("-s")[-1].split("-")[0]): job for job, (key,) in map(json.loads, lines)
         }
-
-    def steps(self):
-        return {
-            self.seed(file): json.loads(file.read_bytes().splitlines()[-1])["t"]
-            for file in self.files("metrics.jsonl")
-            if file.read_bytes().endswith(b"}\n")
-        }
-
-    def hurry(self):
-        """Slurm lets two minutes pass before it starts a requeued job again; 20 s are enough for
-        what is left of the job before to end.
-        """
-        for job in self.slurm("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i").split():
-            if time.monotonic() > self.pending.setdefault(job, time.monotonic()) + 20:
-                command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-                subprocess.run(command, env=self.environment, capture_output=True)
-                del self.pending[job]
-
-    def done(self, n_runs):
-        self.hurry()
-        return f"{n_runs} done" in self.call("status", str(self.spec))
-
-    def uninterrupted(self, *words):
-        """The metrics of the same runs on this machine."""
-        shutil.rmtree(self.folder)
-        self.call(str(self.spec), *words, "--jobs", "2", SLOW_GAME_PAUSE="0")
-        assert all(len(found) == 2 for found in self.events().values())
-        return self.metrics()
 
     def node_of(self, job):
         return self.slurm("squeue", "-h", "-j", job, "-o", "%N").strip()
 
+    def queue(self, *options):
+        return self.slurm("squeue", "-h", *options).strip()
 
-def wait_until(what, seconds=600):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(1)
+    def hurry(self):
+        """Slurm lets two minutes pass before it starts a requeued job again; 10 s are enough for
+        what is left of the job before to end.
+        """
+        for job in self.queue("-r", "-t", "PENDING", "-o", "%i").split():
+            if time.monotonic() > self.pending.setdefault(job, time.monotonic()) + 10:
+                command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+                subprocess.run(command, env=self.environment, capture_output=True)
+                del self.pending[job]
+
+    def started_again(self, *seeds):
+        self.hurry()
+        found = starts(self.results)
+        return all(len(found[seed]) >= 2 for seed in seeds)
+
+    def done(self, n_runs):
+        self.hurry()
+        found = [found[-1] for found in events(self.results).values() if found]
+        return sum(event.get("code") == 0 for event in found) == n_runs
 
 
-def test_runs_that_slurm_interrupts_end_as_if_it_had_not(cluster, spec):
+def codes(found):
+    """Of all ends of a run."""
+    return [event["code"] for event in found if event["event"] == "end"]
+
+
+def test_runs_that_slurm_interrupts_end_as_if_it_had_not(cluster, tmp_path, whole):
     """One is requeued, the node of one goes down, one meets its time limit of two minutes."""
-    sweep = Sweep(spec, cluster)
-    assert "6 runs submitted in 6 jobs" in sweep.call(str(spec), "--launcher", "slurm")
-    assert "0 runs are done, 6 are in the queue" in sweep.call(
-        str(spec), "--launcher", "slurm"
-    ).replace("0 of 6", "0")
-    # Seeds 1 to 3 are at work, the others wait for their places.
-    wait_until(lambda: len(sweep.steps()) == 3 and min(sweep.steps().values()) >= 1000)
-    assert "3 running, 3 waiting" in sweep.call("status", str(spec))
+    sweep = Sweep(tmp_path, cluster)
+    sweep.hold("limited", "ended")
+    assert "6 runs submitted in 6 jobs" in sweep.submit()
+    assert "0 of 6 runs are done, 6 are in the queue" in sweep.submit()
+    wait_until(lambda: held(sweep.results) >= {6, 1, 2})
+    assert "3 running, 2 waiting, 1 done" in sweep.status()
 
-    jobs = {
-        seed_of(keys[0]): job
-        for job, keys in map(
-            json.loads, (sweep.folder / "slurm" / "submitted.jsonl").read_text().splitlines()
-        )
-    }
+    jobs = sweep.jobs()
     sweep.slurm("scontrol", "requeue", jobs[1])
     down = sweep.node_of(jobs[2])
     sweep.slurm("scontrol", "update", f"NodeName={down}", "State=DOWN", "Reason=test")
-    wait_until(lambda: not sweep.slurm("squeue", "-h", "-w", down).strip())
+    wait_until(lambda: not sweep.queue("-w", down))
     sweep.slurm("scontrol", "update", f"NodeName={down}", "State=RESUME")
+    wait_until(lambda: sweep.started_again(1, 2))
+    sweep.release("ended")
+    wait_until(lambda: sweep.started_again(6))
+    sweep.release("limited")
     wait_until(lambda: sweep.done(6))
+    assert "6 done" in sweep.status()
 
-    events = sweep.events()
-    starts = {
-        seed: [x["job"] for x in found if x["event"] == "start"] for seed, found in events.items()
-    }
-    assert all(len(starts[seed]) >= 2 for seed in (1, 2, 6)), starts
-    assert next(x["code"] for x in events[6] if x["event"] == "end") == 143
-    interrupted = sweep.metrics()
-    assert interrupted == sweep.uninterrupted()
+    assert codes(events(sweep.results)[6])[0] == 143
+    assert metrics(sweep.results) == whole.metrics()
 
 
-def test_a_job_of_higher_priority_takes_the_place(cluster, spec):
-    sweep, part = Sweep(spec, cluster), ["--seeds", "1", "--tasks", "short"]
-    sweep.call(str(spec), "--launcher", "slurm", *part)
-    wait_until(lambda: sweep.steps().get(1, 0) >= 1000)
-    ((job, _),) = map(
-        json.loads, (sweep.folder / "slurm" / "submitted.jsonl").read_text().splitlines()
-    )
+def test_a_job_of_higher_priority_takes_the_place(cluster, tmp_path, whole):
+    sweep = Sweep(tmp_path, cluster)
+    sweep.hold("ended")
+    sweep.submit("--seeds", "1", "--tasks", "ended")
+    wait_until(lambda: held(sweep.results) == {1})
+    job = sweep.jobs()[1]
     place = ["--nodelist", sweep.node_of(job), "--exclusive", "--output", "/dev/null"]
-    sweep.slurm("sbatch", "--partition=urgent", *place, "--wrap", "sleep 5")
-    wait_until(lambda: len(sweep.events()[1]) >= 2)
-    start, end = sweep.events()[1][:2]
-    assert (end["event"], end["code"]) == ("end", 143)
+    sweep.slurm("sbatch", "--partition=urgent", *place, "--wrap", "sleep 1")
+    wait_until(lambda: len(events(sweep.results)[1]) >= 2)
+    assert codes(events(sweep.results)[1]) == [143]
+    sweep.release("ended")
     wait_until(lambda: sweep.done(1))
-    starts = [x["job"] for x in sweep.events()[1] if x["event"] == "start"]
-    assert starts == [start["job"]] * 2, "another job went on"
-    assert sweep.metrics() == sweep.uninterrupted(*part)
+    assert [start["job"] for start in starts(sweep.results)[1]] == [job, job], "another one went on"
+    assert metrics(sweep.results)[1] == whole.metrics()[1]
 
 
-def test_a_cancelled_sweep_goes_on(cluster, spec):
-    sweep = Sweep(spec, cluster)
-    sweep.call(str(spec), "--launcher", "slurm", "--seeds", "1", "--tasks", "short")
-    wait_until(lambda: sweep.steps().get(1, 0) >= 2000)
-    assert "cancelled 1 jobs" in sweep.call("cancel", str(spec))
-    wait_until(lambda: "1 stopped" in sweep.call("status", str(spec)))
-    assert [x["code"] for x in sweep.events()[1] if x["event"] == "end"] == [143]
-    wait_until(lambda: not sweep.slurm("squeue", "-h").strip())
-    assert "1 runs submitted" in sweep.call("resume", str(spec))
+def test_a_cancelled_sweep_goes_on(cluster, tmp_path, whole):
+    sweep = Sweep(tmp_path, cluster)
+    sweep.hold("ended")
+    sweep.submit("--seeds", "1", "--tasks", "ended")
+    wait_until(lambda: held(sweep.results) == {1})
+    assert "cancelled 1 jobs" in sweep.call("cancel", str(sweep.spec))
+    wait_until(lambda: not sweep.queue())
+    assert "1 stopped" in sweep.status()
+    assert codes(events(sweep.results)[1]) == [143]
+    sweep.release("ended")
+    assert "1 runs submitted" in sweep.call("resume", str(sweep.spec))
     wait_until(lambda: sweep.done(1))
-    assert "already" in sweep.call("resume", str(spec))
+    assert metrics(sweep.results)[1] == whole.metrics()[1]
+    wait_until(lambda: not sweep.queue())
+    assert "already" in sweep.call("resume", str(sweep.spec))
 
 
-def test_an_option_that_slurm_refuses_is_one_line(cluster, spec):
-    spec.write_text(spec.read_text() + "slurm: {partition: nowhere}\n")
-    command = [sys.executable, str(MAIN), "sweep", str(spec), "--launcher", "slurm"]
-    done = subprocess.run(command, cwd=spec.parent, env=cluster, capture_output=True, text=True)
+def test_an_option_that_slurm_refuses_is_one_line(cluster, tmp_path):
+    sweep = Sweep(tmp_path, cluster)
+    sweep.spec.write_text(sweep.spec.read_text() + "slurm: {partition: nowhere}\n")
+    command = [sys.executable, str(MAIN), "sweep", str(sweep.spec), "--launcher", "slurm"]
+    done = subprocess.run(command, cwd=tmp_path, env=cluster, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Slurm refuses the jobs" in done.stderr
     assert "partition" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_search_is_ended_and_goes_on(cluster, spec):
+def test_a_search_is_ended_and_goes_on(cluster, tmp_path):
     """Two trials of two runs each; Ctrl-C cancels the jobs of the first one."""
     pytest.importorskip("optuna", reason="needs Optuna: pip install -r requirements-search.txt")
+    sweep = Sweep(tmp_path, cluster)
+    sweep.hold("ended")
     section = "search:\n  trials: 2\n  space: {lr: [0.001, 0.002]}\n  sampler: grid\n"
-    spec.write_text(spec.read_text() + section)
-    sweep = Sweep(spec, cluster)
-    words = [str(spec), "--launcher", "slurm", "--jobs", "2", "--tasks", "short"]
-    command = [sys.executable, str(MAIN), "search", *words, "--seeds", "1", "2"]
+    sweep.spec.write_text(sweep.spec.read_text() + section)
+    words = [str(sweep.spec), "--launcher", "slurm", "--jobs", "2", "--tasks", "ended"]
+    command = [sys.executable, str(MAIN), "search", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    trials = [sweep.results / "trials" / number for number in ("0000", "0001")]
 
-    def trial(number):
-        return sweep.folder / "trials" / number
-
-    def reached():
-        files = trial("0000").glob("runs/*/sacred/*/*/*/checkpoints/*/state.pt")
-        return len({file.parents[5] for file in files}) == 2
-
-    first = subprocess.Popen(command, cwd=spec.parent, env=cluster, **pipes)
-    wait_until(reached)
+    first = subprocess.Popen(command, cwd=tmp_path, env=cluster, **pipes)
+    wait_until(lambda: held(trials[0]) == {1, 2} or first.poll() is not None)
+    assert first.poll() is None, first.communicate()
     first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=200)
+    out, _ = first.communicate(timeout=300)
     assert first.returncode == 130, out
-    assert not sweep.slurm("squeue", "-h").strip()
-    for file in trial("0000").glob("runs/*/events.jsonl"):
-        assert json.loads(file.read_text().splitlines()[-1])["code"] == 143
+    assert not sweep.queue()
+    assert {seed: codes(found) for seed, found in events(trials[0]).items()} == {1: [143], 2: [143]}
 
-    again = subprocess.run(command, cwd=spec.parent, env=cluster, timeout=900, **pipes)
+    sweep.release("ended")
+    again = subprocess.run(command, cwd=tmp_path, env=cluster, timeout=900, **pipes)
     assert again.returncode == 0, again.stdout
     assert "2 trials: 2 complete" in again.stdout
-    starts = {
-        number: [f.read_text().count('"start"') for f in trial(number).glob("runs/*/events.jsonl")]
-        for number in ("0000", "0001")
-    }
-    assert starts == {"0000": [2, 2], "0001": [1, 1]}
+    n_starts = [[len(found) for found in starts(trial).values()] for trial in trials]
+    assert n_starts == [[2, 2], [1, 1]]

@@ -327,7 +327,7 @@ def test_list_configs_shows_the_first_comment(tmp_path, monkeypatch):
         ("lr=0", "lr must be greater than 0 and finite, got 0.0"),
         ("optim_alpha=1", "optim_alpha must be at least 0 and less than 1, got 1.0"),
         ("weight_decay=-1", "weight_decay must be at least 0, got -1.0"),
-        ("optimizer=sgd", "optimizer must be one of rmsprop, adam, got 'sgd'"),
+        ("optimizer=sgd", "optimizer must be one of rmsprop, adam, radam, got 'sgd'"),
         ("buffer_dtype=float64", "buffer_dtype must be one of float32, float16, got 'float64'"),
         ("seed=-1", "seed must be between 0 and 4294967295, got -1"),
         ("local_results_path=", "local_results_path must be a name, not an empty string, got ''"),

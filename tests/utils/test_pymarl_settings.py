@@ -183,8 +183,13 @@ def test_keys_with_a_meaning(update, key, value, caplog):
         ("render=True", "render=True has no effect without evaluate"),
         ("per_alpha=0.5", "per_alpha=0.5 has no effect without use_per"),
         ("gain=0.1", "gain=0.1 has no effect without use_orthogonal"),
-        ("optim_eps=0.1", "optim_eps=0.1 has no effect with optimizer=adam, whose own is adam_eps"),
-        ("optim_alpha=0.9", "optim_alpha=0.9 has no effect with optimizer=adam"),
+        (
+            "optim_eps=0.1",
+            "optim_eps=0.1 has no effect with another optimizer than rmsprop; Adam's own is "
+            "adam_eps",
+        ),
+        ("optim_alpha=0.9", "optim_alpha=0.9 has no effect with another optimizer than rmsprop"),
+        ("norm_layers=2", "norm_layers=2 has no effect with another agent than norm_rnn"),
         ("updates_per_step=2", "updates_per_step=2 has no effect without steps_per_update"),
         ("transition_history=2", "has no effect without replay=transitions"),
     ],

@@ -35,6 +35,26 @@ def test_an_address_where_nobody_listens_is_one_line(address, monkeypatch):
             connect("runner: ray", address)
 
 
+@pytest.mark.parametrize(("mode", "said"), [(None, True), ("disabled", True), ("token", False)])
+def test_a_cluster_that_refuses_may_ask_for_a_token(mode, said, monkeypatch):
+    def init(**options):
+        raise ConnectionError("Failed to connect\nand more")
+
+    package = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "ray", package)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        with pytest.raises(UserError) as caught:
+            connect("runner: ray", f"127.0.0.1:{listening.getsockname()[1]}")
+    assert "Failed to connect" in str(caught.value)
+    assert "and more" not in str(caught.value)
+    assert ("set RAY_AUTH_MODE=token" in str(caught.value)) is said
+
+
 def test_what_several_environments_ask():
     demand = Demand(cores=0.5, memory=2.0, named={"sc2": 1.0}).times(4)
     assert demand.amounts() == {"CPU": 2.0, "memory": 8e9, "sc2": 4.0}

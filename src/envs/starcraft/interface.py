@@ -19,7 +19,7 @@ from envs.starcraft.facts import MapInfo
 from envs.starcraft.options import Options, V2Options
 from envs.starcraft.smac import observations, orders, rewards
 from envs.starcraft.smac.rewards import DRAWN, LOST, RUNNING, TIMEOUT, WON
-from envs.starcraft.smac.rules import UNKNOWN_ACTION, Views, make_rules, make_tables
+from envs.starcraft.smac.rules import MEDIVAC, UNKNOWN_ACTION, Views, make_rules, make_tables
 
 __all__ = ["DRAWN", "LOST", "RUNNING", "TIMEOUT", "WON", "Interface", "Options", "V2Options"]
 
@@ -208,6 +208,34 @@ class Interface:
         return {
             "agent_features": list(self.agent_attributes),
             "enemy_features": list(self.enemy_attributes),
+            "obs_entities": self.obs_entities(),
+        }
+
+    def obs_entities(self) -> dict[str, int | None]:
+        """Where an observation has what: the entries of the enemies, then those of the other
+        agents, in the order of their numbers; all others are of the agent itself. Action
+        `first_target` + k of an agent is aimed at enemy k, that of a healer at agent k.
+
+        `healer` is the entry that is 1 for a healer, None where there is none on the map.
+        """
+        enemies, allies = self.n_enemies, self.n_agents - 1
+        first_ally = self.move_feature_size + enemies * self.enemy_feature_size
+        own = first_ally + allies * self.ally_feature_size
+        healer = None
+        if self.info.heals:
+            # The bits of the types are the last of what an agent knows of itself, but for the time.
+            bits = own + self.own_feature_size - int(self._rules.obs_timestep_number)
+            bits -= self.info.unit_type_bits
+            healer = bits + int(self._tables.agent_bit[MEDIVAC])
+        return {
+            "n_enemies": enemies,
+            "first_enemy": self.move_feature_size,
+            "enemy_size": self.enemy_feature_size,
+            "n_allies": allies,
+            "first_ally": first_ally,
+            "ally_size": self.ally_feature_size,
+            "first_target": self._rules.first_attack,
+            "healer": healer,
         }
 
     def visibility(self) -> np.ndarray:

@@ -27,14 +27,7 @@ from launch.process import Stopped
 from launch.search.best import BEST, commands
 from launch.search.report import best_first, shown_value, trial_cells, write_report
 from launch.search.spec import Search, read_search
-from launch.search.study import (
-    ASKED,
-    SharedStudy,
-    counted,
-    counts,
-    counts_in_words,
-    load_study,
-)
+from launch.search.study import ASKED, SharedStudy, counted, load_study, summary
 from launch.search.work import Launcher, Worker
 from utils.errors import RunFailure, UserError
 from utils.parsing import Parser
@@ -135,9 +128,9 @@ def _launcher(search: Search, folder: Path, options: argparse.Namespace) -> Iter
 def _over(search: Search, study: SharedStudy, folder: Path) -> int:
     trials = study.study.get_trials(deepcopy=False)
     if not any(trial.state is TrialState.COMPLETE for trial in trials):
-        raise RunFailure(f"no trial was completed: {counts_in_words(counts(trials))}")
+        raise RunFailure(f"no trial was completed: {summary(trials)}")
     best = study.best()
-    _say(f"{counts_in_words(counts(trials))}; best: trial {best.number}, {best.value:.6g}")
+    _say(f"{summary(trials)}; best: trial {best.number}, {best.value:.6g}")
     _say(f"report: {write_report(folder, folder / 'report')}")
     _say(f"best settings: {folder / BEST}; train with them:")
     for line in commands(search, folder / BEST):
@@ -156,7 +149,7 @@ def _status(folder: Path, every: bool) -> int:
     study = load_study(folder)
     trials = counted(study.get_trials(deepcopy=False))
     maximize = study.user_attrs[ASKED]["goal"] == "maximize"
-    states = counts_in_words(counts(study.get_trials(deepcopy=False)))
+    states = summary(study.get_trials(deepcopy=False))
     table = Table(title=f"{folder.name}: {states}", title_justify="left", box=box.SIMPLE_HEAD)
     for head in ("trial", "state", "evaluations", "value"):
         table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)

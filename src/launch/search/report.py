@@ -14,7 +14,7 @@ from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as drawings
 
-from launch.search.study import ASKED, counted, counts, counts_in_words, load_study
+from launch.search.study import ASKED, counted, load_study, summary
 from utils.errors import UserError
 
 _LISTED = 20  # trials in the table
@@ -88,7 +88,7 @@ def write_report(folder: Path, out: Path) -> Path:
     asked = study.user_attrs[ASKED]
     ranked = best_first(trials, asked["goal"] == "maximize")
     if not ranked:
-        raise UserError(f"no trial of {folder} is complete: {counts_in_words(counts(trials))}")
+        raise UserError(f"no trial of {folder} is complete: {summary(trials)}")
     keys = [key for key in asked["space"] if any(key in trial.params for trial in ranked)]
     importances = _importances(study, ranked, keys)
     pictures = {
@@ -179,7 +179,7 @@ def _markdown(
     best = ranked[0]
     parts = [
         f"# Search {folder.name}\n",
-        f"{counts_in_words(counts(list(trials))).capitalize()}. Each trial trains "
+        f"{summary(list(trials)).capitalize()}. Each trial trains "
         f"`{asked['method']}` once for every task and seed ({len(asked['runs'])} in all). The goal "
         f"is to {asked['goal']} `{asked['metric']}`, of which the last {asked['last']} values of "
         "every run are averaged.\n",

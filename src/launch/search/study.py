@@ -31,6 +31,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from launch.folder import AtWork, lock_file
 from launch.search.space import all_points, suggest, written
 from launch.search.spec import Sampler, Search
+from launch.table import counts_in_words
 from utils.errors import RunFailure, UserError
 from utils.seeding import derive_seed
 
@@ -39,6 +40,7 @@ ASKED = "asked"
 _SILENT = 3  # signs of life that a process may miss
 _ATTEMPTS = 5  # to open a storage
 _TURN_PATIENCE = 120.0  # [s] for another process that asks for a trial
+_ORDER = ("running", "waiting", "complete", "pruned", "failed")
 _STATES = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 # What Optuna says of its own future, and of `ask` beside heartbeats, which are given here.
@@ -422,8 +424,6 @@ def counts(trials: list[FrozenTrial]) -> Counter[str]:
     return Counter(words.get(trial.state, trial.state.name.lower()) for trial in counted(trials))
 
 
-def counts_in_words(states: Mapping[str, int]) -> str:
+def summary(trials: list[FrozenTrial]) -> str:
     """`12 trials: 2 running, 10 complete`."""
-    order = ("running", "waiting", "complete", "pruned", "failed")
-    parts = [f"{states[state]} {state}" for state in order if states.get(state)]
-    return f"{sum(states.values())} trials: {', '.join(parts) or 'none'}"
+    return counts_in_words(counts(trials), "trials", _ORDER)

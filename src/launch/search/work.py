@@ -19,7 +19,7 @@ from launch.process import Process, side_by_side
 from launch.search.best import write_best
 from launch.search.figures import RunFigure, final_value, mean_by_evaluation
 from launch.search.spec import Search, config_of, impossible
-from launch.search.study import SharedStudy, TakenOver, counts, counts_in_words
+from launch.search.study import SharedStudy, TakenOver, summary
 from launch.table import run_table
 from utils.errors import RunFailure
 
@@ -290,7 +290,7 @@ class Worker:
         if self._live is None or time.monotonic() < self._next_drawing:
             return
         self._next_drawing = time.monotonic() + _DRAW_EVERY
-        title = counts_in_words(counts(self.study.study.get_trials(deepcopy=False)))
+        title = summary(self.study.study.get_trials(deepcopy=False))
         title += "; ending with checkpoints, Ctrl-C once more aborts" if stopping else ""
         rows = [
             (run, RUNNING)

@@ -172,8 +172,7 @@ def _standardised(rewards: Tensor, moments: RunningMeanStd | None) -> Tensor:
     if moments is None:
         return rewards
     moments.update(rewards)
-    mean, std = (torch.from_numpy(x).to(rewards) for x in (moments.mean, moments.std))
-    return (rewards - mean) / std
+    return moments.standardise(rewards)
 
 
 def _costs(rewards: Tensor, n_agents: int) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from modules.layers import layer_norm
 from modules.recurrent import RNNAgent
 from utils.th_utils import orthogonal_init_
 
@@ -22,7 +23,7 @@ class NRNNAgent(RNNAgent):
 
     def __init__(self, input_shape: int, args: SimpleNamespace, n_out: int | None = None) -> None:
         super().__init__(input_shape, args, n_out)
-        self.layer_norm = nn.LayerNorm(self.hidden_dim) if args.use_layer_norm else None
+        self.layer_norm = layer_norm(self.hidden_dim, self.groups) if args.use_layer_norm else None
         if args.use_orthogonal:
             orthogonal_init_(self.fc1)
             orthogonal_init_(self.fc2, gain=args.gain)

@@ -2,6 +2,7 @@
 
 from modules.critics.attention import AttentionCritic
 from modules.critics.joint import JointCritic
+from modules.critics.mixed import MixedCritic
 from modules.critics.value import ObservationCritic, StateCritic
 from utils.registry import Registry
 
@@ -10,5 +11,6 @@ register = REGISTRY.register
 
 register("state")(StateCritic)
 register("observation")(ObservationCritic)
+register("mixed")(MixedCritic)
 register("attention")(AttentionCritic)
 register("joint")(JointCritic)
