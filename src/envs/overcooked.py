@@ -82,7 +82,7 @@ class Overcooked(ArrayEnv):
         self._begin(self._kitchen.get_standard_start_state())
 
     def _read_layout(self, name: str) -> Any:
-        folder = Path(self._game.__file__).parents[1] / "data" / "layouts"
+        folder = Path(str(self._game.__file__)).parents[1] / "data" / "layouts"
         known = sorted(path.stem for path in folder.glob("*.layout"))
         if name not in known:
             raise ConfigError(f"overcooked: unknown layout '{name}'; {nearest(str(name), known)}")

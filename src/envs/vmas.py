@@ -169,7 +169,7 @@ class Vmas(VectorEnv):
                     figures.setdefault(name, []).append(_array(values).reshape(-1))
         for name, rows in figures.items():
             array = self.info.setdefault(name, np.full(self.n_envs, np.nan))
-            array[mask] = np.mean(rows, axis=0, dtype=np.float64)[mask]
+            array[mask] = np.array(rows, dtype=np.float64).mean(axis=0)[mask]
 
     # what one batch of tensors shares
 
