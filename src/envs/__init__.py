@@ -98,6 +98,8 @@ register_vector("treasure_collection")(
 register_vector("lbf")(Lazy("envs.lbf.env", "LevelBasedForaging"))
 register_vector("rware")(Lazy("envs.rware.env", "RobotWarehouse"))
 register_vector("smax")(Lazy("envs.smax", "Smax"))
+register_vector("vmas")(Lazy("envs.vmas", "Vmas"))
+register("overcooked")(Lazy("envs.overcooked", "Overcooked"))
 register("gymma")(Lazy("envs.gymma", "GymmaEnv"))
 register("battle")(Lazy("envs.magent_battle", "BattleEnv"))
 register("sc2")(Lazy("envs.starcraft.game", "make_env"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from envs.multiagentenv import Actions, HostedEnv
-from envs.ranges import AMOUNT, CHANCE, NUMBER, SIZE, SWITCH
+from envs.ranges import AMOUNT, CHANCE, NUMBER, SIZE, SWITCH, whole
 from envs.vector_env import out_of_range
 from envs.words import Words, numbered
 from utils.errors import ConfigError, MissingPackage
@@ -60,7 +60,7 @@ class GymmaEnv(HostedEnv):
     otherwise cut. It is also cut after `time_limit` steps. At its end the agents that were still
     there show their last observation.
 
-        Args:
+    Args:
         key: a module with a `parallel_env`, e.g. "mpe2.simple_spread_v3" or
             "pettingzoo.butterfly.pistonball_v6"; or, as in EPyMARL, a Gymnasium environment whose
             spaces are tuples of the agents', with the module that registers it, e.g.
@@ -91,6 +91,7 @@ class GymmaEnv(HostedEnv):
         "kwargs.position_noise": AMOUNT,
         "kwargs.angle_noise": AMOUNT,
         "kwargs.constraint_window": CHANCE,
+        "kwargs.agent_obsk": whole(0),
     }
 
     def __init__(
@@ -290,6 +291,8 @@ class GymmaEnv(HostedEnv):
 
     def render(self) -> np.ndarray | None:
         """The current picture, uint8 [H, W, 3]; None where the environment gives none."""
+        if self._kwargs.get("render_mode", "rgb_array") is None:
+            return None
         frame = self.env.render()
         return None if frame is None else np.array(frame, dtype=np.uint8)
 
@@ -321,12 +324,12 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
             if "render_mode" in kwargs or "render_mode" not in str(error):
                 raise
             return module.parallel_env(**kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
+    except ModuleNotFoundError as error:
+        raise _missing(key, error) from error
+    except Exception as error:  # environments refuse keywords in whatever way they like
         raise ConfigError(
             f"gymma: {key} refuses env_args.kwargs {dict(kwargs)}: {_first_line(error)}"
         ) from error
-    except ModuleNotFoundError as error:
-        raise _missing(key, error) from error
 
 
 class _Team:
@@ -432,6 +435,8 @@ def _install(package: str, key: str) -> str:
     """The command that installs `package`, which module `key` needs."""
     if key.startswith("pettingzoo.sisl"):
         return "pip install -r requirements-sisl.txt"
+    if key.startswith("gymnasium_robotics"):
+        return "pip install -r requirements-mamujoco.txt"
     return (
         "pip install -r requirements-pettingzoo.txt"
         if package in PACKAGES
@@ -453,7 +458,7 @@ def _siblings(key: str) -> list[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _has_mask(space: Space) -> bool:

@@ -663,6 +663,8 @@ def worker_pool():
 # Environments of packages that may be missing: the same checks in a file of their own.
 ELSEWHERE = {
     "smax": "test_smax.py",
+    "vmas": "test_vmas.py",
+    "overcooked": "test_overcooked.py",
     "gfootball": "test_gfootball.py",
     "battle": "test_magent_battle.py",
     "sc2v2": "test_sc2_upstream.py",

@@ -5,6 +5,7 @@ scripted one.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import types
 
@@ -655,3 +656,43 @@ def test_a_gymnasium_id_with_its_module(team):
 def test_what_a_gymnasium_id_must_be(team, key, kwargs, message):
     with pytest.raises(UserError, match=message):
         GymmaEnv(key, seed=0, kwargs=kwargs)
+
+
+# --- EPyMARL's form, with the package itself ---
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("lbforaging") is None, reason="lbforaging is not installed"
+)
+def test_steps_are_those_of_lbforaging():
+    """EPyMARL's key, step by step beside Gymnasium's own environment from the same seed; rewards
+    are one for each player, the time limit is ours.
+    """
+    import gymnasium
+    import lbforaging  # noqa: F401
+
+    name = "Foraging-8x8-2p-3f-v3"
+    env = GymmaEnv(key=f"lbforaging:{name}", seed=5, time_limit=30)
+    theirs = gymnasium.make(name, disable_env_checker=True).unwrapped
+    info = env.get_env_info()
+    assert (info["n_agents"], info["n_actions"], info["obs_shape"]) == (2, 6, 15)
+    assert (info["state_shape"], info["episode_limit"]) == (30, 30)
+    assert info["individual_rewards"]
+    stream, rng, loaded = np.random.default_rng(5), np.random.default_rng(0), 0.0
+    for _ in range(4):
+        observed, _ = theirs.reset(seed=int(stream.integers(2**31)))
+        env.reset()
+        steps, over, step_info = 0, False, {}
+        while not over:
+            assert np.array_equal(env.get_obs(), np.array(observed, dtype=np.float32))
+            assert np.array_equal(env.get_state(), np.concatenate(observed, dtype=np.float32))
+            actions = rng.choice([0, 1, 2, 3, 4, 5, 5], size=2)
+            rewards, over, step_info = env.step(actions)
+            observed, their_rewards, ended, _, _ = theirs.step(actions.tolist())
+            assert rewards == pytest.approx(their_rewards)
+            loaded += rewards.sum()
+            steps += 1
+            assert over == (ended or steps == 30)
+        assert step_info.get("episode_limit", False) == (not ended)
+    assert loaded > 0, "no food was loaded"
+    env.close()

@@ -217,12 +217,14 @@ SHORT = ["t_max=1", "test_nepisode=1", "use_cuda=False"]
 # What an environment needs that `pip install -r requirements.txt` does not bring.
 PACKAGES = {
     "gymma": "mpe2", "pursuit": "pettingzoo", "multiwalker": "Box2D", "smax": "jaxmarl",
+    "vmas": "vmas", "mamujoco": "gymnasium_robotics", "overcooked": "overcooked_ai_py",
     "battle": "magent2", "gfootball": "gfootball",
     "sc2": "the game", "sc2v2": "the game", "sc2hard": "the game",
 }  # fmt: skip
 # Episodes of 100 steps and more, or large ones, become short.
 LONG = {
     "pursuit": "time_limit", "multiwalker": "time_limit", "battle": "time_limit",
+    "mamujoco": "time_limit", "overcooked": "time_limit", "vmas": "time_limit",
     "gfootball": "time_limit", "rware": "time_limit", "treasure_collection": "episode_limit",
 }  # fmt: skip
 QUICK = {"README", *(path.stem for path in (DOCS / "guide").glob("*.md"))}

@@ -71,7 +71,7 @@ def test_every_requirements_file_has_an_extra(project):
 
 
 def test_all_has_every_environment_that_is_a_wheel(project):
-    parts = ("pettingzoo", "sisl", "magent", "smax", "sc2")
+    parts = ("pettingzoo", "sisl", "magent", "smax", "vmas", "mamujoco", "overcooked", "sc2")
     whole = set().union(*(plain(project.extras_require[part]) for part in parts))
     assert plain(project.extras_require["all"]) == whole
 
