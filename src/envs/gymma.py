@@ -18,7 +18,7 @@ from envs.multiagentenv import Actions, HostedEnv
 from envs.ranges import AMOUNT, CHANCE, NUMBER, SIZE, SWITCH, whole
 from envs.vector_env import out_of_range
 from envs.words import Words, numbered
-from utils.errors import ConfigError, MissingPackage
+from utils.errors import ConfigError, MissingPackage, UserError
 from utils.ranges import check_ranges
 from utils.registry import nearest
 
@@ -326,6 +326,8 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
             return module.parallel_env(**kwargs)
     except ModuleNotFoundError as error:
         raise _missing(key, error) from error
+    except UserError:
+        raise
     except Exception as error:  # environments refuse keywords in whatever way they like
         raise ConfigError(
             f"gymma: {key} refuses env_args.kwargs {dict(kwargs)}: {_first_line(error)}"

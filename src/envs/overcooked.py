@@ -118,7 +118,9 @@ class Overcooked(ArrayEnv):
         layers = self._kitchen.lossless_state_encoding(self._state, horizon=self.episode_limit)
         self._obs = np.array(layers, dtype=np.float32).reshape(2, -1)
 
-    def step(self, actions: Actions) -> tuple[float, bool, Mapping[str, Any]]:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, actions: Actions
+    ) -> tuple[float, bool, Mapping[str, Any]]:
         """Takes one action per cook.
 
         Args:

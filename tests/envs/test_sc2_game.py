@@ -441,6 +441,7 @@ def test_starts_are_staggered(tmp_path, monkeypatch):
 # many games
 
 
+@pytest.mark.slow
 def test_eight_games_at_once(sc2):
     env_args = {"map_name": "3m", "start_interval": 0.1, "replay_dir": str(sc2.folder / "replays")}
     env = make_vector_env(
@@ -520,6 +521,7 @@ def command(results, *settings):
     ]
 
 
+@pytest.mark.slow
 def test_training(sc2, tmp_path):
     """A short run through the command line; a game is lost on the way and costs one episode, not
     the run.

@@ -104,6 +104,7 @@ def test_refused_arguments(env_args, message):
 # with it
 
 
+@pytest.mark.slow
 @needs_jaxmarl
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
 def test_contract(check):

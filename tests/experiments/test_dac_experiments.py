@@ -144,6 +144,7 @@ def test_comparison_table(tmp_path):
     assert table[-1] == "Paper: Somebody, table 1."
 
 
+@pytest.mark.slow
 def test_a_terminated_experiment_ends_its_runs(tmp_path):
     program = (
         "from pathlib import Path; import experiments; from launch.local import Job, run_jobs; "

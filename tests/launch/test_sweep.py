@@ -161,6 +161,7 @@ def small(path, **changes):
     path.write_text(text)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_ended_goes_on_and_is_not_repeated(path):
     """The metrics are those of runs that nobody ended."""
     small(path, t_max="save_model_interval: 100, batch_size: 8, t_max")
@@ -217,6 +218,7 @@ def test_a_launcher_that_is_killed_takes_its_runs_with_it(path):
     assert list(run.results.glob("checkpoints/*/state.pt"))
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_end_the_others(path, capsys):
     small(path)
     path.write_text(path.read_text().replace("lr: [0.001, 0.01]", "lr: [1.0e+30, 0.01]"))

@@ -16,6 +16,7 @@ from test_ppo import Slow, log_policy, logits_of, ppo_args, recorded
 from transition_fixtures import assert_continues, train_run
 
 from components.episode_buffer import EpisodeBatch
+from modules.stacks import Members
 from utils.errors import ConfigError, Diverged
 
 
@@ -291,7 +292,6 @@ def test_a_reward_that_is_not_finite_stops_the_update():
     [
         ({"share_params": True}, r"share_params=False \(the agents learn one after the other\)"),
         ({"agent_order": "best"}, "agent_order must be one of random, fixed, got 'best'"),
-        ({"agent": "n_rnn", "use_layer_norm": True}, "'layer_norm.weight'.*not one per agent"),
         ({"continuous_actions": True}, "agent=mlp_policy"),
     ],
 )
@@ -377,3 +377,9 @@ def test_learns_a_matrix_game(game, least, tmp_path):
         "test_nepisode=4", "rnn_hidden_dim=16", "critic_hidden_dim=16",
     )  # fmt: skip
     assert run.last_test_return >= least
+
+
+def test_a_weight_that_all_share_is_refused():
+    shared, single = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    with pytest.raises(ConfigError, match="'weight' of the agent network is not one per agent"):
+        Members(shared, single, groups=2)

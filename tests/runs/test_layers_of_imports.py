@@ -8,6 +8,7 @@ import ast
 import graphlib
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +88,7 @@ def sources():
     return {path.relative_to(SRC).as_posix(): path.read_text() for path in SRC.rglob("*.py")}
 
 
+@cache
 def imports(source):
     """All import statements, wherever they stand."""
 
@@ -105,12 +107,16 @@ def imports(source):
     return list(walk(ast.parse(source), annotation=False))
 
 
+@cache
 def named(source):
     """What `Lazy("module", "name")` imports once it is called."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Lazy":
-            module, name = map(ast.literal_eval, node.args)
-            yield Import(module, name, node.lineno, annotation=False)
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        Import(module, name, call.lineno, annotation=False)
+        for call in calls
+        if ast.unparse(call.func) == "Lazy"
+        for module, name in [map(ast.literal_eval, call.args)]
+    ]
 
 
 def layer_of(file):
