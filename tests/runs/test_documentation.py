@@ -266,6 +266,8 @@ def shortened(words):
     words = [word for word in words if not word.startswith(("t_max=", "test_nepisode="))]
     elsewhere = runner_of(words) in {"parallel", "ray"}
     short = [*SHORT, "batch_size_run=2"] if elsewhere else [*SHORT]
+    if elsewhere and "--config=happo" in words:
+        short.append("batch_size=2")  # it learns from the newest episodes alone
     if (limit := LONG.get(environment_of(words))) is not None:
         short.append(f"env_args.{limit}=20")
     return [*words, *([] if "with" in words else ["with"]), *short]
