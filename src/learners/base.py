@@ -46,7 +46,7 @@ def make_optimiser(
         )
     if args.optimizer == "radam":
         return torch.optim.RAdam(
-            params, lr=args.lr, eps=args.adam_eps, weight_decay=weight_decay, foreach=True
+            params, lr=lr, eps=args.adam_eps, weight_decay=weight_decay, foreach=True
         )
     if args.optimizer == "rmsprop":
         return torch.optim.RMSprop(

@@ -1,6 +1,7 @@
 """QLearner (IQL, VDN, QMIX, Qatten, QPLEX) against plain loops over episodes, steps and agents."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from learner_fixtures import (
     weights_of,
 )
 
-from learners.base import make_optimiser
+from learners.base import OPTIMISERS, make_optimiser
 from utils.errors import ConfigError, Diverged
 
 INDEPENDENT = ("iql", "iql_ns", "hysteretic", "distributed_q")
@@ -214,6 +215,17 @@ def test_optimiser_settings(name, kind):
     assert (group["lr"], group["eps"], group["weight_decay"]) == (0.02, 0.003, 0.1)
     if name == "rmsprop":
         assert group["alpha"] == 0.95
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_learning_rate_of_its_own(name):
+    """As a critic or a temperature has it, beside that of the policies."""
+    settings = SimpleNamespace(
+        optimizer=name, lr=0.1, optim_alpha=0.99, optim_eps=1e-5, adam_eps=1e-5, weight_decay=0.0
+    )
+    params = [torch.nn.Parameter(torch.ones(2))]
+    rates = [make_optimiser(params, settings, lr=lr).param_groups[0]["lr"] for lr in (None, 0.3)]
+    assert rates == [0.1, 0.3]
 
 
 def test_padding_does_not_count():
