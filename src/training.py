@@ -225,7 +225,8 @@ class Training:
         return self.buffer.can_sample(max(self.args.batch_size, self.args.latest_episodes))
 
     def _update(self) -> None:
-        self._learn()
+        with products_in(self.args.precision):
+            self._learn()
         resets = getattr(self.learner, "resets", None)
         if resets is not None:
             resets.reset_if_due(self.episode)
@@ -233,13 +234,11 @@ class Training:
     def _learn(self) -> None:
         t_env = self.runner.t_env
         if not isinstance(self.buffer, PrioritizedReplayBuffer):
-            with products_in(self.args.precision):
-                self.learner.train(self._draw(), t_env, self.episode)
+            self.learner.train(self._draw(), t_env, self.episode)
             return
         sample, episodes, weights = self.buffer.sample(self.args.batch_size, t_env)
         self._hand_over(sample)
-        with products_in(self.args.precision):
-            info = self.learner.train(sample, t_env, self.episode, weights)
+        info = self.learner.train(sample, t_env, self.episode, weights)
         errors = (info or {}).get("td_errors_abs")
         if errors is None:
             raise UserError(

@@ -172,6 +172,18 @@ def assert_same_gradients(learner, reference):
     assert any(grad is not None and grad.abs().max() > 1e-3 for grad in theirs.values())
 
 
+def assert_models_continue(learner, other, batch, folder):
+    """A learner that loads the models of one in mid-training learns what that one goes on to."""
+    learner.train(batch, t_env=0, episode_num=1)
+    learner.save_models(str(folder))
+    other.load_models(str(folder))
+    for twin in (learner, other):
+        torch.manual_seed(3)
+        twin.train(batch, t_env=0, episode_num=2)
+    pairs = zip(weights_of(learner), weights_of(other), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
 def weights_of(learner):
     """Copies of all online weights."""
     networks = [learner.mac.agent, *learner.modules.values()]

@@ -18,7 +18,7 @@ from envs.multiagentenv import Actions, HostedEnv
 from envs.ranges import AMOUNT, CHANCE, NUMBER, SIZE, SWITCH, whole
 from envs.vector_env import out_of_range
 from envs.words import Words, numbered
-from utils.errors import ConfigError, MissingPackage, UserError
+from utils.errors import ConfigError, MissingPackage, UserError, first_line
 from utils.ranges import check_ranges
 from utils.registry import nearest
 
@@ -264,7 +264,7 @@ class GymmaEnv(HostedEnv):
                 Exception
             ) as error:  # as above; some can tell their state only while all agents are there
                 raise ConfigError(
-                    f"gymma: state() of {self.key} fails in an episode ({_first_line(error)}): set "
+                    f"gymma: state() of {self.key} fails in an episode ({first_line(error)}): set "
                     "use_env_state=False"
                 ) from error
         return np.concatenate(
@@ -330,7 +330,7 @@ def make_parallel_env(key: str, kwargs: Mapping[str, Any]) -> ParallelEnv:
         raise
     except Exception as error:  # environments refuse keywords in whatever way they like
         raise ConfigError(
-            f"gymma: {key} refuses env_args.kwargs {dict(kwargs)}: {_first_line(error)}"
+            f"gymma: {key} refuses env_args.kwargs {dict(kwargs)}: {first_line(error)}"
         ) from error
 
 
@@ -354,7 +354,7 @@ class _Team:
             # Wrappers that check one agent's types would refuse tuples of rewards.
             self.env = gymnasium.make(key, disable_env_checker=True, **kwargs).unwrapped
         except (gymnasium.error.Error, TypeError, ValueError, AssertionError) as error:
-            raise ConfigError(f"gymma: {key} cannot be made: {_first_line(error)}") from error
+            raise ConfigError(f"gymma: {key} cannot be made: {first_line(error)}") from error
         spaces = self.env.observation_space, self.env.action_space
         if not all(isinstance(space, Tuple) for space in spaces):
             raise ConfigError(
@@ -422,7 +422,7 @@ def _import(key: str) -> ModuleType:
             ) from error
         raise _missing(key, error) from error
     except ImportError as error:
-        raise ConfigError(f"gymma: cannot import '{key}': {_first_line(error)}") from error
+        raise ConfigError(f"gymma: cannot import '{key}': {first_line(error)}") from error
 
 
 def _missing(key: str, error: ModuleNotFoundError) -> MissingPackage:
@@ -457,10 +457,6 @@ def _siblings(key: str) -> list[str]:
         else:
             return [f"{parent}.{module.name}" for module in pkgutil.iter_modules(paths)]
     return []
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _has_mask(space: Space) -> bool:

@@ -17,7 +17,7 @@ from controllers.actor_controller import ActorMAC
 from learners.counterfactual import ActorCriticLearner
 from learners.needs import Needs
 from learners.returns import FilledSteps, filled_steps, lambda_targets
-from modules.critics.twin import TwinCritic
+from modules.critics.twin import TwinUtilityCritic
 from utils.ranges import COUNT, POSITIVE
 
 
@@ -32,7 +32,7 @@ class FOPLearner(ActorCriticLearner):
     Args:
         mac: an `ActorMAC`.
         scheme, logger: as for every learner.
-        args: those of `ActorCriticLearner` and `TwinCritic`, `td_lambda`, `alpha_start`,
+        args: those of `ActorCriticLearner` and `TwinUtilityCritic`, `td_lambda`, `alpha_start`,
             `alpha_finish` and `alpha_anneal_time` (of the entropy's weight),
             `undiscounted_entropy`.
 
@@ -49,15 +49,15 @@ class FOPLearner(ActorCriticLearner):
     )
     ranges: ClassVar = {
         **ActorCriticLearner.ranges,
-        **TwinCritic.ranges,
+        **TwinUtilityCritic.ranges,
         "hard_target_interval": COUNT,
         "alpha_start": POSITIVE,
         "alpha_finish": POSITIVE,
         "alpha_anneal_time": COUNT,
     }
 
-    critic: TwinCritic
-    target_critic: TwinCritic
+    critic: TwinUtilityCritic
+    target_critic: TwinUtilityCritic
 
     def __init__(
         self, mac: ActorMAC, scheme: Mapping[str, Any], logger: Any, args: SimpleNamespace
@@ -67,8 +67,8 @@ class FOPLearner(ActorCriticLearner):
             args.alpha_start, args.alpha_finish, args.alpha_anneal_time, decay="linear"
         )
 
-    def make_critic(self) -> TwinCritic:
-        return TwinCritic(self.scheme, self.args)
+    def make_critic(self) -> TwinUtilityCritic:
+        return TwinUtilityCritic(self.scheme, self.args)
 
     def train(
         self, batch: EpisodeBatch, t_env: int, episode_num: int, per_weight: Tensor | None = None

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from utils.config import results_dir
-from utils.errors import ConfigError, Finished, UserError
+from utils.errors import ConfigError, Finished, UserError, first_line
 from utils.line_file import check_lines
 from utils.run_lock import Held, RunLock, hold
 
@@ -284,7 +284,7 @@ def read_checkpoint(
         if state["has_buffer"]:
             buffer = _read(path / BUFFER, checksums, BUFFER_SECTIONS, mmap=not with_buffer)
     except Exception as error:  # torch raises many types for a file that is not what it should be
-        raise UserError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
     if state.get("format") != FORMAT:
         raise UserError(
             f"checkpoint {path} has format {state.get('format')}, this version reads {FORMAT}"
@@ -338,11 +338,6 @@ def _crc32(path: Path) -> int:
         while chunk := file.read(_CHUNK):
             crc = zlib.crc32(chunk, crc)
     return crc
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def newest_readable(folder: Path) -> Path | None:
@@ -410,7 +405,7 @@ def resolve_resume(config: Mapping[str, Any]) -> ResumePoint | None:
         except Held as error:
             _log.info("%s (resume=auto looks on)", error)
         except Exception as error:  # whatever is wrong with a candidate: there may be another one
-            _log.warning("resume=auto passes %s over: %s", run_dir, _first_line(error))
+            _log.warning("resume=auto passes %s over: %s", run_dir, first_line(error))
     if done is not None and config["seed"] is not None:
         raise Finished(done)
     _log.info(
@@ -461,7 +456,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
             raise TypeError("it is no configuration")
         int(content["seed"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
     return content
 
 

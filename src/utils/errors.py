@@ -100,6 +100,11 @@ def raised(exc: BaseException) -> str:
     return f"{type(exc).__name__}{': ' if said else ''}{said}{where}"
 
 
+def first_line(exc: BaseException) -> str:
+    """The first line of what an exception says; its type where it says nothing."""
+    return next(iter(str(exc).splitlines()), "") or type(exc).__name__
+
+
 def fault(exc: BaseException) -> str:
     """One line about an exception that nobody has foreseen: whose code it is, and what to do."""
     frames = traceback.extract_tb(exc.__traceback__)

@@ -43,6 +43,9 @@ SMOOTHING = Range(lambda value: 0 <= value < 1, "at least 0 and less than 1")
 NAME = Range(lambda value: bool(value.strip()), "a name, not an empty string")
 
 
+FOR_BATCH_NORM = Range(lambda value: value >= 2, "at least 2 transitions, for batch norm")
+
+
 def _is_amount(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and FINITE_POSITIVE.holds(value)

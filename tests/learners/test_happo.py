@@ -8,9 +8,9 @@ from learner_fixtures import (
     LENGTHS,
     N_AGENTS,
     OBS,
+    assert_models_continue,
     make_batch,
     make_learner,
-    weights_of,
 )
 from test_ppo import Slow, log_policy, logits_of, ppo_args, recorded
 from transition_fixtures import assert_continues, train_run
@@ -265,18 +265,9 @@ def test_a_restored_learner_continues_bit_for_bit():
 
 def test_model_files(tmp_path):
     args = happo_args()
-    learner, _ = make_learner(args, seed=1)
+    learner, other = (make_learner(args, seed)[0] for seed in (1, 2))
     batch = recorded(learner, make_batch(args))
-    learner.train(batch, t_env=0, episode_num=1)
-    learner.save_models(str(tmp_path))
-    other, _ = make_learner(args, seed=2)
-    other.load_models(str(tmp_path))
-    for twin in (learner, other):
-        torch.manual_seed(3)
-        twin.train(batch, t_env=0, episode_num=2)
-    assert all(
-        torch.equal(a, b) for a, b in zip(weights_of(learner), weights_of(other), strict=True)
-    )
+    assert_models_continue(learner, other, batch, tmp_path)
 
 
 def test_a_reward_that_is_not_finite_stops_the_update():

@@ -8,12 +8,12 @@ from learner_fixtures import (
     LENGTHS,
     N_AGENTS,
     OBS,
+    assert_models_continue,
     assert_same_gradients,
     make_args,
     make_batch,
     make_learner,
     make_mac,
-    weights_of,
 )
 from test_ppo import SMALL, Slow, log_policy
 from transition_fixtures import assert_continues, train_run
@@ -322,18 +322,10 @@ def test_a_restored_learner_continues_bit_for_bit():
 
 def test_model_files(tmp_path):
     args = mat_args()
-    learner, _ = make_learner(args, seed=1)
+    learner, other = (make_learner(args, seed)[0] for seed in (1, 2))
     batch = noted(learner, make_batch(args))
-    learner.train(batch, t_env=0, episode_num=1)
-    learner.save_models(str(tmp_path))
+    assert_models_continue(learner, other, batch, tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} == {"agent", "value_norm", "opt"}
-    other, _ = make_learner(args, seed=2)
-    other.load_models(str(tmp_path))
-    for twin in (learner, other):
-        twin.train(batch, t_env=0, episode_num=2)
-    assert all(
-        torch.equal(a, b) for a, b in zip(weights_of(learner), weights_of(other), strict=True)
-    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from learner_fixtures import (
     N_AGENTS,
     OBS,
     TERMINATED,
+    assert_models_continue,
     assert_same_gradients,
     make_args,
     make_batch,
@@ -340,19 +341,11 @@ def test_a_reward_that_is_not_finite_stops_the_update():
 
 def test_model_files(tmp_path):
     args = ppo_args()
-    learner, _ = make_learner(args, seed=1)
+    learner, other = (make_learner(args, seed)[0] for seed in (1, 2))
     batch = recorded(learner, make_batch(args))
-    learner.train(batch, t_env=0, episode_num=1)
-    learner.save_models(str(tmp_path))
+    assert_models_continue(learner, other, batch, tmp_path)
     names = {"agent", "critic", "value_norm", "opt", "critic_opt"}
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.th" for name in names}
-    other, _ = make_learner(args, seed=2)
-    other.load_models(str(tmp_path))
-    for twin in (learner, other):
-        twin.train(batch, t_env=0, episode_num=2)
-    assert all(
-        torch.equal(a, b) for a, b in zip(weights_of(learner), weights_of(other), strict=True)
-    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from learners.heterogeneous.turns import members_of, turns
 from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics.state_action import TwinCritic
-from utils.ranges import COUNT, FINITE_POSITIVE, NOT_NEGATIVE, POSITIVE, Range, one_of
+from utils.ranges import COUNT, FINITE_POSITIVE, FOR_BATCH_NORM, NOT_NEGATIVE, POSITIVE, one_of
 
 
 class Temperatures(nn.Module):
@@ -81,7 +81,7 @@ class HASACLearner(Learner):
         "policy_grad_norm_clip": POSITIVE,
         "critic_hidden_dim": COUNT,
         "critic_grad_norm_clip": POSITIVE,
-        "batch_size": Range(lambda value: value >= 2, "at least 2 transitions, for batch norm"),
+        "batch_size": FOR_BATCH_NORM,
     }
 
     def __init__(
@@ -98,8 +98,9 @@ class HASACLearner(Learner):
         # Of whom no loss has a gradient, no weight moves: Adam's averages rest, too.
         self.optimiser = make_optimiser(self.params, args)
         self.critic_optimiser = make_optimiser(self.critic_params, args)
-        of_alpha = SimpleNamespace(**vars(args) | {"lr": args.alpha_lr})
-        self.alpha_optimiser = make_optimiser(self.temperatures.parameters(), of_alpha, 0.0)
+        self.alpha_optimiser = make_optimiser(
+            self.temperatures.parameters(), args, 0.0, args.alpha_lr
+        )
         sizes = torch.tensor(args.env_info["action_sizes"], dtype=torch.float32)
         share = args.target_entropy_share
         # [A]: of discrete policies a share of the largest entropy, of continuous ones -U_i.

@@ -25,7 +25,7 @@ from learners.needs import Needs
 from modules.agents.policy_agent import PolicyAgent
 from modules.critics import REGISTRY as CRITICS
 from modules.critics.attention import AttentionCritic
-from utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range
+from utils.ranges import COUNT, FOR_BATCH_NORM, NOT_NEGATIVE, POSITIVE
 
 
 class PolicyStep(NamedTuple):
@@ -98,7 +98,7 @@ class MAACLearner(Learner):
         "policy_hidden_dim": COUNT,
         "policy_logit_penalty": NOT_NEGATIVE,
         "policy_grad_norm_clip": POSITIVE,
-        "batch_size": Range(lambda value: value >= 2, "at least 2 transitions, for batch norm"),
+        "batch_size": FOR_BATCH_NORM,
     }
 
     def __init__(

@@ -16,7 +16,7 @@ from utils.ranges import COUNT, Range
 N_CRITICS = 2
 
 
-class TwinCritic(nn.Module):
+class TwinUtilityCritic(nn.Module):
     """Two `UtilityCritic`s of what an agent sees, and an `FOPMixer` for each (Zhang et al. 2021).
 
     Args:
