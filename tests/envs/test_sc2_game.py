@@ -394,6 +394,8 @@ def test_start_refused_twice(build, sc2, caplog):
     assert len(sc2.launched()) == 1
     assert env.get_stats()["restarts"] == 0
     assert caplog.text.count("(it printed last: told to refuse)") == 2
+    # What never came up has used nothing of the seed.
+    assert json.loads(env._game._controller.save_replay())["seed"] == 7
     assert "loss 2 in a row" in caplog.text
 
 

@@ -204,7 +204,6 @@ class StarCraft2Env(ArrayEnv):
             time.sleep(min(BACKOFF_MAX, BACKOFF * 2 ** (self._losses - 1)))
         info, options = self.map_info, self._options
         seed = derive_seed(self._seed, "game", self._launches) if self._launches else self._seed
-        self._launches += 1
         self._game = self._client.Game(
             self._installation,
             (info.agent_race, info.enemy_race),
@@ -213,6 +212,8 @@ class StarCraft2Env(ArrayEnv):
             float(options.game_timeout),
             float(options.start_interval),
         )
+        # One that does not come up (its port may be taken) has used nothing of its seed.
+        self._launches += 1
         start = self._game.start
         low, high = start.playable_area.p0, start.playable_area.p1
         told = replace(
